@@ -1,0 +1,61 @@
+"""The tokens that all pairs of one query share, computed once.
+
+The first row of a query computes its whole prompt; a copy of the shared part's KV is kept, and later rows start from a copy
+of that. What is shared is found by its token ids, so rows share exactly what is equal.
+"""
+
+from collections import OrderedDict
+
+from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.row import Row
+
+Key = tuple[int, ...]
+
+
+class Prefixes:
+    """The most recently used prefixes of one run.
+
+    Args:
+        cache: where the KV lives.
+        capacity: how many prefixes are kept at most. Pairs come ordered by query, so a few are enough.
+    """
+
+    def __init__(self, cache: KVCache, capacity: int = 4) -> None:
+        self._cache = cache
+        self._capacity = capacity
+        self._kept: OrderedDict[Key, RowKV] = OrderedDict()
+        self._computing: dict[Key, Row] = {}
+
+    def start(self, row: Row) -> bool:
+        """Give a row that has no KV yet what is known of its prompt. False: another row is computing that; wait."""
+        key = _key(row)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            row.kv = self._cache.fork(self._kept[key], len(key))
+        elif key in self._computing:
+            return self._computing[key] is row
+        elif key:
+            self._computing[key] = row
+        return True
+
+    def stepped(self, row: Row) -> None:
+        """After a step: keep the prefix, if this row was the one computing it and has it now."""
+        key = _key(row)
+        if self._computing.get(key) is row and row.kv.length >= len(key):
+            del self._computing[key]
+            self._kept[key] = self._cache.fork(row.kv, len(key))
+            while len(self._kept) > self._capacity:
+                _, oldest = self._kept.popitem(last=False)
+                self._cache.free(oldest)
+
+    def clear(self) -> None:
+        """Free everything."""
+        for kept in self._kept.values():
+            self._cache.free(kept)
+        self._kept.clear()
+        self._computing.clear()
+
+
+def _key(row: Row) -> Key:
+    # The last token of a prompt is never shared: the model must see at least one to give logits.
+    return tuple(row.request.prompt[: min(row.request.n_shared, len(row.request.prompt) - 1)])

