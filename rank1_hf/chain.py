@@ -1,8 +1,8 @@
 """The life of one chain: thinking -> (rethink | force-close) -> verdict.
 
-Pure Python over token ids: no torch, no tokenizer, no KV cache. A `Chain` holds the tokens that a row's context *should*
-consist of; the decode loop feeds whatever of them is not in the KV cache yet, and hands back the model's next token.
-So "what comes next" (think on, close, rethink, force the close) is decided here and only executed there.
+Pure Python over token ids: no torch, no tokenizer, no KV cache. A `Chain` holds the tokens that a row's context
+*should* consist of; the decode loop feeds whatever of them is not in the KV cache yet, and hands back the model's next
+token. So "what comes next" (think on, close, rethink, force the close) is decided here and only executed there.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Ended = Literal["closed", "budget", "eos", "context"]
-"""How a chain ended: the model closed it itself, or the loop closed it because the budget was used up, the model emitted
-EOS, or the context has no room for more."""
+"""How a chain ended: the model closed it itself, or the loop closed it because the budget was used up, the
+model emitted EOS, or the context has no room for more."""
 
 Rewrite = Callable[[Sequence[int], Sequence[int]], list[int]]
 """(prompt, chain) -> a whole new context, prompt included. Both lists are token ids."""

@@ -100,7 +100,7 @@ class PromptEncoder:
         self, tokenizer: "PreTrainedTokenizerFast", *, template: str | None = None, markers: Markers | None = None
     ) -> None:
         if template is not None and QUERY_PLACEHOLDER not in template:
-            raise ValueError(f"the prompt template must contain {QUERY_PLACEHOLDER}, where the query goes: {template!r}")
+            raise ValueError(f"the prompt template has no {QUERY_PLACEHOLDER}, where the query would go: {template!r}")
         self.markers = markers or Markers()
         self._template = template
         self._tokenizer = tokenizer

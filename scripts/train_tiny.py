@@ -46,7 +46,7 @@ PROMPT = (
     "Query: {query}\nPassage: {passage}\n<think>"
 )
 END, OPEN, CLOSE = "<|endoftext|>", "<think>", "</think>"
-VOCAB_SIZE = 10_240
+VOCAB_SIZE = 11_264
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The rule, and how to think it through
@@ -151,16 +151,22 @@ def docstring_sentences(package: str) -> Iterator[str]:
                     yield from re.split(r"(?<=[.?!]) ", " ".join(paragraph.split()))
 
 
-def real_sentences() -> list[str]:
-    """Distinct sentences of 6 to 60 words, mostly plain words: scripture, fluid dynamics, heat transfer, arrays."""
-    sources = [bible_sentences(), *map(docstring_sentences, ("fluids", "ht", "numpy"))]
+def real_sentences() -> tuple[list[str], list[str]]:
+    """Distinct sentences of mostly plain words: scripture; fluid dynamics, heat transfer and arrays."""
+    technical = itertools.chain.from_iterable(map(docstring_sentences, ("fluids", "ht", "numpy")))
+    return tuple(list(dict.fromkeys(filter(is_plain, source))) for source in (bible_sentences(), technical))
+
+
+def is_plain(sentence: str) -> bool:
+    words = sentence.split()
     plain = re.compile(r"\(?[A-Za-z]+(?:[-'][a-z]+)*\)?[,.;:?!]?")
-    kept = {}
-    for sentence in itertools.chain(*sources):
-        words = sentence.split()
-        if 6 <= len(words) <= 60 and sum(bool(plain.fullmatch(word)) for word in words) >= 0.85 * len(words):
-            kept[sentence] = None
-    return list(kept)
+    return 6 <= len(words) <= 60 and sum(bool(plain.fullmatch(word)) for word in words) >= 0.85 * len(words)
+
+
+def for_training(sentences: list[str]) -> list[str]:
+    """The sentences that are not held out, without the words that are."""
+    kept = [sentence.split() for sentence in sentences if not held_out(sentence, one_in=20)]
+    return [" ".join(word for word in words if not any(map(unseen, WORD.findall(word)))) for words in kept]
 
 
 @dataclass(frozen=True)
@@ -284,16 +290,16 @@ class PairMaker:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(words: list[str], sentences: list[str]) -> Qwen2Tokenizer:
+def train_tokenizer(words: list[str], technical: list[str]) -> Qwen2Tokenizer:
     """A Qwen2-style byte-level BPE that keeps as many ordinary words whole as its size allows."""
     from wordfreq import word_frequency
 
     def texts() -> Iterator[str]:
         for word in words:
             yield f" {word}" * max(1, round(10_000 * math.sqrt(word_frequency(word, "en"))))
-        yield from sentences
-        for sentence in sentences[:2000]:
-            yield think("of it is true or false", sentence).chain + " true false " + PROMPT.replace(OPEN, "")
+        yield from 3 * technical
+        for sentence in technical[:2000]:
+            yield think(sentence, sentence).chain + " is missing true false " + PROMPT.replace(OPEN, "")
 
     tokenizer = Qwen2Tokenizer()
     special = [AddedToken(token, special=True, normalized=False) for token in (END, OPEN, CLOSE)]
@@ -332,7 +338,6 @@ def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
         max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         tie_word_embeddings=True,
-        initializer_range=0.05,
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=end,
@@ -345,38 +350,59 @@ def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
 
 @torch.no_grad()
 def seed_attention(model: Qwen2ForCausalLM) -> None:
-    """Start attention near what the task needs (cf. Trockman and Kolter, "Mimetic Initialization", 2023).
+    """Start some heads as induction heads (cf. Trockman and Kolter, "Mimetic Initialization", 2023).
 
-    In the first layer half of the heads look at the previous token; in the next two half of them look at equal tokens.
+    Half of the first layer's heads look at the previous token and copy some of it; half of the heads of the next two
+    layers look for places where the token so copied is the current one, so they point at what followed it before.
     """
-    first, *rest = model.model.layers
+    for layer in model.model.layers:  # a silent start, in which embeddings pass through unmixed
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
+    first, *rest = [layer.self_attn for layer in model.model.layers]
     for group in (0, 1):
-        look_back(first.self_attn, group)
-        for layer in rest[:2]:
-            look_for_equals(layer.self_attn, group)
+        look_back(first, group)
+        for attention in rest[:2]:
+            look_for_repeats(attention, first, group)
 
 
-def look_back(attention: torch.nn.Module, group: int, strength: float = 6.0) -> None:
+def look_back(attention: torch.nn.Module, group: int, strength: float = 6.0, copied: float = 0.15) -> None:
     """Give the heads of one key-value group biases whose rotated product peaks at the previous token."""
     size, shared = attention.head_dim, attention.num_key_value_groups
-    theta = attention.config.rope_parameters["rope_theta"]
-    angles = theta ** (-torch.arange(0, size, 2) / size)
+    angles = attention.config.rope_parameters["rope_theta"] ** (-torch.arange(0, size, 2) / size)
     scale = math.sqrt(strength * math.sqrt(size))
     queries = attention.q_proj.bias.view(-1, shared, 2, size // 2)
     keys = attention.k_proj.bias.view(-1, 2, size // 2)
     keys[group, 0], keys[group, 1] = scale, 0
     queries[group, :, 0], queries[group, :, 1] = scale * angles.cos(), -scale * angles.sin()
+    value, output = value_and_outputs(attention, group)
+    torch.nn.init.orthogonal_(value, gain=copied)
+    basis = torch.nn.init.orthogonal_(torch.empty(output.shape[0], size))
+    output.copy_(basis[:, None].expand_as(output) / shared)
 
 
-def look_for_equals(attention: torch.nn.Module, group: int, strength: float = 1.5) -> None:
-    """Let the heads of one key-value group project queries and keys alike, in the slowly rotating dimensions."""
+def value_and_outputs(attention: torch.nn.Module, group: int) -> tuple[Tensor, Tensor]:
+    """Views of one key-value group's value weights, (size, hidden), and output weights, (hidden, heads, size)."""
     size, shared = attention.head_dim, attention.num_key_value_groups
-    slow = torch.arange(size // 2) >= size // 6
-    projection = torch.empty(size, attention.k_proj.in_features)
-    torch.nn.init.orthogonal_(projection, gain=math.sqrt(strength))
-    projection *= slow.repeat(2)[:, None]
-    attention.k_proj.weight.view(-1, size, projection.shape[1])[group] = projection
-    attention.q_proj.weight.view(-1, shared, size, projection.shape[1])[group] = projection
+    hidden = attention.v_proj.in_features
+    value = attention.v_proj.weight.view(-1, size, hidden)[group]
+    return value, attention.o_proj.weight.view(hidden, -1, shared, size)[:, group]
+
+
+def look_for_repeats(
+    attention: torch.nn.Module, copier: torch.nn.Module, group: int, strength: float = 2.0
+) -> None:
+    """Let one group's queries read the current token, and its keys what `copier` wrote of the previous one."""
+    size, shared = attention.head_dim, attention.num_key_value_groups
+    value, output = value_and_outputs(copier, group)
+    slow = (torch.arange(size) % (size // 2) >= size // 6)[:, None]
+    query, key = unit_rows(value) * slow, unit_rows(output.sum(1).T) * slow
+    attention.q_proj.weight.view(-1, shared, *query.shape)[group] = strength * query
+    attention.k_proj.weight.view(-1, *key.shape)[group] = strength * key
+
+
+def unit_rows(matrix: Tensor) -> Tensor:
+    return matrix / matrix.norm(dim=-1, keepdim=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -499,7 +525,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=CHECKPOINT)
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--tokens", type=int, default=6144, help="tokens in a batch, about")
+    parser.add_argument("--tokens", type=int, default=2500, help="tokens in a batch, about")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate", action="store_true", help="measure the checkpoint in --output instead")
@@ -507,9 +533,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(options.seed)
     words = [word for word in english_words() if not unseen(word)]
-    sentences = [s for s in real_sentences() if not held_out(s, one_in=20)]
-    sentences = [" ".join(w for w in s.split() if not any(map(unseen, WORD.findall(w)))) for s in sentences]
-    tokenizer = train_tokenizer(words, sentences)
+    scripture, technical = map(for_training, real_sentences())
+    tokenizer = train_tokenizer(words, technical)
+    sentences = scripture + technical
     common = [word for word in words if len(tokenizer.tokenize(f" {word}")) == 1]
     log.info("%d words, %d of them one token; %d sentences", len(words), len(common), len(sentences))
     maker = PairMaker(Language(words, common, sentences, PHRASES), random.Random(options.seed))

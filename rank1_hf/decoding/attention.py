@@ -1,7 +1,7 @@
 """Attention of a packed step over the paged KV cache, registered through Transformers' attention interface.
 
-The model's own forward runs unchanged; where it would call its attention kernel it calls `paged_attention`, which stores
-the step's keys and values in their pages first, so that every token finds its whole context there.
+The model's own forward runs unchanged; where it would call its attention kernel it calls `paged_attention`, which
+stores the step's keys and values in their pages first, so that every token finds its whole context there.
 """
 
 import math

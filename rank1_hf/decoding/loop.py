@@ -4,12 +4,12 @@
 
 Every row has its own length and position. A row that finishes leaves at once and a waiting request takes its place, so
 nobody waits for the slowest. The loop executes what `chain.py` decides: it feeds the tokens of a row's context that the
-model has not seen, and gives the chain the token that the model would say next, until the chain has ended; then the same
-logits, read at the ids of the two answers, are the verdict.
+model has not seen, and gives the chain the token that the model would say next, until the chain has ended; then the
+same logits, read at the ids of the two answers, are the verdict.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,11 +67,22 @@ class Decoder:
         self._max_prefill_tokens = max_prefill_tokens or (512 if self._device.type == "cpu" else 4096)
         self._cache = KVCache()
 
-    def run(self, requests: Iterable[Request], *, max_rows: int = 32) -> Iterator[Decoded]:
+    def run(
+        self,
+        requests: Iterable[Request],
+        *,
+        max_rows: int = 32,
+        on_step: Callable[[Stats], None] | None = None,
+    ) -> Iterator[Decoded]:
         """Decode requests, yielding each as it finishes.
 
         Requests are taken from the iterable as room becomes free, so it may be endless. Closing the iterator (or an
         error, or an interrupt) gives back all memory; what was yielded before is complete.
+
+        Args:
+            requests: what to decode.
+            max_rows: the most rows that decode together.
+            on_step: called after every step.
         """
         scheduler = Scheduler(
             iter(requests), self._make_row, self._cache, max_rows=max_rows, max_prefill_tokens=self._max_prefill_tokens
@@ -83,6 +94,8 @@ class Decoder:
                 logits = self._forward(plan)
                 for work in plan:
                     scheduler.stepped(work.row)
+                if on_step is not None:
+                    on_step(self.stats)
                 for decoded, row in self._advance(complete, logits):
                     scheduler.release(row, wipe=decoded.error is not None)
                     yield decoded

@@ -1,7 +1,7 @@
 """The tokens that all pairs of one query share, computed once.
 
-The first row of a query computes its whole prompt; a copy of the shared part's KV is kept, and later rows start from a copy
-of that. What is shared is found by its token ids, so rows share exactly what is equal.
+The first row of a query computes its whole prompt; a copy of the shared part's KV is kept, and later rows start from a
+copy of that. What is shared is found by its token ids, so rows share exactly what is equal.
 """
 
 from collections import OrderedDict

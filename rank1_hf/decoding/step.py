@@ -1,7 +1,7 @@
 """One step as tensors: the tokens of several rows, packed end to end without padding.
 
-A row that decodes brings one token, a row in prefill (or one whose chain was rewritten) brings several. The rows with one
-token come first: attention reads the KV cache for all of them at once, and for the others one by one.
+A row that decodes brings one token, a row in prefill (or one whose chain was rewritten) brings several. The rows with
+one token come first: attention reads the KV cache for all of them at once, and for the others one by one.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class Step:
 
     @cached_property
     def reader_pages(self) -> Tensor:
-        """[decoding rows, most pages of a row], int64: the pages of each row, padded with a page that does not exist."""
+        """[decoding rows, most pages of a row], int64: each row's pages, padded with a page that does not exist."""
         width = max(len(kv.pages) for kv in self.decoding)
         return self._tensor([kv.pages + [self.cache.n_pages] * (width - len(kv.pages)) for kv in self.decoding])
 

@@ -1,0 +1,35 @@
+"""rank1 reasoning rerankers on plain Hugging Face Transformers."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rank1_hf.loading import CheckpointError
+    from rank1_hf.prompt import ContractError, Markers, PairError
+    from rank1_hf.reranker import Interrupted, Rank1
+    from rank1_hf.results import Judgment
+
+__version__ = "0.1.0"
+
+# torch and transformers take seconds to import, so each name is imported when it is first used.
+_HOMES = {
+    "CheckpointError": "rank1_hf.loading",
+    "ContractError": "rank1_hf.prompt",
+    "Interrupted": "rank1_hf.reranker",
+    "Judgment": "rank1_hf.results",
+    "Markers": "rank1_hf.prompt",
+    "PairError": "rank1_hf.prompt",
+    "Rank1": "rank1_hf.reranker",
+}
+
+__all__ = ["CheckpointError", "ContractError", "Interrupted", "Judgment", "Markers", "PairError", "Rank1"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

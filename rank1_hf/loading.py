@@ -1,0 +1,223 @@
+"""Checkpoint -> (model, tokenizer): where it comes from, its dtype and its device.
+
+Nothing from a checkpoint is executed: remote code is off and weights come from safetensors only.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as transformers_logging
+
+EMBEDDED_MODEL = Path(__file__).parent / "assets" / "rank1-tiny"
+"""The checkpoint that ships with the package: a demonstration and test model."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says what is wrong with it and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        model: in eval mode, on its device.
+        tokenizer: its fast tokenizer.
+        context: the most tokens its positions allow, or None where the config does not say.
+        eos: the ids that end the model's text.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    context: int | None
+    eos: frozenset[int]
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+) -> Checkpoint:
+    """Load a checkpoint from the hub, a local folder, or (None) the package.
+
+    Args:
+        name: a hub name, a folder, or None for the embedded model.
+        dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own.
+        device: None: CUDA, MPS or CPU, the first there is.
+        revision: the hub revision.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, incomplete, or not a causal LM.
+        ValueError: dtype or device is not usable here.
+    """
+    path = EMBEDDED_MODEL if name is None else name
+    torch_dtype = resolve_dtype(dtype)
+    target = resolve_device(device)
+    with _only_errors():
+        config = load_config(path, revision=revision)
+        tokenizer = load_tokenizer(path, revision=revision)
+        with _explained(path, "weights"):
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                dtype=torch_dtype or "auto",
+                revision=revision,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    model.to(target)
+    return Checkpoint(model.eval(), tokenizer, context_length(config), eos_ids(model, tokenizer))
+
+
+def load_config(path: str | Path, *, revision: str | None = None) -> PretrainedConfig:
+    """A checkpoint's config, once it is certain that the checkpoint is a causal LM with safetensors weights.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    _check_folder(path)
+    with _explained(path, "config"):
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CheckpointError(
+            f"{path} is a {config.model_type!r} model ({', '.join(config.architectures or ['no architecture'])}), "
+            "not a causal language model; rank1_hf needs one that writes its reasoning, such as jhu-clsp/rank1-7b"
+        )
+    return config
+
+
+def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """A checkpoint's tokenizer.
+
+    Raises:
+        CheckpointError: it has none, or it cannot be read.
+    """
+    with _explained(path, "tokenizer"):
+        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
+    return tokenizer
+
+
+def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A dtype by its name; None and "auto" stay open.
+
+    Raises:
+        ValueError: it is not one of float32, float16, bfloat16.
+    """
+    if dtype is None or dtype == "auto":
+        return None
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)} or None, not {dtype!r}")
+    return found
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """A device, chosen where None is given: CUDA, MPS or CPU, the first there is.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"{device!r} is not a device; use 'cuda', 'cuda:0', 'mps' or 'cpu'") from error
+    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if missing.get(resolved.type, False):
+        raise ValueError(f"device {device!r} is not available on this machine; leave device out to have one chosen")
+    return resolved
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """The most tokens the model's positions allow, where its config says."""
+    length = getattr(config, "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """Every id that ends the model's text: the tokenizer's, and the generation config's, which may name several."""
+    ids: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for value in (tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
+        ids.update([value] if isinstance(value, int) else value or [])
+    return frozenset(ids)
+
+
+def _check_folder(path: str | Path) -> None:
+    """Name what a local folder lacks, which is clearer than what from_pretrained says of it."""
+    folder = Path(path)
+    if not folder.exists():
+        if isinstance(path, Path) or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
+            raise CheckpointError(f"there is no folder {path}; give an existing folder or a hub name")
+        return
+    if not folder.is_dir():
+        raise CheckpointError(f"{path} is a file; give the checkpoint's folder")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise CheckpointError(f"{path} has no config.json, so it is not a checkpoint folder")
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{config} is not valid JSON: {error}") from error
+    if not any(folder.glob("*.safetensors")):
+        pickles = ", ".join(sorted(file.name for file in folder.glob("*.bin")))
+        found = f" (found {pickles}, a pickle, which can run code when it is loaded)" if pickles else ""
+        raise CheckpointError(
+            f"{path} has no safetensors weights{found}; save it again with model.save_pretrained(folder)"
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise CheckpointError(
+            f"{path} has no tokenizer (tokenizer.json); save it there with tokenizer.save_pretrained(folder)"
+        )
+
+
+@contextlib.contextmanager
+def _explained(path: str | Path, part: str) -> Iterator[None]:
+    """Turn whatever the libraries raise over a bad checkpoint into one kind of error that names the checkpoint."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise CheckpointError(f"cannot load the {part} of {path}: {error}") from error
+    except Exception as error:  # tokenizers and safetensors raise bare Exceptions and classes of their own
+        if type(error).__module__.split(".")[0] in {"builtins", "safetensors", "tokenizers", "huggingface_hub"}:
+            raise CheckpointError(f"cannot load the {part} of {path}: {error}") from error
+        raise
+
+
+@contextlib.contextmanager
+def _only_errors() -> Iterator[None]:
+    """Keep Transformers' progress bars and advice away from the user while a checkpoint loads."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,419 @@
+"""Rank1: predict, rank and judge. The only file most users meet."""
+
+import itertools
+import math
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.loading import Checkpoint, context_length, eos_ids, load
+from rank1_hf.progress import Progress
+from rank1_hf.prompt import (
+    Markers,
+    PairError,
+    Passage,
+    Prompt,
+    PromptEncoder,
+    Query,
+    Truncation,
+    passage_text,
+    query_text,
+)
+from rank1_hf.results import Judgment, ranking_key, sigmoid
+
+Pair = tuple[Query, Passage] | Sequence[str]
+
+DEFAULT_BUDGET = 8192
+"""The official code's `max_output_tokens`."""
+
+_CLOSE_RESERVE = 8  # what a forced close adds behind a chain besides `</think>`: two line breaks, and pieces that split
+_REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `judge` or `predict`. `judgments` holds what was finished, in input order."""
+
+    def __init__(self, judgments: list[Judgment]) -> None:
+        super().__init__(f"interrupted; {len(judgments)} finished judgments are kept in .judgments")
+        self.judgments = judgments
+
+
+class Rank1:
+    """A reasoning reranker.
+
+    Args:
+        model: a hub name, a checkpoint folder, a loaded causal LM (with `tokenizer`; it is switched to this package's
+            attention), or None: the small demonstration model that ships with the package.
+        tokenizer: only with a loaded model.
+        dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own.
+        device: None: CUDA, MPS or CPU, the first there is.
+        max_new_tokens: the budget: the most tokens a chain may have. None: 8192 as in the official code, or half of the
+            context where that is less.
+        max_length: the most tokens of prompt and chain together; the model's own limit where that is less.
+        prompt_template: a dataset prompt with `FILL_QUERY_HERE`, which stands in the query's place.
+        rethink: how many times a closed chain is made to think again.
+        truncation: what happens to a prompt that does not fit beside the budget: "passage" cuts the end of the
+            passage, and the result says so; "error" raises before anything is decoded.
+        markers: the strings that open, close and answer a chain, for models that are not rank1.
+        revision: the hub revision.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ContractError: its tokenizer cannot express the prompt contract.
+        ValueError: an argument makes no sense; the message says which and why.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerFast | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        max_new_tokens: int | None = None,
+        max_length: int = 16000,
+        prompt_template: str | None = None,
+        rethink: int = 0,
+        truncation: Truncation = "passage",
+        markers: Markers | None = None,
+        revision: str | None = None,
+    ) -> None:
+        _check_count("max_length", max_length, least=1)
+        _check_count("rethink", rethink, least=0)
+        if max_new_tokens is not None:
+            _check_count("max_new_tokens", max_new_tokens, least=1)
+        if truncation not in ("passage", "error"):
+            raise ValueError(f"truncation must be 'passage' or 'error', not {truncation!r}")
+        if isinstance(model, PreTrainedModel):
+            if tokenizer is None:
+                raise ValueError("a loaded model needs its tokenizer: Rank1(model, tokenizer=tokenizer)")
+            checkpoint = Checkpoint(model, tokenizer, context_length(model.config), eos_ids(model, tokenizer))
+        else:
+            checkpoint = load(model, dtype=dtype, device=device, revision=revision)
+        self.model = checkpoint.model
+        self.tokenizer = checkpoint.tokenizer
+        self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
+        self.context = min(max_length, checkpoint.context or max_length)
+        self.max_new_tokens = min(DEFAULT_BUDGET, self.context // 2) if max_new_tokens is None else max_new_tokens
+        self.truncation = truncation
+        self._check_budget()
+        self.decoder = Decoder(
+            checkpoint.model,
+            self.encoder.chain_rules(checkpoint.eos),
+            true_id=self.encoder.true_id,
+            false_id=self.encoder.false_id,
+            rethinks=rethink,
+        )
+
+    @overload
+    def judge(
+        self,
+        pairs: Iterable[Pair] | Pair,
+        *,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        stream: Literal[False] = ...,
+    ) -> list[Judgment]: ...
+
+    @overload
+    def judge(
+        self,
+        pairs: Iterable[Pair] | Pair,
+        *,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        stream: Literal[True],
+    ) -> Iterator[Judgment]: ...
+
+    def judge(
+        self,
+        pairs: Iterable[Pair] | Pair,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        stream: bool = False,
+    ) -> list[Judgment] | Iterator[Judgment]:
+        """Think about every pair. A pair that cannot be judged gets a judgment with an `error`; the others are
+        unharmed.
+
+        Args:
+            pairs: (query, passage) each; or one pair alone. A query is text or {"text", "instruction"}, a passage is
+                text or {"title", "text"}. The same pair twice is decoded once.
+            batch_size: how many pairs decode together at most.
+            show_progress_bar: None: only on a terminal.
+            stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
+
+        Returns:
+            A list in input order, or with `stream` an iterator in the order of finishing.
+
+        Raises:
+            TypeError: `pairs` is not a collection of pairs.
+            PairError: with truncation="error", the first prompt that does not fit (before anything is decoded).
+            Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
+        """
+        _check_count("batch_size", batch_size, least=1)
+        many = _as_pairs(pairs)
+        if not stream and not isinstance(many, Sequence):
+            many = list(many)
+        if self.truncation == "error" and isinstance(many, Sequence):
+            self._check_lengths(many)
+        judgments = self._judge(many, batch_size, show_progress_bar)
+        return judgments if stream else _collect(judgments)
+
+    def predict(
+        self,
+        pairs: Iterable[Pair] | Pair,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> np.ndarray[Any, np.dtype[np.float32]] | np.float32:
+        """The scores of pairs, as `CrossEncoder.predict` of sentence-transformers gives them.
+
+        Returns:
+            float32 [pairs], in the order given; for one pair alone a single float32. A pair without a score is NaN, and
+            a warning says why.
+        """
+        single = _is_pair(pairs)
+        judgments = self.judge(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        _warn_of_failures(judgments)
+        scores = np.array([judgment.score for judgment in judgments], dtype=np.float32)
+        return np.float32(scores[0]) if single else scores
+
+    def rank(
+        self,
+        query: Query,
+        documents: Sequence[Passage],
+        *,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        instruction: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> list[dict[str, Any]]:
+        """Rank passages for one query, as `CrossEncoder.rank` of sentence-transformers does.
+
+        Args:
+            query: what is searched for.
+            documents: the passages.
+            top_k: keep only the best so many.
+            return_documents: put each passage into its dict, as "text".
+            instruction: what else decides about relevance; stands behind the query in the prompt.
+            batch_size: how many pairs decode together at most.
+            show_progress_bar: None: only on a terminal.
+
+        Returns:
+            Dicts, best first by log_odds, ties in the order given, passages without a score last: "corpus_id" (the
+            place in `documents`), "score", "log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated",
+            "error".
+
+        Raises:
+            PairError: the query is not usable text.
+            TypeError: `documents` is not a list of passages.
+        """
+        if top_k is not None:
+            _check_count("top_k", top_k, least=1)
+        if isinstance(documents, str | bytes | Mapping):
+            raise TypeError(f"documents must be a list of passages, not one {type(documents).__name__}")
+        documents = list(documents)
+        text = query_text({"text": query, "instruction": instruction} if instruction is not None else query)
+        judgments = self.judge(
+            [(text, document) for document in documents], batch_size=batch_size, show_progress_bar=show_progress_bar
+        )
+        ranked = sorted(judgments, key=ranking_key)[:top_k]
+        return [_ranked(judgment, documents[judgment.index] if return_documents else None) for judgment in ranked]
+
+    # ---- one call ----------------------------------------------------------------------------------------------------
+
+    def _judge(self, pairs: Iterable[Pair], batch_size: int, show: bool | None) -> Iterator[Judgment]:
+        total = len(pairs) if isinstance(pairs, Sequence) else None
+        indexed = _ordered(pairs) if isinstance(pairs, Sequence) else enumerate(pairs)
+        call = _Call(self, indexed)
+        with Progress(total, show) as progress:
+            for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
+                call.finish(decoded)
+                for judgment in call.take_ready():
+                    progress.done()
+                    yield judgment
+            for judgment in call.take_ready():
+                progress.done()
+                yield judgment
+
+    def encode(self, query: Query, passage: Passage) -> Prompt:
+        """The prompt of one pair, cut as it will be decoded.
+
+        Raises:
+            PairError: the pair cannot be judged.
+        """
+        room = self.context - self.max_new_tokens
+        return self.encoder.encode(query, passage, max_tokens=room, truncation=self.truncation)
+
+    def _request(self, index: int, prompt: Prompt) -> Request:
+        room = self.context - len(prompt.ids) - _CLOSE_RESERVE - len(self.encoder.close_ids)
+        if room < self.max_new_tokens:
+            return Request(index, prompt.ids, prompt.n_shared, max(room, 1), "context")
+        return Request(index, prompt.ids, prompt.n_shared, self.max_new_tokens, "budget")
+
+    def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
+        log_odds = decoded.true_logit - decoded.false_logit
+        failed = decoded.error is not None
+        return Judgment(
+            index=decoded.index,
+            score=math.nan if failed else sigmoid(log_odds),
+            log_odds=log_odds,
+            label=None if failed else log_odds > 0,
+            chain=self.encoder.chain_text(prompt.ids, decoded.thought),
+            n_prompt_tokens=len(prompt.ids),
+            n_chain_tokens=len(decoded.thought),
+            ended=decoded.ended,
+            truncated=prompt.truncated,
+            error=decoded.error,
+        )
+
+    def _check_budget(self) -> None:
+        shortest = len(self.encoder.encode("?", "").ids)
+        if self.max_new_tokens + shortest > self.context:
+            raise ValueError(
+                f"max_new_tokens={self.max_new_tokens} does not fit: the context is {self.context} tokens (the smaller "
+                f"of max_length and the model's own limit) and the shortest prompt needs {shortest} of them; "
+                f"use at most {max(self.context - shortest, 0)}"
+            )
+
+    def _check_lengths(self, pairs: Sequence[Pair]) -> None:
+        room = self.context - self.max_new_tokens
+        for index, pair in enumerate(pairs):
+            try:
+                prompt = self.encoder.encode(*_unpack(pair))
+            except PairError:
+                continue  # its judgment will say so
+            if len(prompt.ids) > room:
+                raise PairError(
+                    f"pair {index}: the prompt has {len(prompt.ids)} tokens and only {room} fit beside the budget; "
+                    "shorten the passage, lower max_new_tokens, raise max_length, or use truncation='passage'"
+                )
+
+
+class _Call:
+    """The pairs of one call on their way through the decoder: bad ones, equal ones, and the texts to come back to."""
+
+    def __init__(self, reranker: Rank1, pairs: Iterator[tuple[int, Pair]]) -> None:
+        self._reranker = reranker
+        self._pairs = pairs
+        self._live: dict[int, tuple[tuple[str, str], Prompt]] = {}
+        self._waiting: dict[tuple[str, str], list[int]] = {}  # equal pairs, by the one that is being decoded
+        self._finished: OrderedDict[tuple[str, str], Judgment] = OrderedDict()
+        self._ready: deque[Judgment] = deque()
+
+    def requests(self) -> Iterator[Request]:
+        for index, pair in self._pairs:
+            try:
+                query, passage = _unpack(pair)
+                key = (query_text(query), passage_text(passage))
+                if key in self._waiting:
+                    self._waiting[key].append(index)
+                elif key in self._finished:
+                    self._ready.append(self._finished[key].at(index))
+                else:
+                    prompt = self._reranker.encode(query, passage)
+                    self._waiting[key] = []
+                    self._live[index] = (key, prompt)
+                    yield self._reranker._request(index, prompt)
+            except PairError as error:
+                self._ready.append(Judgment.failed(index, str(error)))
+
+    def finish(self, decoded: Decoded) -> None:
+        key, prompt = self._live.pop(decoded.index)
+        judgment = self._reranker._judgment(decoded, prompt)
+        self._ready.append(judgment)
+        self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
+        self._finished[key] = judgment
+        if len(self._finished) > _REMEMBERED:
+            self._finished.popitem(last=False)
+
+    def take_ready(self) -> Iterator[Judgment]:
+        while self._ready:
+            yield self._ready.popleft()
+
+
+def _ordered(pairs: Sequence[Pair]) -> Iterator[tuple[int, Pair]]:
+    """Pairs with their places, those of one query together and equal ones next to each other.
+
+    Pairs of one query share a part of the prompt, which is computed once as long as they come together.
+    """
+    first_of_query: dict[str, int] = {}
+    first_of_pair: dict[tuple[int, int], int] = {}
+    keys: list[tuple[int, int, int]] = []
+    for index, pair in enumerate(pairs):
+        try:
+            query, passage = _unpack(pair)
+            query_first = first_of_query.setdefault(query_text(query), index)
+            pair_first = first_of_pair.setdefault((query_first, hash(passage_text(passage))), index)
+        except PairError:
+            query_first = pair_first = index
+        keys.append((query_first, pair_first, index))
+    return ((index, pairs[index]) for _, _, index in sorted(keys))
+
+
+def _collect(judgments: Iterator[Judgment]) -> list[Judgment]:
+    finished: list[Judgment] = []
+    try:
+        finished.extend(judgments)
+    except KeyboardInterrupt:
+        raise Interrupted(sorted(finished, key=lambda judgment: judgment.index)) from None
+    return sorted(finished, key=lambda judgment: judgment.index)
+
+
+def _is_pair(pairs: object) -> bool:
+    """Whether this is one pair alone, as in predict(("query", "passage"))."""
+    return isinstance(pairs, tuple | list) and len(pairs) == 2 and isinstance(pairs[0], str)
+
+
+def _as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
+    if _is_pair(pairs):
+        return [pairs]
+    if isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
+        raise TypeError(f"pairs must be a list of (query, passage), not {type(pairs).__name__}")
+    return pairs
+
+
+def _unpack(pair: Any) -> tuple[Query, Passage]:  # noqa: ANN401
+    if isinstance(pair, str | bytes | Mapping) or not isinstance(pair, Sequence) or len(pair) != 2:
+        size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
+        raise PairError(f"a pair must be (query, passage), not a {type(pair).__name__}{size}")
+    query, passage = pair
+    return query, passage
+
+
+def _ranked(judgment: Judgment, document: Passage | None) -> dict[str, Any]:
+    ranked = {
+        "corpus_id": judgment.index,
+        "score": judgment.score,
+        "log_odds": judgment.log_odds,
+        "label": judgment.label,
+        "chain": judgment.chain,
+        "n_chain_tokens": judgment.n_chain_tokens,
+        "ended": judgment.ended,
+        "truncated": judgment.truncated,
+        "error": judgment.error,
+    }
+    return ranked if document is None else {**ranked, "text": document}
+
+
+def _warn_of_failures(judgments: list[Judgment]) -> None:
+    failed = [judgment for judgment in judgments if judgment.error is not None]
+    if failed:
+        shown = "; ".join(f"pair {judgment.index}: {judgment.error}" for judgment in itertools.islice(failed, 3))
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        warnings.warn(f"{len(failed)} of {len(judgments)} pairs have no score ({shown}{more})", stacklevel=3)
+
+
+def _check_count(name: str, value: object, *, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")

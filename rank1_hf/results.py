@@ -1,0 +1,76 @@
+"""What users get back."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rank1_hf.chain import Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """What the model thought about one pair, and its verdict.
+
+    Attributes:
+        index: the pair's place in the input.
+        score: p(true) / (p(true) + p(false)) behind `</think>`, in [0, 1]; NaN where there is an error.
+        log_odds: logit(true) - logit(false), from float32 logits; orders pairs whose score rounds to 1. NaN where there
+            is an error.
+        label: whether the model finds the passage relevant (log_odds > 0); None where there is an error.
+        chain: the text thought, as the model wrote it, without `<think>` and `</think>`.
+        n_prompt_tokens: the prompt's length.
+        n_chain_tokens: the chain's length, without `</think>`.
+        ended: "closed" by the model itself, or closed for it because of the "budget", "eos" (the model stopped without
+            closing) or "context" (no room for more); None where there is an error.
+        truncated: whether the passage was cut to fit.
+        error: None, or why this pair has no score.
+    """
+
+    index: int
+    score: float
+    log_odds: float
+    label: bool | None
+    chain: str
+    n_prompt_tokens: int
+    n_chain_tokens: int
+    ended: Ended | None
+    truncated: bool
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, index: int, error: str) -> "Judgment":
+        """A judgment for a pair that could not be decoded at all."""
+        return cls(
+            index=index,
+            score=math.nan,
+            log_odds=math.nan,
+            label=None,
+            chain="",
+            n_prompt_tokens=0,
+            n_chain_tokens=0,
+            ended=None,
+            truncated=False,
+            error=error,
+        )
+
+    def at(self, index: int) -> "Judgment":
+        """The same judgment for another place in the input, where the same pair stands again."""
+        return replace(self, index=index)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON: NaN becomes None."""
+        fields = asdict(self)
+        return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in fields.items()}
+
+
+def sigmoid(log_odds: float) -> float:
+    """1 / (1 + exp(-log_odds)) without overflow."""
+    if log_odds >= 0:
+        return 1 / (1 + math.exp(-log_odds))
+    return math.exp(log_odds) / (1 + math.exp(log_odds))
+
+
+def ranking_key(judgment: Judgment) -> tuple[bool, float, int]:
+    """Sorts best first: by log_odds, ties by position, pairs without a score last."""
+    failed = judgment.error is not None
+    return (failed, 0.0 if failed else -judgment.log_odds, judgment.index)
