@@ -203,15 +203,14 @@ class PromptEncoder:
 
     def _continue(self, prompt: Sequence[int], text: str) -> list[int]:
         """`prompt + text`, tokenized as a whole. The text may quote the passage, so it too never becomes special."""
-        if self._one_think_id:
-            # An added token stands alone: what follows it is tokenized as if nothing stood before. The letter keeps a
-            # tokenizer that treats the start of a text differently from doing so here; it never merges with "\n".
-            letter = self._plain_ids("x")
-            continued = self._plain_ids("x" + text)
-            if continued[: len(letter)] == letter:
-                return [*prompt, *continued[len(letter) :]]
-            return [*prompt, *self._plain_ids(text)]
+        if self._one_think_id:  # an added token stands alone: what follows it is tokenized as if nothing stood before
+            return [*prompt, *self._plain_ids_behind_text(text)]
         return [*self._bos, *self._plain_ids(self._decode(list(prompt[len(self._bos) :])) + text)]
+
+    def _plain_ids_behind_text(self, text: str) -> list[int]:
+        """The ids of a text that does not stand at the start, which some tokenizers treat differently."""
+        letter, behind = self._plain_ids("x"), self._plain_ids("x" + text)
+        return behind[len(letter) :] if behind[: len(letter)] == letter else self._plain_ids(text)
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -220,14 +219,13 @@ class PromptEncoder:
     # ---- the contract ------------------------------------------------------------------------------------------------
 
     def _marker_ids(self, marker: str, added: Mapping[str, int]) -> tuple[int, ...]:
-        ids = (added[marker],) if marker in added else tuple(self._plain_ids(marker))
-        unknown = getattr(self._tokenizer, "unk_token_id", None)
-        if not ids or (unknown is not None and unknown in ids):
+        ids = [added[marker]] if marker in added else self._plain_ids_behind_text(marker)
+        if self._decode(ids).strip() != marker.strip():
             raise ContractError(
                 f"the tokenizer cannot write {marker!r}: it has no such token and no pieces for its characters. "
                 "Is this a rank1 checkpoint?"
             )
-        return ids
+        return tuple(ids)
 
     def _check_answers(self, true_ids: list[int], false_ids: list[int]) -> None:
         for answer, ids in ((self.markers.true, true_ids), (self.markers.false, false_ids)):
@@ -308,10 +306,10 @@ def _text(value: object, name: str) -> str:
 
 
 def _without_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
-    """A copy of the tokenizer that has no added tokens, so that no text can become one.
+    """A copy of the tokenizer that finds no added tokens in a text, so that no text can become one.
 
-    (`split_special_tokens` is not enough: it leaves out added tokens that are not marked special.) Added runs of white
-    space, which some tokenizers use for code, stay.
+    (`split_special_tokens` is not enough: it still finds added tokens that are not marked special. So here all are.)
+    Added runs of white space, which some tokenizers use for code, are still found.
     """
     from tokenizers import Tokenizer
 
@@ -321,9 +319,12 @@ def _without_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer"
             "(convert it once with AutoTokenizer.from_pretrained(...).save_pretrained(...))"
         )
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec["added_tokens"] = [token for token in spec["added_tokens"] if not token["content"].strip()]
+    for token in spec["added_tokens"]:
+        token["special"] = bool(token["content"].strip())
     spec["truncation"] = spec["padding"] = None
-    return Tokenizer.from_str(json.dumps(spec))
+    plain = Tokenizer.from_str(json.dumps(spec))
+    plain.encode_special_tokens = True
+    return plain
 
 
 def _leading_special_ids(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, ...]:

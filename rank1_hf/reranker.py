@@ -228,7 +228,11 @@ class Rank1:
             [(text, document) for document in documents], batch_size=batch_size, show_progress_bar=show_progress_bar
         )
         ranked = sorted(judgments, key=ranking_key)[:top_k]
-        return [_ranked(judgment, documents[judgment.index] if return_documents else None) for judgment in ranked]
+        results = [_ranked(judgment) for judgment in ranked]
+        if return_documents:
+            for result in results:
+                result["text"] = documents[result["corpus_id"]]
+        return results
 
     # ---- one call ----------------------------------------------------------------------------------------------------
 
@@ -391,8 +395,8 @@ def _unpack(pair: Any) -> tuple[Query, Passage]:  # noqa: ANN401
     return query, passage
 
 
-def _ranked(judgment: Judgment, document: Passage | None) -> dict[str, Any]:
-    ranked = {
+def _ranked(judgment: Judgment) -> dict[str, Any]:
+    return {
         "corpus_id": judgment.index,
         "score": judgment.score,
         "log_odds": judgment.log_odds,
@@ -403,7 +407,6 @@ def _ranked(judgment: Judgment, document: Passage | None) -> dict[str, Any]:
         "truncated": judgment.truncated,
         "error": judgment.error,
     }
-    return ranked if document is None else {**ranked, "text": document}
 
 
 def _warn_of_failures(judgments: list[Judgment]) -> None:

@@ -101,13 +101,10 @@ def _attend_decoding(
     weights = scores.sub_(page_max).exp_()
     page_output = torch.bmm(weights.to(values.dtype).flatten(0, 1), values.flatten(0, 1))
 
-    # One page more, which weighs nothing, stands for the padding of `reader_pages`.
-    pages = step.reader_pages
-    page_max = F.pad(page_max, (0, 0, 0, 0, 0, 0, 0, 1), value=_LOWEST)[pages]
-    page_sum = F.pad(weights.sum(-1, keepdim=True), (0, 0, 0, 0, 0, 0, 0, 1))[pages]
-    page_output = page_output.view(n_pages, n_kv_heads, group, head_dim).float()
-    page_output = F.pad(page_output, (0, 0, 0, 0, 0, 0, 0, 1))[pages]
-    page_weight = (page_max - page_max.amax(1, keepdim=True)).exp()
+    page_output = page_output.view(n_pages, n_kv_heads, group, head_dim)[step.reader_pages].float()
+    page_sum = weights.sum(-1, keepdim=True)[step.reader_pages]
+    page_max = page_max[step.reader_pages].masked_fill_(step.is_filling[..., None, None, None], -math.inf)
+    page_weight = (page_max - page_max.amax(1, keepdim=True)).exp_()
     merged = (page_weight * page_output).sum(1) / (page_weight * page_sum).sum(1)
     return merged.to(queries.dtype).view(n_rows, n_heads, head_dim)
 

@@ -93,6 +93,11 @@ class KVCache:
                 pool[copy.pages[-1], :, filled:] = 0  # what the source has there is not this row's
         return copy
 
+    def is_finite(self, row: RowKV) -> bool:
+        """Whether a row's KV is free of NaN and inf. The last layer tells: what breaks earlier reaches it."""
+        last = max(self._keys)
+        return all(bool(pools[last][row.pages].isfinite().all()) for pools in (self._keys, self._values))
+
     @torch.inference_mode()
     def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store one step's tokens: keys and values [tokens, KV heads, head dim], places [tokens], both int64."""

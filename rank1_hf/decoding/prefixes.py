@@ -17,10 +17,11 @@ class Prefixes:
 
     Args:
         cache: where the KV lives.
-        capacity: how many prefixes are kept at most. Pairs come ordered by query, so a few are enough.
+        capacity: how many prefixes are kept at most: one for every row that may be live, so that none is dropped
+            before the rows that wait for it have started.
     """
 
-    def __init__(self, cache: KVCache, capacity: int = 4) -> None:
+    def __init__(self, cache: KVCache, capacity: int) -> None:
         self._cache = cache
         self._capacity = capacity
         self._kept: OrderedDict[Key, RowKV] = OrderedDict()
@@ -43,7 +44,12 @@ class Prefixes:
         key = _key(row)
         if self._computing.get(key) is row and row.kv.length >= len(key):
             del self._computing[key]
-            self._kept[key] = self._cache.fork(row.kv, len(key))
+            prefix = self._cache.fork(row.kv, len(key))
+            if not self._cache.is_finite(prefix):
+                # A NaN in a later token reaches earlier ones (0 * NaN in a causal mask). The next row tries again.
+                self._cache.free(prefix, wipe=True)
+                return
+            self._kept[key] = prefix
             while len(self._kept) > self._capacity:
                 _, oldest = self._kept.popitem(last=False)
                 self._cache.free(oldest)

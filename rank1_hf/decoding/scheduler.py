@@ -53,7 +53,7 @@ class Scheduler:
         self._cache = cache
         self._max_rows = max_rows
         self._max_prefill_tokens = max_prefill_tokens
-        self._prefixes = Prefixes(cache)
+        self._prefixes = Prefixes(cache, capacity=max_rows)
         self._exhausted = False
 
     def plan(self) -> list[Work]:

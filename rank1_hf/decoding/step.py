@@ -79,9 +79,15 @@ class Step:
 
     @cached_property
     def reader_pages(self) -> Tensor:
-        """[decoding rows, most pages of a row], int64: each row's pages, padded with a page that does not exist."""
+        """[decoding rows, most pages of a row], int64: each row's pages, filled up with its first one again."""
         width = max(len(kv.pages) for kv in self.decoding)
-        return self._tensor([kv.pages + [self.cache.n_pages] * (width - len(kv.pages)) for kv in self.decoding])
+        return self._tensor([kv.pages + kv.pages[:1] * (width - len(kv.pages)) for kv in self.decoding])
+
+    @cached_property
+    def is_filling(self) -> Tensor:
+        """[decoding rows, most pages of a row], bool: where `reader_pages` is filled up."""
+        n_pages = self._tensor([len(kv.pages) for kv in self.decoding])
+        return torch.arange(self.reader_pages.shape[1], device=self.device) >= n_pages[:, None]
 
     def page_mask(self, window: int | None) -> Tensor:
         """[n_pages, 1, 1, PAGE_SIZE], bool: which keys of each page its reader must not attend to.

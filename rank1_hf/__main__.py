@@ -1,0 +1,6 @@
+"""`python -m rank1_hf`."""
+
+from rank1_hf.cli import main
+
+if __name__ == "__main__":
+    main()

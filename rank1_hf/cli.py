@@ -1,0 +1,419 @@
+"""The command line: rerank, info, demo.
+
+What is read and said happens here, what is thought elsewhere. torch and transformers are imported inside the commands,
+so that `--help` and errors in the input come at once. Text from documents and models is data: it reaches the terminal
+without control characters and is never read as markup.
+"""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
+from rank1_hf.prompt import ContractError, PairError, Passage, PromptEncoder, query_text
+from rank1_hf.results import Judgment, ranking_key
+
+if TYPE_CHECKING:
+    from rank1_hf.reranker import Rank1
+
+ALL_JUDGED, SOME_FAILED, BAD_INPUT, BAD_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
+
+N_SHOWN_QUERIES, N_SHOWN_PASSAGES = 2, 5  # of the demo; all are measured
+
+SAMPLE = Path(__file__).parent / "assets" / "cranfield-sample"
+
+app = typer.Typer(
+    help="Rerank passages with rank1 reasoning models on plain Hugging Face Transformers.",
+    epilog="Exit codes: 0 every passage was judged; 1 some passages could not be judged (the others are shown); 2 bad "
+    "usage or input; 3 the model cannot be loaded or its tokenizer does not fit; 130 interrupted (what was finished is "
+    "shown).",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A hub name or a checkpoint folder. Without it: a small demonstration model."),
+]
+BudgetOption = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="The most tokens thought about one passage.")
+]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="How many passages are thought about together.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+
+
+def main() -> None:
+    """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+    app(prog_name="rank1-hf")
+
+
+# ---- rerank ----------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=app.info.epilog)
+def rerank(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is searched for.")],
+    documents: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DOC", help="The passages. Without them and --file: stdin, a passage a line."),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="Read the passages from a .txt (a line each), a .jsonl (a string or an object with text, and optional "
+            "title and id, a line), or a .csv (columns text, and optional title and id).",
+        ),
+    ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="txt, jsonl or csv: what stdin or a file of another name holds.")
+    ] = None,
+    model: ModelOption = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the best so many.")] = None,
+    max_new_tokens: BudgetOption = None,
+    batch_size: BatchOption = 32,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16. Without it: the checkpoint's own.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cuda, cuda:1, mps, cpu, ... Without it: the fastest there is.")
+    ] = None,
+    prompt_template: Annotated[
+        str | None,
+        typer.Option(
+            help="A dataset prompt with FILL_QUERY_HERE, which stands in the query's place; or @FILE, which holds one."
+        ),
+    ] = None,
+    instruction: Annotated[str | None, typer.Option(help="What else decides about relevance.")] = None,
+    show_chain: Annotated[
+        bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")] = False,
+) -> None:
+    """Rank passages by their relevance to a query.
+
+    With --json, an object a line, best first: rank, index (the place in the input), id, title, text, score, log_odds,
+    label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated, error. A passage without a score comes last, with
+    its error and no rank.
+    """
+    try:
+        asked = query_text({"text": query, "instruction": instruction})
+        template = _template(prompt_template)
+        passages = list(_documents(documents or [], file, file_format))
+    except (InputError, PairError) as error:
+        _fail(str(error), BAD_INPUT)
+    if not passages:
+        _note("there are no passages to rank", quiet)
+        return
+    reranker = _load(model, quiet, dtype=dtype, device=device, max_new_tokens=max_new_tokens, prompt_template=template)
+    outcome = _judge(reranker, [(asked, passage.passage) for passage in passages], batch_size, quiet)
+    ranking = Ranking.of(outcome.judgments, top_k)
+    if as_json:
+        _print_json(ranking, passages)
+    else:
+        _print_ranking(ranking, passages, whole_chain=show_chain)
+    _exit(outcome, quiet)
+
+
+def _documents(arguments: list[str], file: Path | None, file_format: str | None) -> Iterator[Document]:
+    if arguments and file:
+        raise InputError("give the passages as arguments or with --file, not both")
+    if arguments:
+        return (Document(text) for text in arguments)
+    if file:
+        return read_file(file, file_format)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("there are no passages: give them as arguments, with --file, or on stdin")
+    return read_stream(sys.stdin.buffer, file_format or "txt")
+
+
+def _template(option: str | None) -> str | None:
+    if option is None or not option.startswith("@"):
+        return option
+    return read_text(Path(option[1:])).rstrip("\r\n")
+
+
+# ---- judging ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a call: the judgments that were finished, of how many, and whether Ctrl-C ended it."""
+
+    judgments: list[Judgment]
+    n_pairs: int
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Judgments with a score, best first, and those without one."""
+
+    best: list[Judgment]
+    failed: list[Judgment]
+
+    @classmethod
+    def of(cls, judgments: Sequence[Judgment], top_k: int | None = None) -> "Ranking":
+        """Sort judgments; of those with a score the best `top_k` are kept."""
+        ordered = sorted(judgments, key=ranking_key)
+        failed = [judgment for judgment in ordered if judgment.error is not None]
+        return cls(ordered[: len(ordered) - len(failed)][:top_k], failed)
+
+
+def _load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401
+    import torch
+
+    from rank1_hf.loading import CheckpointError
+    from rank1_hf.reranker import Rank1
+
+    if model is None:
+        _note("rank1-tiny, which ships with the package, is a demonstration model, not a reranker to use", quiet)
+    try:
+        return Rank1(model, **options)
+    except (CheckpointError, ContractError) as error:
+        _fail(str(error), BAD_MODEL)
+    except torch.OutOfMemoryError:
+        _fail(f"the device has not enough memory for {model}; try --dtype bfloat16 or --device cpu", BAD_MODEL)
+    except ValueError as error:
+        _fail(str(error), BAD_INPUT)
+
+
+def _judge(reranker: "Rank1", pairs: Sequence[tuple[str, Passage]], batch_size: int, quiet: bool = False) -> Outcome:
+    finished: list[Judgment] = []
+    stream = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=False if quiet else None, stream=True)
+    try:
+        finished.extend(stream)  # what came before Ctrl-C stays in the list
+    except KeyboardInterrupt:
+        return Outcome(finished, len(pairs), interrupted=True)
+    return Outcome(finished, len(pairs), interrupted=False)
+
+
+def _exit(outcome: Outcome, quiet: bool = False) -> NoReturn:
+    if outcome.interrupted:
+        _note(f"interrupted: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
+        raise typer.Exit(INTERRUPTED)
+    n_failed = sum(judgment.error is not None for judgment in outcome.judgments)
+    if n_failed:
+        _note(f"{n_failed} of {outcome.n_pairs} passages could not be judged", quiet)
+        raise typer.Exit(SOME_FAILED)
+    raise typer.Exit(ALL_JUDGED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"rank1-hf: {_printable(message)}", err=True)
+    raise typer.Exit(code)
+
+
+def _note(message: str, quiet: bool = False) -> None:
+    if not quiet:
+        typer.echo(f"rank1-hf: {message}", err=True)
+
+
+# ---- printing --------------------------------------------------------------------------------------------------------
+
+# Escape sequences, and the marks that turn the direction of whatever is written after them; lone surrogates, which
+# cannot be written at all. Line feeds and tabs stay.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _printable(text: str) -> str:
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _start(text: str, length: int) -> str:
+    """The start of a text on one line."""
+    line = " ".join(text.split())
+    return _printable(line if len(line) <= length else line[: length - 1] + "…")
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def _print_ranking(ranking: Ranking, documents: Sequence[Document], *, whole_chain: bool = False) -> None:
+    console = _console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, numeric in (("rank", True), ("score", True), ("tokens", True), ("chain", False), ("passage", False)):
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for rank, judgment in enumerate(ranking.best, start=1):
+        chain = _printable(judgment.chain.strip()) if whole_chain else _start(judgment.chain, 120)
+        passage = _start(_title_and_text(documents[judgment.index]), 100)
+        table.add_row(str(rank), f"{judgment.score:.4f}", str(judgment.n_chain_tokens), Text(chain), Text(passage))
+    if ranking.best:
+        console.print(table)
+    for judgment in ranking.failed:
+        passage = _start(_title_and_text(documents[judgment.index]), 40)
+        reason = _printable(judgment.error or "")
+        console.print(f"not judged: passage {judgment.index + 1} ({passage}): {reason}", soft_wrap=True)
+
+
+def _title_and_text(document: Document) -> str:
+    return f"{document.title} {document.text}"
+
+
+def _print_json(ranking: Ranking, documents: Sequence[Document]) -> None:
+    for rank, judgment in enumerate(ranking.best, start=1):
+        _print_json_line({"rank": rank, **_json_fields(judgment, documents[judgment.index])})
+    for judgment in ranking.failed:
+        _print_json_line({"rank": None, **_json_fields(judgment, documents[judgment.index])})
+
+
+def _json_fields(judgment: Judgment, document: Document) -> dict[str, Any]:
+    return {**judgment.to_dict(), "id": document.id or None, "title": document.title or None, "text": document.text}
+
+
+def _print_json_line(value: dict[str, Any]) -> None:
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    typer.echo(line.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes \udXXX, which is JSON's own escape
+
+
+# ---- info ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None, typer.Argument(help="A hub name or a folder. Without it: the model that ships.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a checkpoint is and whether its tokenizer meets the prompt contract, without loading its weights.
+
+    Exits with 3 where it does not, or is no checkpoint.
+    """
+    from rank1_hf.loading import EMBEDDED_MODEL, CheckpointError, load_config, load_tokenizer
+
+    name = model or EMBEDDED_MODEL
+    try:
+        facts = {"model": str(name), **_architecture(load_config(name))}
+        contract = _contract(load_tokenizer(name))
+    except CheckpointError as error:
+        _fail(str(error), BAD_MODEL)
+    if as_json:
+        _print_json_line({**facts, **contract})
+    else:
+        _print_facts({**facts, **contract})
+    if contract["contract_error"] is not None:
+        _fail(f"the tokenizer of {name} does not meet the prompt contract: {contract['contract_error']}", BAD_MODEL)
+
+
+def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rank1_hf.loading import CheckpointError, context_length
+
+    with torch.device("meta"):  # the parameters that the config describes, without memory for them
+        n_parameters = AutoModelForCausalLM.from_config(config, trust_remote_code=False).num_parameters()
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:
+        raise CheckpointError(f"{config.model_type!r} models have no attention heads; rank1_hf needs attention")
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    dtype = config.dtype or torch.float32  # what Transformers takes where the config does not say
+    quantization = getattr(config, "quantization_config", None) or {}
+    return {
+        "architecture": config.model_type,
+        "parameters": n_parameters,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "attention_heads": heads,
+        "kv_heads": kv_heads,
+        "dtype": str(dtype).removeprefix("torch."),
+        "quantization": quantization.get("quant_method"),
+        "context": context_length(config),
+        "kv_bytes_per_token": 2 * config.num_hidden_layers * kv_heads * head_size * dtype.itemsize,
+    }
+
+
+def _contract(tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
+    try:
+        encoder = PromptEncoder(tokenizer)
+    except ContractError as error:
+        return {"contract_error": str(error)}
+    return {
+        "think_ids": encoder.think_ids,
+        "close_ids": encoder.close_ids,
+        "true_id": encoder.true_id,
+        "false_id": encoder.false_id,
+        "bos_ids": tokenizer("").input_ids,
+        "contract_error": None,
+    }
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), Text(_printable(_said(value))))
+    _console().print(table)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "none" if value is None else str(value)
+
+
+# ---- demo ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    n_queries: Annotated[int | None, typer.Option("--queries", min=1, help="Only the first so many queries.")] = None,
+    model: ModelOption = None,
+    max_new_tokens: BudgetOption = 256,
+    batch_size: BatchOption = 32,
+) -> None:
+    """Rerank the sample of Cranfield that ships with the package, and measure it against BM25's order."""
+    try:
+        from rank1_hf.evaluation.metrics import ndcg
+    except ImportError as error:
+        _fail(str(error), BAD_INPUT)
+    from rank1_hf.evaluation.beir import read_beir
+    from rank1_hf.evaluation.trec import read_run
+
+    collection = read_beir(SAMPLE)
+    before = dict(islice(read_run(SAMPLE / "bm25.trec").items(), n_queries))
+    candidates = [(query, document) for query, scores in before.items() for document in scores]
+    documents = [collection.corpus[document] for _, document in candidates]
+    pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
+    outcome = _judge(_load(model, max_new_tokens=max_new_tokens), pairs, batch_size)
+
+    console = _console()
+    judged: dict[str, list[Judgment]] = {query: [] for query in before}
+    for judgment in outcome.judgments:
+        judged[candidates[judgment.index][0]].append(judgment)
+    for query in islice(judged, N_SHOWN_QUERIES):
+        console.print(f"\nQuery: {collection.queries[query]}")
+        _print_ranking(Ranking.of(judged[query], N_SHOWN_PASSAGES), documents)
+    if not outcome.interrupted:
+        after = {query: _scores_by_rank(judgments, documents) for query, judgments in judged.items()}
+        qrels = {query: collection.qrels[query] for query in before}
+        console.print(f"\nnDCG@10 (queries: {len(qrels)}, passages: {len(pairs)})")
+        console.print(f"  BM25      {ndcg(qrels, before):.4f}\n  reranked  {ndcg(qrels, after):.4f}")
+    _exit(outcome)
+
+
+def _scores_by_rank(judgments: list[Judgment], documents: Sequence[Document]) -> dict[str, float]:
+    """Scores that say the order and nothing else, so that a metric breaks ties as the ranking does."""
+    ordered = sorted(judgments, key=ranking_key)
+    return {documents[judgment.index].id: -float(rank) for rank, judgment in enumerate(ordered)}

@@ -1,0 +1,1 @@
+"""Reranking measured: BEIR folders, TREC runs, metrics."""

@@ -1,0 +1,81 @@
+"""The slow, obvious way to decode: a fresh full forward pass for every token, one pair at a time, without any cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.loading import eos_ids
+from rank1_hf.prompt import PromptEncoder
+from tests import models
+
+WORDS = sorted(set(models.TEXT.split()))
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A checkpoint with Transformers' own attention, and the encoder of its prompts."""
+
+    model: PreTrainedModel
+    encoder: PromptEncoder
+    eos: frozenset[int]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Oracle":
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(model, PromptEncoder(tokenizer), eos_ids(model, tokenizer))
+
+    @torch.inference_mode()
+    def next_logits(self, ids: list[int]) -> torch.Tensor:
+        return self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
+
+    def decode(self, request: Request) -> Decoded:
+        prompt, close = list(request.prompt), list(self.encoder.close_ids)
+        thought: list[int] = []
+        while True:
+            token = int(self.next_logits(prompt + thought).argmax())
+            if token in self.eos:
+                ended, context = "eos", self.encoder.force_close(prompt, thought)
+                break
+            thought.append(token)
+            if thought[-len(close) :] == close:
+                thought = thought[: -len(close)]
+                ended, context = "closed", prompt + thought + close
+                break
+            if len(thought) == request.limit:
+                ended, context = request.limit_reason, self.encoder.force_close(prompt, thought)
+                break
+        logits = self.next_logits(context)
+        true_logit, false_logit = (float(logits[i]) for i in (self.encoder.true_id, self.encoder.false_id))
+        return Decoded(request.index, tuple(thought), ended, true_logit, false_logit)
+
+    def decoder(self, folder: Path, **options: int) -> Decoder:
+        """The decoder under test, on a model of its own."""
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        rules = self.encoder.chain_rules(self.eos)
+        return Decoder(model, rules, true_id=self.encoder.true_id, false_id=self.encoder.false_id, **options)
+
+    def requests(self, n: int = 10, *, limit: int = 24) -> list[Request]:
+        """Pairs of a few queries with passages of 0 to 100 words, so some prompts fill several pages and some none."""
+        requests = []
+        for i in range(n):
+            query = " ".join(WORDS[7 * (i // 4) : 7 * (i // 4) + 5 + 20 * (i // 8)])
+            start, length = (13 * i) % len(WORDS), (0, 3, 25, 60, 100)[i % 5]
+            prompt = self.encoder.encode(query, " ".join((WORDS * 3)[start : start + length]))
+            requests.append(Request(i, prompt.ids, prompt.n_shared, max(1, limit - i % 7)))
+        return requests
+
+
+def assert_same(decoded: list[Decoded], expected: list[Decoded]) -> None:
+    """The same chains, token for token, and the same verdicts up to float32 rounding."""
+    by_index = sorted(decoded, key=lambda result: result.index)
+    assert [(d.index, list(d.thought), d.ended, d.error) for d in by_index] == [
+        (e.index, list(e.thought), e.ended, e.error) for e in expected
+    ]
+    for ours, theirs in zip(by_index, expected, strict=True):
+        assert abs(ours.true_logit - theirs.true_logit) < 1e-3
+        assert abs(ours.false_logit - theirs.false_logit) < 1e-3

@@ -1,0 +1,88 @@
+"""Paged attention of one step against plain attention of every row alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from rank1_hf.decoding.attention import paged_attention
+from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.step import RowSlice, Step
+
+HEADS, HEAD_DIM = 6, 8
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, n_new: int, window: int | None) -> torch.Tensor:
+    """The last `n_new` of a row's tokens over all of it: [tokens, heads, head dim], by the definition, in float64."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.double().repeat_interleave(group, dim=1) for x in (k, v))
+    position = torch.arange(len(k), device=k.device)
+    distance = position[-n_new:, None] - position
+    hidden = distance < 0
+    if window is not None:
+        hidden |= distance >= window
+    scores = torch.einsum("qhd,khd->hqk", q.double(), k) * 0.3
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+@pytest.mark.parametrize("window", [None, 1, 20, 100])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
+def test_a_mixed_step(device: str, kv_heads: int, window: int | None, dtype: torch.dtype, tolerance: float):
+    torch.manual_seed(0)
+    module = nn.Module()
+    module.layer_idx = 0
+    cache = KVCache()
+    lengths = [1, 63, 64, 65, 200, 5, 130]
+    states = [torch.randn(n, kv_heads, HEAD_DIM, 2, device=device).to(dtype) for n in lengths]
+    rows = [RowKV() for _ in lengths]
+
+    def step(news: list[int], contexts: list[int]) -> list[torch.Tensor]:
+        order = sorted(range(len(rows)), key=lambda i: news[i] > 1)
+        order = [i for i in order if news[i]]
+        for i in order:
+            cache.extend(rows[i], news[i])
+        slices = [RowSlice(rows[i], list(range(news[i]))) for i in order]
+        queries = {i: torch.randn(news[i], HEADS, HEAD_DIM, device=device).to(dtype) for i in order}
+        fresh = {i: states[i][contexts[i] - news[i] : contexts[i]] for i in order}
+        packed = [
+            torch.cat([part[i] for i in order]).transpose(0, 1)[None]
+            for part in (queries, {i: f[..., 0] for i, f in fresh.items()}, {i: f[..., 1] for i, f in fresh.items()})
+        ]
+        output, _ = paged_attention(
+            module, *packed, None, scaling=0.3, sliding_window=window, step=Step(cache, slices, torch.device(device))
+        )
+        parts = dict(zip(order, output[0].split([news[i] for i in order]), strict=True))
+        for i in order:
+            context = states[i][: contexts[i]]
+            expected = plain_attention(queries[i], context[..., 0], context[..., 1], news[i], window)
+            torch.testing.assert_close(parts[i].double(), expected, atol=tolerance, rtol=tolerance)
+        return list(parts.values())
+
+    # whole prompts; then a step that mixes rows with one token, with several, and rows that sit out
+    first = [n - 4 if n > 5 else n for n in lengths]
+    step(first, first)
+    cache.free(rows[0])  # a hole at the front of the pool
+    lengths[0] = 0
+    news = [0, 1, 4, 1, 3, 0, 1]
+    step(news, [f + n for f, n in zip(first, news, strict=True)])
+
+
+def test_what_is_not_implemented_is_refused_instead_of_ignored():
+    cache, row = KVCache(), RowKV()
+    cache.extend(row, 1)
+    step = Step(cache, [RowSlice(row, [1])], torch.device("cpu"))
+    tensor = torch.zeros(1, 2, 1, 4)
+    module = nn.Module()
+    module.layer_idx = 0
+    with pytest.raises(NotImplementedError, match="softcap"):
+        paged_attention(module, tensor, tensor, tensor, None, scaling=1.0, step=step, softcap=30.0)
+
+
+def test_rows_with_one_token_must_come_first():
+    cache, long, short = KVCache(), RowKV(), RowKV()
+    cache.extend(long, 2)
+    cache.extend(short, 1)
+    with pytest.raises(ValueError, match="come first"):
+        Step(cache, [RowSlice(long, [1, 2]), RowSlice(short, [1])], torch.device("cpu"))

@@ -1,0 +1,106 @@
+"""The page pool against a plain dictionary of what every row should contain."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache, RowKV
+
+LAYERS, KV_HEADS, HEAD_DIM = 2, 2, 3
+
+
+def append(cache: KVCache, row: RowKV, values: list[float]) -> None:
+    """Write tokens whose keys are `value` and whose values are `-value`, layer by layer, as a forward pass does."""
+    start = row.length
+    cache.extend(row, len(values))
+    pages = torch.tensor([row.pages[p // PAGE_SIZE] for p in range(start, row.length)])
+    offsets = torch.arange(start, row.length) % PAGE_SIZE
+    states = torch.tensor(values)[:, None, None].expand(-1, KV_HEADS, HEAD_DIM)
+    for layer in range(LAYERS):
+        cache.write(layer, pages, offsets, states + layer, -states - layer)
+
+
+def contents(cache: KVCache, row: RowKV, layer: int) -> tuple[list[float], list[float]]:
+    if not row.pages:
+        return [], []
+    keys, values = (
+        pool[row.pages].transpose(0, 1).flatten(1, 2)[0, : row.length, 0].tolist() for pool in cache.layer(layer)
+    )
+    return keys, values
+
+
+operations = st.lists(
+    st.tuples(
+        st.sampled_from(["new", "append", "truncate", "free", "wipe", "fork"]), st.integers(0, 9), st.integers(1, 200)
+    ),
+    max_size=40,
+)
+
+
+@given(operations)
+def test_rows_keep_their_own_tokens_whatever_happens_to_others(operations: list[tuple[str, int, int]]):
+    cache = KVCache()
+    rows: list[tuple[RowKV, list[float]]] = []
+    counter = 0
+    for name, which, n in operations:
+        if name == "new" or not rows:
+            rows.append((RowKV(), []))
+            continue
+        row, expected = rows[which % len(rows)]
+        if name == "append":
+            values = [float(counter + i) for i in range(n)]
+            counter += n
+            append(cache, row, values)
+            expected += values
+        elif name == "truncate":
+            cache.truncate(row, n)
+            del expected[n:]
+        elif name in ("free", "wipe"):
+            cache.free(row, wipe=name == "wipe" and bool(expected))
+            rows = [(r, e) for r, e in rows if r is not row]
+        elif name == "fork" and expected:
+            n = min(n, len(expected))
+            rows.append((cache.fork(row, n), expected[:n]))
+        pages = [page for r, _ in rows for page in r.pages]
+        assert len(pages) == len(set(pages)) == cache.n_pages_used
+        assert max(pages, default=-1) + 1 == cache.n_pages
+        for r, e in rows:
+            assert r.length == len(e)
+            for layer in range(LAYERS):
+                assert contents(cache, r, layer) == ([v + layer for v in e], [-v - layer for v in e])
+
+
+def test_memory_follows_the_live_tokens():
+    cache = KVCache()
+    rows = [RowKV() for _ in range(50)]
+    for row in rows:
+        append(cache, row, [1.0] * (3 * PAGE_SIZE - 10))
+    assert cache.n_pages == 150
+    for row in rows[:45]:
+        cache.free(row)
+    assert cache.n_pages < 2 * cache.n_pages_used + 1, "the front of the pool is mostly holes"
+    for row in rows[45:]:
+        assert contents(cache, row, 0)[0] == [1.0] * (3 * PAGE_SIZE - 10)
+
+
+def test_what_a_failed_row_leaves_behind_is_wiped():
+    cache = KVCache()
+    good, bad = RowKV(), RowKV()
+    append(cache, good, [1.0])
+    append(cache, bad, [float("nan")] * 100)
+    page = bad.pages[0]
+    assert not cache.is_finite(bad)
+    cache.free(bad, wipe=True)
+    after = RowKV()
+    append(cache, after, [2.0])
+    assert after.pages == [page]
+    assert cache.is_finite(after)
+
+
+def test_a_fork_takes_nothing_behind_its_length():
+    cache = KVCache()
+    source = RowKV()
+    append(cache, source, [1.0] * 10 + [float("inf")] * 10)
+    fork = cache.fork(source, 10)
+    assert cache.is_finite(fork)
+    assert contents(cache, fork, 0)[0] == [1.0] * 10

@@ -1,0 +1,209 @@
+"""The decode loop against a loop of full forward passes and against generate(), in float32, token for token."""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.prompt import Markers, PromptEncoder
+from tests.decoding.oracle import Oracle, assert_same
+
+Checkpoint = Callable[..., Path]
+
+SHAPES = {
+    "qwen2": {},
+    "qwen2-tied": {"tie_word_embeddings": True, "close_scale": 1.0},
+    "qwen2-no-groups": {"num_key_value_heads": 4},
+    "qwen2-sliding-in-one-layer": {"sliding_window": 20, "max_window_layers": 1},
+    "llama-one-kv-head": {"num_key_value_heads": 1, "num_hidden_layers": 3},
+    "llama-wide-heads": {"head_dim": 48},
+    "mistral-sliding": {"sliding_window": 33},
+    "qwen2-says-eos": {"eos_scale": 3.0},
+    "pieces": {"seed": 3},
+    "sentencepiece": {},
+}
+
+
+@pytest.fixture(scope="module")
+def case(checkpoint: Checkpoint) -> Callable[[str], tuple[Path, Oracle, list[Request], list[Decoded]]]:
+    """`case(shape)`: the checkpoint, its oracle, requests, and what the oracle says of them."""
+
+    @cache
+    def build(shape: str) -> tuple[Path, Oracle, list[Request], list[Decoded]]:
+        folder = checkpoint(shape.split("-")[0], **SHAPES[shape])
+        oracle = Oracle.load(folder)
+        requests = oracle.requests()
+        return folder, oracle, requests, [oracle.decode(request) for request in requests]
+
+    return build
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("max_rows", [1, 3, 32])
+def test_chains_and_verdicts_equal_full_forward_passes(case, shape: str, max_rows: int):
+    folder, oracle, requests, expected = case(shape)
+    assert_same(list(oracle.decoder(folder).run(requests, max_rows=max_rows)), expected)
+
+
+@pytest.mark.parametrize("shape", ["qwen2", "llama-one-kv-head", "mistral-sliding", "sentencepiece"])
+def test_the_order_of_the_pairs_does_not_matter(case, shape: str):
+    folder, oracle, requests, expected = case(shape)
+    assert_same(list(oracle.decoder(folder).run(requests[::-1], max_rows=4)), expected)
+
+
+@pytest.mark.parametrize("shape", ["qwen2", "mistral-sliding"])
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_prefill_in_chunks_changes_nothing(case, shape: str, chunk: int):
+    folder, oracle, requests, expected = case(shape)
+    assert_same(list(oracle.decoder(folder, max_prefill_tokens=chunk).run(requests, max_rows=5)), expected)
+
+
+def test_thinking_equals_generate(case):
+    folder, oracle, requests, _ = case("qwen2")
+    decoded = {d.index: d for d in oracle.decoder(folder).run(requests)}
+    (close,) = oracle.encoder.close_ids
+    for request in requests:
+        generated = oracle.model.generate(
+            torch.tensor([request.prompt]),
+            attention_mask=torch.ones(1, len(request.prompt), dtype=torch.long),
+            max_new_tokens=request.limit,
+            do_sample=False,
+            eos_token_id=[close, *oracle.eos],
+            pad_token_id=close,
+        )[0, len(request.prompt) :].tolist()
+        stopped = generated[-1] == close or generated[-1] in oracle.eos
+        assert list(decoded[request.index].thought) == (generated[:-1] if stopped else generated)
+
+
+def test_the_cases_contain_every_way_to_end(case):
+    ended = {result.ended for shape in SHAPES for result in case(shape)[3]}
+    assert {"closed", "budget", "eos"} <= ended
+
+
+def test_a_close_of_several_tokens_said_by_the_model(case):
+    folder, oracle, requests, expected = case("pieces")
+    said = [pair for result in expected for pair in pairwise(result.thought)]
+    texts = {oracle.encoder.chain_text(requests[0].prompt, pair): pair for pair in said}
+    close, pair = next((t, p) for t, p in texts.items() if t.isascii() and tuple(oracle.encoder._plain_ids(t)) == p)
+    encoder = PromptEncoder(oracle.encoder._tokenizer, markers=Markers(close=close))
+    other = Oracle(oracle.model, encoder, oracle.eos)
+    assert encoder.close_ids == pair
+    expected = [other.decode(request) for request in requests]
+    assert any(result.ended == "closed" for result in expected)
+    assert_same(list(other.decoder(folder).run(requests, max_rows=4)), expected)
+
+
+def test_rows_of_one_query_share_their_prefill(case):
+    folder, oracle, requests, expected = case("qwen2")
+    sharing, alone = oracle.decoder(folder), oracle.decoder(folder)
+    unshared = [Request(r.index, r.prompt, 0, r.limit) for r in requests]
+    assert_same(list(sharing.run(requests)), expected)
+    assert_same(list(alone.run(unshared)), expected)
+    first_of_query = {tuple(r.prompt[: r.n_shared]): r for r in requests}
+    saved = sum(r.n_shared for r in requests) - sum(r.n_shared for r in first_of_query.values())
+    assert alone.stats.prefill_tokens - sharing.stats.prefill_tokens == saved > 0
+
+
+def test_a_waiting_pair_takes_the_place_of_a_finished_one_at_once(case):
+    folder, oracle, requests, expected = case("qwen2")
+    longest = max(expected, key=lambda d: len(d.thought))
+    prompt, n_thought = requests[longest.index].prompt, len(longest.thought)
+    assert n_thought > 15, "one prompt must think for long"
+    mixed = [Request(i, prompt, 0, budget) for i, budget in enumerate([n_thought + 1, 2, 2, 2])]
+    decoder = oracle.decoder(folder)
+    assert [d.index for d in decoder.run(mixed, max_rows=2)] == [1, 2, 3, 0]
+    assert decoder.stats.steps < n_thought + 6  # the short ones all ran beside the long one
+
+
+def test_requests_are_taken_only_when_there_is_room(case):
+    folder, oracle, requests, _ = case("qwen2")
+    taken: list[int] = []
+
+    def source():
+        for request in requests:
+            taken.append(request.index)
+            yield request
+
+    results = oracle.decoder(folder).run(source(), max_rows=2)
+    next(results)
+    assert len(taken) <= 3
+    results.close()
+
+
+def test_logits_are_computed_for_the_last_position_only(case):
+    folder, oracle, requests, _ = case("qwen2")
+    decoder = oracle.decoder(folder)
+    seen: list[int] = []
+    decoder.model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output[0].shape[0]))
+    list(decoder.run(requests[:4], max_rows=4))
+    assert max(seen) <= 4
+
+
+def test_all_memory_is_given_back_however_a_run_ends(case):
+    folder, oracle, requests, _ = case("qwen2")
+    decoder = oracle.decoder(folder)
+    list(decoder.run(requests))
+    assert decoder._cache.n_pages == 0
+    abandoned = decoder.run(requests, max_rows=3)
+    next(abandoned)
+    assert decoder._cache.n_pages > 0
+    abandoned.close()
+    assert decoder._cache.n_pages == 0
+
+
+def test_two_runs_may_go_on_beside_each_other(case):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder)
+    first, second = decoder.run(requests, max_rows=3), decoder.run(requests, max_rows=2)
+    results: tuple[list[Decoded], list[Decoded]] = ([], [])
+    for a, b in zip(first, second, strict=True):
+        results[0].append(a)
+        results[1].append(b)
+    assert_same(results[0], expected)
+    assert_same(results[1], expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_fail_their_pair_and_no_other(case, value: float):
+    folder, oracle, requests, expected = case("qwen2")
+    poisoned_token = 5
+    assert not any(poisoned_token in [*r.prompt, *d.thought] for r, d in zip(requests, expected, strict=True))
+    decoder = oracle.decoder(folder)
+    decoder.model.get_input_embeddings().weight.data[poisoned_token] = value
+    bad = Request(99, [*requests[0].prompt[:-1], poisoned_token, requests[0].prompt[-1]], requests[0].n_shared, 5)
+    results = list(decoder.run([bad, *requests[:2], bad, *requests[2:]], max_rows=2))
+    failed = [d for d in results if d.index == 99]
+    assert [d.error is not None and "not finite" in d.error for d in failed] == [True, True]
+    assert_same([d for d in results if d.index != 99], expected)
+
+
+def test_rethinking_reopens_the_chain_and_reads_the_last_verdict(case):
+    folder, oracle, requests, expected = case("qwen2")
+    closed = next(d for d in expected if d.ended == "closed")
+    request = Request(0, requests[closed.index].prompt, 0, 60)
+    decoder = Decoder(
+        oracle.decoder(folder).model,
+        oracle.encoder.chain_rules(oracle.eos),
+        true_id=oracle.encoder.true_id,
+        false_id=oracle.encoder.false_id,
+        rethinks=1,
+    )
+    (result,) = decoder.run([request])
+    reopened = oracle.encoder.rethink(request.prompt, closed.thought)
+    again = oracle.decode(Request(0, reopened, 0, 60 - (len(reopened) - len(request.prompt))))
+    assert list(result.thought) == [*reopened[len(request.prompt) :], *again.thought]
+    if again.ended == "closed":
+        assert abs(result.true_logit - again.true_logit) < 1e-3
+
+
+def test_a_model_that_does_not_use_the_attention_interface_is_refused(case):
+    folder, oracle, _, _ = case("qwen2")
+    model = oracle.decoder(folder).model
+    model._supports_attention_backend = False
+    with pytest.raises(ValueError, match="attention interface"):
+        Decoder(model, oracle.encoder.chain_rules(oracle.eos), true_id=1, false_id=2)

@@ -1,0 +1,189 @@
+"""Every path through the state machine, with made-up ids: no tokenizer, no model."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rank1_hf.chain import Chain, ChainRules, common_prefix_length
+
+PROMPT = [1, 2, 3]
+CLOSE, EOS, STOP, WAIT = 90, 91, 92, 93
+FORCED = [70, CLOSE]
+
+
+def rules(close: tuple[int, ...] = (CLOSE,)) -> ChainRules:
+    return ChainRules(
+        close=close,
+        eos=frozenset({EOS}),
+        force_close=lambda prompt, thought: [*prompt, *(t for t in thought if t < STOP), *FORCED],
+        rethink=lambda prompt, thought: [*prompt, *thought, WAIT],
+    )
+
+
+def think(chain: Chain, *tokens: int) -> list[int]:
+    return [chain.advance(token) for token in tokens]
+
+
+def test_thinking_appends_tokens_and_keeps_everything_before():
+    chain = Chain(PROMPT, rules(), limit=10)
+    assert think(chain, 50, 51) == [3, 4]
+    assert chain.tokens == [1, 2, 3, 50, 51]
+    assert chain.ended is None
+
+
+def test_a_close_by_the_model_ends_the_chain_and_leaves_the_marker_out_of_the_thought():
+    chain = Chain(PROMPT, rules(), limit=10)
+    think(chain, 50, CLOSE)
+    assert chain.ended == "closed"
+    assert chain.thought == (50,)
+    assert chain.tokens == [1, 2, 3, 50, CLOSE]
+
+
+def test_a_close_as_the_first_token_is_an_empty_thought():
+    chain = Chain(PROMPT, rules(), limit=10)
+    assert think(chain, CLOSE) == [3]
+    assert (chain.ended, chain.thought, chain.tokens) == ("closed", (), [1, 2, 3, CLOSE])
+
+
+def test_a_close_of_several_tokens_is_matched_as_a_whole():
+    chain = Chain(PROMPT, rules(close=(80, 81, 82)), limit=20)
+    think(chain, 80, 81, 50, 82, 81, 82)
+    assert chain.ended is None
+    think(chain, 80, 81, 82)
+    assert chain.ended == "closed"
+    assert chain.thought == (80, 81, 50, 82, 81, 82)
+
+
+def test_a_close_cannot_begin_in_the_prompt():
+    chain = Chain([1, 80, 81], rules(close=(80, 81, 82)), limit=20)
+    think(chain, 82)
+    assert chain.ended is None
+
+
+def test_the_budget_forces_the_close_from_the_whole_thought():
+    chain = Chain(PROMPT, rules(), limit=3)
+    think(chain, 50, 51)
+    assert chain.ended is None
+    unchanged = chain.advance(52)
+    assert (chain.ended, chain.thought) == ("budget", (50, 51, 52))
+    assert chain.tokens == [1, 2, 3, 50, 51, 52, *FORCED]
+    assert unchanged == 6
+
+
+def test_a_close_that_is_the_last_token_the_budget_allows_counts_as_closed():
+    chain = Chain(PROMPT, rules(), limit=2)
+    think(chain, 50, CLOSE)
+    assert chain.ended == "closed"
+
+
+def test_a_budget_of_one_token():
+    chain = Chain(PROMPT, rules(), limit=1)
+    chain.advance(50)
+    assert (chain.ended, chain.thought) == ("budget", (50,))
+
+
+def test_the_context_limit_is_named_as_such():
+    chain = Chain(PROMPT, rules(), limit=1, limit_reason="context")
+    chain.advance(50)
+    assert chain.ended == "context"
+
+
+def test_eos_forces_the_close_and_is_no_part_of_the_thought():
+    chain = Chain(PROMPT, rules(), limit=10)
+    think(chain, 50, EOS)
+    assert (chain.ended, chain.thought) == ("eos", (50,))
+    assert chain.tokens == [1, 2, 3, 50, *FORCED]
+
+
+def test_eos_as_the_first_token():
+    chain = Chain(PROMPT, rules(), limit=10)
+    assert chain.advance(EOS) == 3
+    assert (chain.ended, chain.thought, chain.tokens) == ("eos", (), [1, 2, 3, *FORCED])
+
+
+def test_a_forced_close_that_rewrites_the_thought_keeps_only_the_common_prefix():
+    chain = Chain(PROMPT, rules(), limit=3)
+    unchanged = think(chain, 50, STOP + 5, 52)[-1]  # the rules drop ids above STOP
+    assert chain.tokens == [1, 2, 3, 50, 52, *FORCED]
+    assert unchanged == 4
+
+
+def test_a_rewrite_that_only_shortens_leaves_one_token_to_feed():
+    shortening = ChainRules(
+        (CLOSE,), frozenset({EOS}), lambda prompt, thought: list(prompt), lambda prompt, thought: []
+    )
+    chain = Chain(PROMPT, shortening, limit=10)
+    think(chain, 50)
+    assert chain.advance(EOS) == len(PROMPT) - 1
+    assert chain.tokens == PROMPT
+
+
+def test_rethinking_puts_wait_in_the_place_of_the_close_so_many_times():
+    chain = Chain(PROMPT, rules(), limit=20, rethinks=2)
+    assert think(chain, 50, CLOSE)[-1] == 4
+    assert chain.tokens == [1, 2, 3, 50, WAIT]
+    think(chain, 51, CLOSE)
+    assert chain.ended is None
+    think(chain, 52, CLOSE)
+    assert chain.ended == "closed"
+    assert chain.thought == (50, WAIT, 51, WAIT, 52)
+    assert chain.tokens == [1, 2, 3, 50, WAIT, 51, WAIT, 52, CLOSE]
+
+
+def test_no_rethinking_beyond_the_limit():
+    chain = Chain(PROMPT, rules(), limit=3, rethinks=5)
+    think(chain, 50, 51, CLOSE)
+    assert (chain.ended, chain.thought) == ("closed", (50, 51))
+
+
+def test_a_forced_close_is_not_rethought():
+    chain = Chain(PROMPT, rules(), limit=2, rethinks=5)
+    think(chain, 50, 51)
+    assert chain.ended == "budget"
+
+
+def test_a_second_thought_that_repeats_the_pieces_of_a_close_needs_all_of_them():
+    chain = Chain(PROMPT, rules(close=(80, 81)), limit=20, rethinks=1)
+    think(chain, 50, 80, 81)
+    assert chain.tokens == [1, 2, 3, 50, WAIT]
+    think(chain, 81)
+    assert chain.ended is None
+
+
+def test_advancing_a_chain_that_has_ended_is_an_error():
+    chain = Chain(PROMPT, rules(), limit=5)
+    chain.advance(CLOSE)
+    with pytest.raises(RuntimeError, match="verdict"):
+        chain.advance(50)
+
+
+def test_a_limit_below_one_token_is_an_error():
+    with pytest.raises(ValueError, match="at least 1"):
+        Chain(PROMPT, rules(), limit=0)
+
+
+@given(
+    tokens=st.lists(st.sampled_from([50, 51, CLOSE, EOS]), min_size=30, max_size=30),
+    limit=st.integers(1, 25),
+    rethinks=st.integers(0, 3),
+)
+def test_every_chain_ends_in_a_closed_context_within_its_limit(tokens: list[int], limit: int, rethinks: int):
+    chain = Chain(PROMPT, rules(), limit=limit, rethinks=rethinks)
+    for token in tokens:
+        before = [*chain.tokens, token]
+        unchanged = chain.advance(token)
+        assert chain.tokens[:unchanged] == before[:unchanged]
+        assert unchanged < len(chain.tokens)  # something is left to feed, so there are logits to go on with
+        if chain.ended:
+            break
+    assert chain.ended is not None
+    assert chain.tokens[-1] == CLOSE
+    assert chain.tokens[: len(PROMPT)] == PROMPT
+    assert len(chain.thought) <= limit
+
+
+@given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
+def test_common_prefix_length(a: list[int], b: list[int]):
+    n = common_prefix_length(a, b)
+    assert a[:n] == b[:n]
+    assert n in (len(a), len(b)) or a[n] != b[n]

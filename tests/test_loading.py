@@ -1,0 +1,211 @@
+"""Checkpoints: what loads, and what is said about one that does not."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPConfig, T5Config
+
+from rank1_hf.loading import CheckpointError, context_length, load, load_tokenizer, resolve_device, resolve_dtype
+from rank1_hf.prompt import PromptEncoder
+from tests import models
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path) -> Path:
+    """A good checkpoint, free to be spoilt."""
+    return Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "model"))
+
+
+def edit_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+class TestGood:
+    @pytest.mark.parametrize("kind", models.TOKENIZERS)
+    def test_every_family(self, checkpoint, kind):
+        loaded = load(checkpoint(kind), device="cpu")
+        assert type(loaded.model).__name__.lower().startswith(loaded.model.config.model_type)
+        assert not loaded.model.training
+        assert loaded.context == 2048
+        assert loaded.eos == {loaded.tokenizer.eos_token_id}
+        assert PromptEncoder(loaded.tokenizer).encode("wings", "air").ids
+
+    def test_a_folder_named_by_a_string(self, folder):
+        assert load(str(folder), device="cpu").model.config.model_type == "qwen2"
+
+    def test_dtype_is_the_checkpoints_own_unless_given(self, checkpoint, tmp_path):
+        fast = models.build_tokenizer("qwen2")
+        fast.save_pretrained(tmp_path)
+        models.build_model("qwen2", fast).to(torch.bfloat16).save_pretrained(tmp_path)
+        assert load(tmp_path, device="cpu").model.dtype == torch.bfloat16
+        assert load(tmp_path, device="cpu", dtype="float32").model.dtype == torch.float32
+        assert load(checkpoint("qwen2"), device="cpu").model.dtype == torch.float32
+        assert load(checkpoint("qwen2"), device="cpu", dtype=torch.float16).model.dtype == torch.float16
+
+    def test_eos_of_tokenizer_and_generation_config(self, folder):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [601, 602]}))
+        loaded = load(folder, device="cpu")
+        assert loaded.eos == {loaded.tokenizer.eos_token_id, 601, 602}
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 601}))
+        assert load(folder, device="cpu").eos == {loaded.tokenizer.eos_token_id, 601}
+
+    def test_context_is_unknown_where_the_config_does_not_say(self):
+        assert context_length(T5Config()) is None
+
+
+class TestBad:
+    def test_no_such_folder(self, tmp_path):
+        with pytest.raises(
+            CheckpointError, match=r"there is no folder .*nowhere; give an existing folder or a hub name"
+        ):
+            load(tmp_path / "nowhere")
+        with pytest.raises(CheckpointError, match=r"there is no folder \./nowhere"):
+            load("./nowhere")
+
+    def test_a_hub_name_that_cannot_be_fetched(self):
+        with pytest.raises(CheckpointError, match="cannot load the config of no-such-user/no-such-model"):
+            load("no-such-user/no-such-model")
+
+    def test_a_file(self, folder):
+        with pytest.raises(CheckpointError, match=r"config\.json is a file; give the checkpoint's folder"):
+            load(folder / "config.json")
+
+    def test_no_config(self, folder):
+        (folder / "config.json").unlink()
+        with pytest.raises(CheckpointError, match=r"has no config\.json"):
+            load(folder)
+
+    @pytest.mark.parametrize("content", ["{", "", b"\xff\xfe\x00"])
+    def test_broken_config(self, folder, content):
+        (folder / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
+            load(folder)
+
+    @pytest.mark.parametrize("content", ["[]", "{}", '"qwen2"', '{"model_type": "no-such-architecture"}'])
+    def test_config_of_nothing(self, folder, content):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"cannot load the config of .*model"):
+            load(folder)
+
+    def test_pickled_weights(self, folder):
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+        with pytest.raises(
+            CheckpointError, match=r"no safetensors weights \(found pytorch_model\.bin.*save_pretrained"
+        ):
+            load(folder)
+
+    def test_no_weights(self, folder):
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(CheckpointError, match=r"no safetensors weights; save it again"):
+            load(folder)
+
+    def test_truncated_weights(self, folder):
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        with pytest.raises(CheckpointError, match="cannot load the weights of"):
+            load(folder)
+
+    def test_weights_of_another_shape(self, folder):
+        edit_json(folder / "config.json", intermediate_size=96)
+        with pytest.raises(CheckpointError, match="cannot load the weights of"):
+            load(folder)
+
+    def test_weights_that_lack_a_layer(self, folder):
+        """Layers that are missing from the file would be filled with random numbers."""
+        layers = json.loads((folder / "config.json").read_text())["layer_types"]
+        edit_json(folder / "config.json", num_hidden_layers=3, layer_types=[*layers, layers[-1]])
+        with pytest.raises(CheckpointError, match=r"model\.layers\.2\."):
+            load(folder)
+
+    def test_no_tokenizer(self, folder):
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+        with pytest.raises(CheckpointError, match=r"has no tokenizer .*tokenizer\.save_pretrained"):
+            load(folder)
+
+    def test_broken_tokenizer(self, folder):
+        (folder / "tokenizer.json").write_text("{")
+        with pytest.raises(CheckpointError, match="cannot load the tokenizer of"):
+            load_tokenizer(folder)
+
+    @pytest.mark.parametrize("config", [T5Config(), CLIPConfig()], ids=["t5", "clip"])
+    def test_not_a_causal_lm(self, folder, config):
+        config.save_pretrained(folder)
+        with pytest.raises(CheckpointError, match=f"{config.model_type}.* not a causal language model.*rank1-7b"):
+            load(folder)
+
+
+class TestRemoteCode:
+    """Code in a checkpoint folder never runs."""
+
+    @pytest.fixture
+    def marker(self, folder, tmp_path) -> Path:
+        marker = tmp_path / "code-has-run"
+        code = (
+            f"open({str(marker)!r}, 'w').close()\n"
+            "from transformers import Qwen2Config as Config, Qwen2ForCausalLM as Model, Qwen2Tokenizer as Tokens\n"
+        )
+        (folder / "remote.py").write_text(code)
+        return marker
+
+    auto_map = {"AutoConfig": "remote.Config", "AutoModelForCausalLM": "remote.Model"}  # noqa: RUF012
+
+    def test_an_architecture_that_only_its_code_knows(self, folder, marker):
+        edit_json(folder / "config.json", model_type="remote", auto_map=self.auto_map)
+        with pytest.raises(CheckpointError, match="cannot load the config of"):
+            load(folder)
+        assert not marker.exists()
+
+    def test_an_architecture_that_transformers_has(self, folder, marker):
+        edit_json(folder / "config.json", auto_map=self.auto_map)
+        edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "remote.Tokens"]})
+        load(folder, device="cpu")
+        assert not marker.exists()
+
+    def test_a_tokenizer_that_only_its_code_knows(self, folder, marker):
+        edit_json(
+            folder / "tokenizer_config.json",
+            tokenizer_class="RemoteTokenizer",
+            auto_map={"AutoTokenizer": [None, "remote.Tokens"]},
+        )
+        with contextlib.suppress(CheckpointError):  # or the tokenizer that Transformers has for the architecture
+            load(folder, device="cpu")
+        assert not marker.exists()
+
+
+class TestArguments:
+    @pytest.mark.parametrize("dtype", ["int8", "float64", torch.float64, "half", 16])
+    def test_no_such_dtype(self, dtype):
+        with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16 or None"):
+            resolve_dtype(dtype)
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "torch.bfloat16", torch.bfloat16])
+    def test_dtype_names(self, dtype):
+        assert resolve_dtype(dtype) == torch.bfloat16
+        assert resolve_dtype(None) is None
+        assert resolve_dtype("auto") is None
+
+    def test_no_such_device(self):
+        with pytest.raises(ValueError, match="'gpu' is not a device; use 'cuda'"):
+            resolve_device("gpu")
+
+    def test_a_device_that_is_not_here(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        for device in ("cuda", "cuda:1", "mps", torch.device("mps")):
+            with pytest.raises(ValueError, match="is not available on this machine; leave device out"):
+                resolve_device(device)
+
+    def test_a_device_is_chosen(self, monkeypatch):
+        for cuda, mps, chosen in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda here=cuda: here)
+            monkeypatch.setattr(torch.backends.mps, "is_available", lambda here=mps: here)
+            assert resolve_device(None).type == chosen
+
+    def test_bad_arguments_are_named_before_anything_is_loaded(self, tmp_path):
+        with pytest.raises(ValueError, match="dtype must be one of"):
+            load(tmp_path / "nowhere", dtype="int8")
