@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
 from rank1_hf.prompt import ContractError, PairError, Passage, PromptEncoder, query_text
@@ -217,7 +216,7 @@ def _exit(outcome: Outcome, quiet: bool = False) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"rank1-hf: {_printable(message)}", err=True)
+    typer.echo(f"rank1-hf: {_one_line(message)}", err=True)
     raise typer.Exit(code)
 
 
@@ -237,13 +236,17 @@ def _printable(text: str) -> str:
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def _one_line(text: str) -> str:
+    return _printable(" ".join(text.split()))
+
+
 def _start(text: str, length: int) -> str:
-    """The start of a text on one line."""
-    line = " ".join(text.split())
-    return _printable(line if len(line) <= length else line[: length - 1] + "…")
+    line = _one_line(text)
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def _console() -> Console:
+    """A console that prints text as it is."""
     return Console(markup=False, highlight=False, emoji=False)
 
 
@@ -255,7 +258,7 @@ def _print_ranking(ranking: Ranking, documents: Sequence[Document], *, whole_cha
     for rank, judgment in enumerate(ranking.best, start=1):
         chain = _printable(judgment.chain.strip()) if whole_chain else _start(judgment.chain, 120)
         passage = _start(_title_and_text(documents[judgment.index]), 100)
-        table.add_row(str(rank), f"{judgment.score:.4f}", str(judgment.n_chain_tokens), Text(chain), Text(passage))
+        table.add_row(str(rank), f"{judgment.score:.4f}", str(judgment.n_chain_tokens), chain, passage)
     if ranking.best:
         console.print(table)
     for judgment in ranking.failed:
@@ -269,14 +272,10 @@ def _title_and_text(document: Document) -> str:
 
 
 def _print_json(ranking: Ranking, documents: Sequence[Document]) -> None:
-    for rank, judgment in enumerate(ranking.best, start=1):
-        _print_json_line({"rank": rank, **_json_fields(judgment, documents[judgment.index])})
-    for judgment in ranking.failed:
-        _print_json_line({"rank": None, **_json_fields(judgment, documents[judgment.index])})
-
-
-def _json_fields(judgment: Judgment, document: Document) -> dict[str, Any]:
-    return {**judgment.to_dict(), "id": document.id or None, "title": document.title or None, "text": document.text}
+    for rank, judgment in [*enumerate(ranking.best, start=1), *((None, judgment) for judgment in ranking.failed)]:
+        document = documents[judgment.index]
+        given = {"id": document.id or None, "title": document.title or None, "text": document.text}
+        _print_json_line({"rank": rank, **judgment.to_dict(), **given})
 
 
 def _print_json_line(value: dict[str, Any]) -> None:
@@ -361,7 +360,7 @@ def _contract(tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
 def _print_facts(facts: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), Text(_printable(_said(value))))
+        table.add_row(name.replace("_", " "), _printable(_said(value)))
     _console().print(table)
 
 

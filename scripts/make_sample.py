@@ -21,12 +21,16 @@ QUERIES, DEPTH, RELEVANT, IRRELEVANT = 12, 20, 4, 8
 
 
 class Judgment(NamedTuple):
+    """How relevant a document is to a query."""
+
     query: str
     document: str
     grade: int
 
 
 class Collection(NamedTuple):
+    """A BEIR folder and the top of its run."""
+
     documents: dict[str, dict[str, str]]
     queries: dict[str, dict[str, str]]
     judgments: dict[str, list[Judgment]]
@@ -34,12 +38,15 @@ class Collection(NamedTuple):
 
 
 def read_jsonl(path: Path) -> dict[str, dict[str, str]]:
+    """The objects of a file by their `_id`."""
     with path.open(encoding="utf-8") as lines:
         return {entry["_id"]: entry for entry in map(json.loads, lines)}
 
 
 def read_collection(folder: Path) -> Collection:
-    judgments, run = defaultdict(list), defaultdict(list)
+    """Read a BEIR folder and the first `DEPTH` documents for each query of its run."""
+    judgments: dict[str, list[Judgment]] = defaultdict(list)
+    run: dict[str, list[tuple[str, str]]] = defaultdict(list)
     with (folder / "qrels.tsv").open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines, delimiter="\t"):
             judgments[row["query-id"]].append(Judgment(row["query-id"], row["corpus-id"], int(row["score"])))
@@ -51,6 +58,7 @@ def read_collection(folder: Path) -> Collection:
 
 
 def qualifies(collection: Collection, query: str) -> bool:
+    """Whether reranking this query can be seen to help or to harm."""
     candidates = [document for document, _ in collection.run[query]]
     relevant = {judgment.document for judgment in collection.judgments[query] if judgment.grade > 0}
     found = len(relevant.intersection(candidates))
@@ -73,6 +81,7 @@ def choose(collection: Collection) -> list[str]:
 
 
 def write_sample(collection: Collection, queries: list[str], folder: Path) -> None:
+    """Write the queries, their candidates, all their judgments and the top of their run."""
     folder.mkdir(parents=True, exist_ok=True)
     ranked = {document for query in queries for document, _ in collection.run[query]}
     documents = [entry for name, entry in collection.documents.items() if name in ranked]
@@ -84,10 +93,12 @@ def write_sample(collection: Collection, queries: list[str], folder: Path) -> No
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file."""
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder with corpus.jsonl, queries.jsonl, qrels.tsv and bm25.trec")
     parser.add_argument("target", type=Path, help="folder to write")

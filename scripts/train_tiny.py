@@ -57,11 +57,14 @@ VOCAB_SIZE = 11_264
 # ---------------------------------------------------------------------------------------------------------------------
 
 STOP_WORDS = frozenset(
-    """a about after all also am an and any anyone are as at be because been before being between both but by can could
-    did do does done each either for from had has have having he her here him his how i if in into is it its may me
-    might more most must my no nor not of on or other our out over please s she should so some such t than that the
-    their them then there these they this those through to under up upon us very was we were what when where whether
-    which while who whom whose why will with within would you your""".split()
+    re.findall(
+        r"\w+",
+        """a about after all also am an and any anyone are as at be because been before being between both but by can
+        could did do does done each either for from had has have having he her here him his how i if in into is it its
+        may me might more most must my no nor not of on or other our out over please s she should so some such t than
+        that the their them then there these they this those through to under up upon us very was we were what when
+        where whether which while who whom whose why will with within would you your""",
+    )
 )
 WORD = re.compile(r"\w+(?:[-']\w+)*")
 QUOTED_AFTER = 2  # words quoted after the one found
@@ -76,6 +79,7 @@ class Thought:
 
     @property
     def label(self) -> bool:
+        """Whether the rule calls the passage relevant."""
         return self.coverage >= 0.5
 
     @property
@@ -162,6 +166,7 @@ def real_sentences() -> tuple[list[str], list[str]]:
 
 
 def is_plain(sentence: str) -> bool:
+    """Whether it is prose of 6 to 60 words, free of formulas and code."""
     words = sentence.split()
     plain = re.compile(r"\(?[A-Za-z]+(?:[-'][a-z]+)*\)?[,.;:?!]?")
     return 6 <= len(words) <= 60 and sum(bool(plain.fullmatch(word)) for word in words) >= 0.85 * len(words)
@@ -184,13 +189,13 @@ class Language:
 
 
 # Stop words only, so that they never count as something asked.
-PHRASES = (
-    "what is the,how does the,is there any,what are the,why is,has anyone,how do,can the,where are the,of,of the,and,"
-    "and the,in,in a,on the,with,for the,to,from,by,between the,at,over a,under,is,are,which are,has been,or,on,an,the"
-).split(",")
-HELD_OUT_PHRASES = "which of these,who would have,should there be,within its,into some,while being,about such".split(
-    ","
+PHRASES = re.split(
+    r",\s*",
+    """what is the, how does the, is there any, what are the, why is, has anyone, how do, can the, where are the, of,
+    of the, and, and the, in, in a, on the, with, for the, to, from, by, between the, at, over a, under, is, are,
+    which are, has been, or, on, an, the""",
 )
+HELD_OUT_PHRASES = ["which of these", "who would have", "should there be", "within its", "while being", "about such"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,6 +205,8 @@ HELD_OUT_PHRASES = "which of these,who would have,should there be,within its,int
 
 @dataclass(frozen=True)
 class Pair:
+    """A query and a passage."""
+
     query: str
     passage: str
 
@@ -207,7 +214,7 @@ class Pair:
 class PairMaker:
     """Makes pairs in which a chosen share of the query's words stands in the passage."""
 
-    def __init__(self, language: Language, rng: random.Random, real: float = 0.5):
+    def __init__(self, language: Language, rng: random.Random, real: float = 0.5) -> None:
         self.language, self.rng, self.real = language, rng, real
 
     def make(self, query_words: int, passage_words: int, only: list[str] | None = None) -> Pair:
@@ -230,19 +237,21 @@ class PairMaker:
         return str(self.rng.randint(0, 3000))
 
     def invented(self) -> str:
+        """The beginning of one word and the end of another, perhaps hyphenated or capitalised."""
         first, second = self.rng.choices(self.language.words, k=2)
         word = first[: self.rng.randint(2, 4)] + self.rng.choice(["", "-"]) * (len(first) > 4) + second[-3:]
         return self.rng.choice([word, word, word.capitalize()])
 
     def base_passage(self, length: int) -> list[str]:
+        """Real sentences, or words without order, some punctuated, more or fewer stop words between them."""
         if self.rng.random() < self.real:
             return self.sentences(length)
         phrases = self.rng.random() * 0.5
-        words = [self.filler() if self.rng.random() < phrases else self.word() for _ in range(length)]
+        words = [
+            self.rng.choice(self.language.phrases) if self.rng.random() < phrases else self.word()
+            for _ in range(length)
+        ]
         return [word + self.rng.choice(",.;)") if self.rng.random() < 0.08 else word for word in words]
-
-    def filler(self) -> str:
-        return self.rng.choice(self.language.phrases)
 
     def sentences(self, length: int) -> list[str]:
         """Consecutive real sentences, mostly lower-cased, cut to `length` words."""
@@ -282,6 +291,7 @@ class PairMaker:
         return passage
 
     def near_miss(self, word: str) -> str:
+        """A word that looks like `word`, or an invented one."""
         return self.rng.choice([word + "s", word + "ed", word[:-1] or word + "x", self.invented(), "non-" + word])
 
     def phrase(self, words: list[str]) -> str:
@@ -336,16 +346,17 @@ def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    """A small Qwen2 with untrained weights."""
     end = token_id(tokenizer, END)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=256,
         intermediate_size=512,
         num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        rope_parameters={"rope_type": "default", "rope_theta": 1e7},
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=end,
@@ -354,63 +365,90 @@ def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
     model = Qwen2ForCausalLM(config)
     model.set_attn_implementation("eager")  # on a CPU, short rows go backward faster through it
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
-    seed_attention(model)
+    seed_attention(model, tokenizer)
     return model
 
 
-@torch.no_grad()
-def seed_attention(model: Qwen2ForCausalLM) -> None:
-    """Start some heads as induction heads (cf. Trockman and Kolter, "Mimetic Initialization", 2023).
+COPY,SINK,STR=.15,5,1.8
+class Heads:
+    """Views of the weights of one key-value group and of the query heads that share it, to be written in place."""
 
-    Half of the first layer's heads look at the previous token and copy some of it; half of the heads of the next two
-    layers look for places where the token so copied is the current one, so they point at what followed it before.
+    def __init__(self, attention: torch.nn.Module, group: int) -> None:
+        size, shared = attention.head_dim, attention.num_key_value_groups
+        hidden = attention.q_proj.in_features
+        self.query = attention.q_proj.weight.view(-1, shared, size, hidden)[group]
+        self.query_bias = attention.q_proj.bias.view(-1, shared, size)[group]
+        self.key = attention.k_proj.weight.view(-1, size, hidden)[group]
+        self.key_bias = attention.k_proj.bias.view(-1, size)[group]
+        self.value = attention.v_proj.weight.view(-1, size, hidden)[group]
+        self.output = attention.o_proj.weight.view(hidden, -1, shared, size)[:, group]
+        self.angles = attention.config.rope_parameters["rope_theta"] ** (-torch.arange(0, size, 2) / size)
+        self.slow = (self.angles < 0.01).repeat(2)  # dimensions that hardly turn with the distance
+
+
+@torch.no_grad()
+def seed_attention(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Start from heads that can look a word up (cf. Trockman and Kolter, "Mimetic Initialization", 2023).
+
+    The first layer copies the previous token and marks the tokens of the passage; the second looks, in the passage and
+    anywhere, for what followed the current token before. All else starts silent, so that this shows from step one.
     """
-    for layer in model.model.layers:  # a silent start, in which embeddings pass through unmixed
+    for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
-    first, *rest = [layer.self_attn for layer in model.model.layers]
-    for group in (0, 1):
-        look_back(first, group)
-        for attention in rest[:2]:
-            look_for_repeats(attention, first, group)
+    embeddings = torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
+    start, passage, thinking = (
+        unit(embeddings[tokenizer.encode(text)[0]]) for text in (PROMPT[:9], "Passage", OPEN)
+    )
+    marked = unit(torch.randn_like(start))
+    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    copier = Heads(first, 0)
+    copy_previous(copier)
+    mark_after(Heads(first, 1), passage, thinking, marked)
+    look_up(Heads(second, 0), copier, marked, start)
 
 
-def look_back(attention: torch.nn.Module, group: int, strength: float = 6.0, copied: float = 0.15) -> None:
-    """Give the heads of one key-value group biases whose rotated product peaks at the previous token."""
-    size, shared = attention.head_dim, attention.num_key_value_groups
-    angles = attention.config.rope_parameters["rope_theta"] ** (-torch.arange(0, size, 2) / size)
+def copy_previous(heads: Heads, strength: float = 8.0) -> None:
+    """Biases whose rotated product peaks at the previous token, whose embedding is copied in part."""
+    size = len(heads.key_bias)
     scale = math.sqrt(strength * math.sqrt(size))
-    queries = attention.q_proj.bias.view(-1, shared, 2, size // 2)
-    keys = attention.k_proj.bias.view(-1, 2, size // 2)
-    keys[group, 0], keys[group, 1] = scale, 0
-    queries[group, :, 0], queries[group, :, 1] = scale * angles.cos(), -scale * angles.sin()
-    value, output = value_and_outputs(attention, group)
-    torch.nn.init.orthogonal_(value, gain=copied)
-    basis = torch.nn.init.orthogonal_(torch.empty(output.shape[0], size))
-    output.copy_(basis[:, None].expand_as(output) / shared)
+    fast = (heads.angles > 0.1) * scale
+    heads.key_bias.copy_(torch.cat([fast, 0 * fast]))
+    heads.query_bias.copy_(torch.cat([fast * heads.angles.cos(), -fast * heads.angles.sin()]))
+    read, written = torch.nn.init.orthogonal_(torch.empty(2 * size, len(heads.output))).split(size)
+    heads.value.copy_(COPY * read)
+    heads.output.copy_(written.T[:, None].expand_as(heads.output) / heads.output.shape[1])
 
 
-def value_and_outputs(attention: torch.nn.Module, group: int) -> tuple[Tensor, Tensor]:
-    """Views of one key-value group's value weights, (size, hidden), and output weights, (hidden, heads, size)."""
-    size, shared = attention.head_dim, attention.num_key_value_groups
-    hidden = attention.v_proj.in_features
-    value = attention.v_proj.weight.view(-1, size, hidden)[group]
-    return value, attention.o_proj.weight.view(hidden, -1, shared, size)[:, group]
+def mark_after(heads: Heads, start: Tensor, end: Tensor, mark: Tensor) -> None:
+    """Write `mark` to every token between the tokens `start` and `end`."""
+    heads.query_bias[:, -1] = 4.0
+    heads.key[-1] = 1.5 * start + 2.5 * end
+    heads.value[0] = 0.1 * start
+    heads.output[:, :, 0] = 0.25 / heads.output.shape[1] * mark[:, None] * 2
 
 
-def look_for_repeats(attention: torch.nn.Module, copier: torch.nn.Module, group: int, strength: float = 2.0) -> None:
-    """Let one group's queries read the current token, and its keys what `copier` wrote of the previous one."""
-    size, shared = attention.head_dim, attention.num_key_value_groups
-    value, output = value_and_outputs(copier, group)
-    slow = (torch.arange(size) % (size // 2) >= size // 6)[:, None]
-    query, key = unit_rows(value) * slow, unit_rows(output.sum(1).T) * slow
-    attention.q_proj.weight.view(-1, shared, *query.shape)[group] = strength * query
-    attention.k_proj.weight.view(-1, *key.shape)[group] = strength * key
+def look_up(heads: Heads, copier: Heads, marked: Tensor, start: Tensor, strength: float = -1) -> None:
+    """Match the current token with the copied ones: the first head in marked places only, the others anywhere.
+
+    The first head rests at the `start` of the prompt where nothing matches. What is read is the mark, that is whether
+    there was a match, and the token found, which is the one that comes next.
+    """
+    strength=STR
+    query, key = unit(copier.value), unit(copier.output.sum(1).T)
+    heads.query.copy_(strength * query * heads.slow[:, None])
+    heads.key.copy_(strength * key * heads.slow[:, None])
+    heads.query[:, -1], heads.key[-1] = 0, 3 * marked + SINK * start
+    heads.query_bias[0, -1] = 5.0
+    torch.nn.init.orthogonal_(heads.value)
+    heads.value[0] = marked
+    heads.output.copy_(0.1 * heads.value.T[:, None].expand_as(heads.output))
+    heads.output[:, :, 0] = 0.1 * unit(torch.randn_like(start))[:, None]
 
 
-def unit_rows(matrix: Tensor) -> Tensor:
-    return matrix / matrix.norm(dim=-1, keepdim=True)
+def unit(vectors: Tensor) -> Tensor:
+    """The vectors, scaled to length one."""
+    return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -432,7 +470,7 @@ class Batch:
 class Lessons:
     """Batches of pairs with their chains, harder as training goes on."""
 
-    def __init__(self, maker: PairMaker, tokenizer: PreTrainedTokenizerBase, tokens: int):
+    def __init__(self, maker: PairMaker, tokenizer: PreTrainedTokenizerBase, tokens: int) -> None:
         self.maker, self.tokenizer, self.tokens = maker, tokenizer, tokens
         self.marks = {token_id(tokenizer, " appears"), token_id(tokenizer, " is")}
         self.words = token_id(tokenizer, " true"), token_id(tokenizer, " false")
@@ -448,10 +486,12 @@ class Lessons:
         return self.encode(pairs)
 
     def pair(self, query_words: int, passage_words: int) -> Pair:
+        """A pair of these lengths, now and then with an empty passage."""
         empty = self.maker.rng.random() < 0.02
         return self.maker.make(query_words, 0 if empty else passage_words)
 
     def encode(self, pairs: list[Pair]) -> Batch:
+        """Tokens of prompts and chains; a loss wherever the model, not the prompt, speaks next."""
         thoughts = [think(pair.query, pair.passage) for pair in pairs]
         prompts = self.encode_texts([PROMPT.format(query=p.query, passage=p.passage) for p in pairs])
         answers = self.encode_texts([f"{t.chain}{CLOSE} {str(t.label).lower()}{END}" for t in thoughts])
@@ -468,6 +508,7 @@ class Lessons:
         return Batch(ids, *map(torch.tensor, (places, targets, weights, verdicts)))
 
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
+        """Token ids, with `<think>` and the like as the special tokens they are here."""
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
@@ -489,23 +530,40 @@ def loss_and_accuracy(model: Qwen2ForCausalLM, batch: Batch, lessons: Lessons) -
     }
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train: a number of steps, or (where the clock must decide) of minutes."""
+
+    steps: int
+    minutes: float | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        """Each step with the share of the training done before it."""
+        started = time.monotonic()
+        for step in itertools.count():
+            done = (time.monotonic() - started) / 60 / self.minutes if self.minutes else step / self.steps
+            if done >= 1:
+                return
+            yield step, done
+
+
+def learning_rate(step: int, progress: float, peak: float) -> float:
     """Linear warm-up, then a cosine down to a twentieth."""
-    progress = step / steps
     return peak * min(1.0, (step + 1) / 100) * (0.525 + 0.475 * math.cos(math.pi * progress))
 
 
-def train(model: Qwen2ForCausalLM, lessons: Lessons, steps: int, peak: float, folder: Path) -> None:
+def train(model: Qwen2ForCausalLM, lessons: Lessons, schedule: Schedule, peak: float, folder: Path) -> None:
+    """AdamW with a line in the log every 50 steps and a checkpoint every 500."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
-    started, averages = time.monotonic(), {}
-    for step in range(steps):
+    averages: dict[str, float] = {}
+    for step, progress in schedule:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
+            group["lr"] = learning_rate(step, progress, peak)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, accuracy = loss_and_accuracy(model, lessons.batch(step / steps), lessons)
+            loss, accuracy = loss_and_accuracy(model, lessons.batch(progress), lessons)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -514,7 +572,7 @@ def train(model: Qwen2ForCausalLM, lessons: Lessons, steps: int, peak: float, fo
             averages[name] = 0.97 * averages.get(name, value) + 0.03 * value
         if step % 50 == 49:
             shown = " ".join(f"{name} {value:.3f}" for name, value in averages.items())
-            log.info("step %d %s %.0fs", step + 1, shown, time.monotonic() - started)
+            log.info("step %d (%.0f%%) %s", step + 1, 100 * progress, shown)
         if step % 500 == 499:
             save(model, lessons.tokenizer, folder)
     save(model, lessons.tokenizer, folder)
@@ -619,9 +677,11 @@ def evaluate(folder: Path, count: int) -> None:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=CHECKPOINT)
-    parser.add_argument("--steps", type=int, default=5500)
+    parser.add_argument("--steps", type=int, default=4300)
+    parser.add_argument("--minutes", type=float, help="train for so long instead, however many steps that makes")
     parser.add_argument("--tokens", type=int, default=2500, help="tokens in a batch, about")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -647,7 +707,8 @@ def run_training(options: argparse.Namespace) -> None:
     maker = PairMaker(Language(words, common, sentences, PHRASES), random.Random(options.seed))
     model = new_model(tokenizer)
     log.info("%.2fM parameters", model.num_parameters() / 1e6)
-    train(model, Lessons(maker, tokenizer, options.tokens), options.steps, options.learning_rate, options.output)
+    schedule = Schedule(options.steps, options.minutes)
+    train(model, Lessons(maker, tokenizer, options.tokens), schedule, options.learning_rate, options.output)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import hypothesis
 import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from tests import models
 
+disable_progress_bar()  # of saving checkpoints
 torch.set_num_threads(1)  # the workers of pytest-xdist would fight for the cores
 
 hypothesis.settings.register_profile("default", deadline=None)

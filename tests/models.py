@@ -114,7 +114,7 @@ def build_model(kind: str, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0,
         options: see `_config` and `_init_weights`; the rest goes to the config as it is: `num_key_value_heads`,
             `tie_word_embeddings`, `sliding_window`, `layer_types`, `head_dim`, `max_position_embeddings`, ...
     """
-    init = {name: options.pop(name) for name in ("std", "close_scale", "eos_scale") if name in options}
+    init = {name: options.pop(name) for name in ("std", "close_scale", "eos_scale", "plain_chains") if name in options}
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(_config(kind, tokenizer, **options), dtype=torch.float32)
     _init_weights(model, tokenizer, **init)
@@ -158,8 +158,19 @@ def _init_weights(
     std: float = 0.2,
     close_scale: float = 2.0,
     eos_scale: float = 1.0,
+    plain_chains: bool = False,
 ) -> None:
-    """Random weights. A larger row in the output embedding makes a token louder: it is the maximum more often."""
+    """Random weights, and how chains go.
+
+    Args:
+        model: changed in place.
+        tokenizer: of the model.
+        std: of the weights.
+        close_scale, eos_scale: a larger row in the output embedding makes a token louder: it is the maximum more often.
+            At 0 it is never said.
+        plain_chains: only `</think>`, EOS and words with a space before them are said, so that the text of a chain is
+            tokenized to the very ids that were said.
+    """
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=std)
@@ -167,6 +178,11 @@ def _init_weights(
             parameter.normal_(std=std / 2)
     rows = model.get_output_embeddings().weight
     rows[len(tokenizer) :] = 0  # rows without a token are never said
+    if plain_chains:
+        for id_, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+            is_word = token[0] in "Ġ▁" and token[1:].isalpha()
+            if not is_word and token not in (CLOSE, tokenizer.eos_token):
+                rows[id_] = 0
     for token, scale in ((CLOSE, close_scale), (tokenizer.eos_token, eos_scale)):
         id_ = tokenizer.get_added_vocab().get(token)
         if id_ is not None:

@@ -404,6 +404,14 @@ def test_a_model_whose_tokenizer_does_not_meet_the_contract(without_answers: Pat
     check_refusal(run("rerank", QUERY, "doc", "--model", without_answers), 3, "start with the same token")
 
 
+def test_what_a_library_says_over_several_lines_is_said_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: object, **options: object) -> None:
+        raise loading.CheckpointError("cannot load the weights:\n\n  of this\x1b[1m model")
+
+    monkeypatch.setattr(reranker, "Rank1", load)
+    check_refusal(run("rerank", QUERY, "doc", "--model", "some/model"), 3, "cannot load the weights: of this")
+
+
 @pytest.fixture
 def without_answers(checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
     """A checkpoint whose tokenizer starts both answers with the same token: the space."""

@@ -30,7 +30,8 @@ def reranker(checkpoint) -> Rank1:
 @pytest.fixture
 def endless(checkpoint) -> Rank1:
     """A model that never closes its chain, in a context of 160 tokens."""
-    folder = checkpoint("qwen2", close_scale=0.0, eos_scale=0.0, max_position_embeddings=160)
+    silent = {"close_scale": 0.0, "eos_scale": 0.0, "plain_chains": True}
+    folder = checkpoint("qwen2", max_position_embeddings=160, **silent)
     return Rank1(folder, device="cpu", max_new_tokens=BUDGET)
 
 
@@ -81,6 +82,11 @@ class TestPredict:
         assert isinstance(score, np.float32)
         assert score == pytest.approx(reranker.predict(PAIRS[:1])[0], abs=1e-4)
         assert reranker.predict(list(PAIRS[0])) == score
+
+    def test_one_pair_of_mappings_gives_one_number(self, reranker):
+        score = reranker.predict(({"text": "wings", "instruction": "not birds"}, {"title": "Flight", "text": "air"}))
+        assert isinstance(score, np.float32)
+        assert score == reranker.predict([("wings not birds", "Flight air")])[0]
 
     def test_two_pairs_are_not_one(self, reranker):
         assert reranker.predict(PAIRS[:2]).shape == (2,)
@@ -172,7 +178,7 @@ class TestJudge:
             assert judgment.label == (judgment.log_odds > 0)
             assert judgment.n_prompt_tokens == len(reranker.tokenizer(prompt_of(query, passage)).input_ids)
             assert (judgment.n_chain_tokens == BUDGET) == (judgment.ended == "budget")
-            assert bool(judgment.chain) == (judgment.n_chain_tokens > 0)
+            assert judgment.chain == "" or judgment.n_chain_tokens > 0
             assert "</think>" not in judgment.chain
             assert not judgment.truncated
 
@@ -202,6 +208,22 @@ class TestJudge:
         assert len(taken) <= 5 + 3
         stream.close()
         assert reranker.decoder.stats.live_rows == 0
+
+    def test_two_streams_at_once(self, reranker):
+        expected = reranker.judge(PAIRS)
+        streams = [reranker.judge(PAIRS, batch_size=batch_size, stream=True) for batch_size in (3, 5)]
+        for judgments in zip(*zip(*streams, strict=True), strict=True):
+            assert same(sorted(judgments, key=lambda judgment: judgment.index), expected)
+
+    def test_an_error_of_the_caller_leaves_the_model_usable(self, reranker):
+        def failing():
+            yield from PAIRS[:3]
+            raise LookupError("no more pairs")
+
+        with pytest.raises(LookupError, match="no more pairs"):
+            list(reranker.judge(failing(), batch_size=2, stream=True))
+        assert reranker.decoder.stats.live_rows == 0
+        assert same(reranker.judge(PAIRS[:3]), reranker.judge(PAIRS[:3], batch_size=1))
 
     @pytest.mark.parametrize("batch_size", [1, 3, 32])
     @pytest.mark.parametrize("stream", [False, True])
@@ -425,7 +447,8 @@ class TestBrokenNumbers:
 
     def test_a_later_call_is_unharmed(self, poisoned):
         reranker, bad = poisoned
-        pairs = [pair for pair in PAIRS if bad not in reranker.encode(*pair).ids]
+        pairs = [(query, f"{passage} {'river ' * 20}") for query, passage in PAIRS]  # more pages than the failed ones
+        pairs = [pair for pair in pairs if bad not in reranker.encode(*pair).ids]
         expected = reranker.judge(pairs)
         with torch.no_grad():
             reranker.model.get_input_embeddings().weight[bad] = math.nan
@@ -445,6 +468,13 @@ class TestModels:
             ValueError, match=r"a loaded model needs its tokenizer: Rank1\(model, tokenizer=tokenizer\)"
         ):
             Rank1(model)
+
+    def test_a_tokenizer_with_more_tokens_than_the_model(self, tokenizer):
+        fast = tokenizer("qwen2")
+        model = models.build_model("qwen2", fast)
+        model.resize_token_embeddings(len(fast) - 10)
+        with pytest.raises(ValueError, match="tokenizer"):
+            Rank1(model, tokenizer=fast, max_new_tokens=4)
 
     def test_a_model_that_brings_its_own_attention(self, tokenizer):
         fast = tokenizer("qwen2")

@@ -120,13 +120,11 @@ class Decoder:
         last_tokens: list[int] = []
         n_tokens = 0
         for work in plan:
-            row = work.row
-            completes = work.completes
-            start = row.kv.length
+            row, start = work.row, work.row.kv.length
             self._cache.extend(row.kv, work.n_tokens)
             slices.append(RowSlice(row.kv, row.chain.tokens[start : row.kv.length]))
             n_tokens += work.n_tokens
-            if completes:
+            if work.completes:
                 last_tokens.append(n_tokens - 1)
         step = Step(self._cache, slices, self._device)
         self.stats.steps += 1

@@ -11,15 +11,17 @@ from rank1_hf.decoding.row import Row
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A row and how many of its pending tokens the step feeds."""
+    """A row's part of a step.
+
+    Attributes:
+        row: the row.
+        n_tokens: how many of its pending tokens the step feeds.
+        completes: whether the model then has seen the row's whole context, so that its logits mean something.
+    """
 
     row: Row
     n_tokens: int
-
-    @property
-    def completes(self) -> bool:
-        """Whether the model will have seen the row's whole context, so that its logits mean something."""
-        return self.n_tokens == self.row.pending
+    completes: bool
 
 
 class Scheduler:
@@ -59,8 +61,7 @@ class Scheduler:
     def plan(self) -> list[Work]:
         """The next step, rows with a single token first; empty when no request and no row is left."""
         self._admit()
-        decoding = [Work(row, 1) for row in self.rows if row.pending == 1]
-        prefilling: list[Work] = []
+        plan = [Work(row, 1, completes=True) for row in self.rows if row.pending == 1]
         room = self._max_prefill_tokens
         for row in self.rows:
             if room == 0:
@@ -68,8 +69,8 @@ class Scheduler:
             if row.pending > 1 and (row.kv.length > 0 or self._prefixes.start(row)):
                 n_tokens = min(row.pending, room)
                 room -= n_tokens
-                prefilling.append(Work(row, n_tokens))
-        return sorted(decoding + prefilling, key=lambda work: work.n_tokens > 1)
+                plan.append(Work(row, n_tokens, completes=n_tokens == row.pending))
+        return sorted(plan, key=lambda work: work.n_tokens > 1)  # the last chunk of a prompt may be a single token
 
     def stepped(self, row: Row) -> None:
         """A planned row's tokens are in the KV cache now."""
