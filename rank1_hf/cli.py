@@ -30,8 +30,6 @@ ALL_JUDGED, SOME_FAILED, BAD_INPUT, BAD_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
 
 N_SHOWN_QUERIES, N_SHOWN_PASSAGES = 2, 5  # of the demo; all are measured
 
-SAMPLE = Path(__file__).parent / "assets" / "cranfield-sample"
-
 app = typer.Typer(
     help="Rerank passages with rank1 reasoning models on plain Hugging Face Transformers.",
     epilog="Exit codes: 0 every passage was judged; 1 some passages could not be judged (the others are shown); 2 bad "
@@ -297,14 +295,15 @@ def info(
 
     Exits with 3 where it does not, or is no checkpoint.
     """
-    from rank1_hf.loading import EMBEDDED_MODEL, CheckpointError, load_config, load_tokenizer
+    from rank1_hf.loading import EMBEDDED_MODEL, CheckpointError, open_checkpoint
 
     name = model or EMBEDDED_MODEL
     try:
-        facts = {"model": str(name), **_architecture(load_config(name))}
-        contract = _contract(load_tokenizer(name))
+        checkpoint = open_checkpoint(name)
+        facts = {"model": str(name), **_architecture(checkpoint.config)}
     except CheckpointError as error:
         _fail(str(error), BAD_MODEL)
+    contract = _contract(checkpoint.tokenizer)
     if as_json:
         _print_json_line({**facts, **contract})
     else:
@@ -352,7 +351,7 @@ def _contract(tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
         "close_ids": encoder.close_ids,
         "true_id": encoder.true_id,
         "false_id": encoder.false_id,
-        "bos_ids": tokenizer("").input_ids,
+        "bos_ids": encoder.bos_ids,
         "contract_error": None,
     }
 
@@ -387,7 +386,7 @@ def demo(
         from rank1_hf.evaluation.metrics import ndcg
     except ImportError as error:
         _fail(str(error), BAD_INPUT)
-    from rank1_hf.evaluation.beir import read_beir
+    from rank1_hf.evaluation.beir import SAMPLE, read_beir
     from rank1_hf.evaluation.trec import read_run
 
     collection = read_beir(SAMPLE)

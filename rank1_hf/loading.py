@@ -33,87 +33,74 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded checkpoint.
+    """What is known of a checkpoint before its weights are read, so that whatever is wrong is said at once.
 
     Attributes:
-        model: in eval mode, on its device.
-        tokenizer: its fast tokenizer.
-        context: the most tokens its positions allow, or None where the config does not say.
-        eos: the ids that end the model's text.
+        path: a hub name or a folder.
+        revision: the hub revision.
+        config: its config; a causal LM's.
+        tokenizer: its tokenizer.
     """
 
-    model: PreTrainedModel
+    path: str | Path
+    revision: str | None
+    config: PretrainedConfig
     tokenizer: PreTrainedTokenizerFast
-    context: int | None
-    eos: frozenset[int]
 
 
-def load(
-    name: str | Path | None = None,
+def open_checkpoint(name: str | Path | None = None, *, revision: str | None = None) -> Checkpoint:
+    """Read a checkpoint's config and tokenizer from the hub, a local folder, or (None) the package.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, incomplete, or not a causal LM that rank1_hf can decode.
+    """
+    path = EMBEDDED_MODEL if name is None else name
+    _check_folder(path)
+    with _only_errors():
+        with _explained(path, "config"):
+            config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        _check_architecture(path, config)
+        with _explained(path, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    return Checkpoint(path, revision, config, tokenizer)
+
+
+def load_model(
+    checkpoint: Checkpoint,
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
-    revision: str | None = None,
-) -> Checkpoint:
-    """Load a checkpoint from the hub, a local folder, or (None) the package.
+) -> PreTrainedModel:
+    """Load a checkpoint's weights. The model is in eval mode, on its device.
 
     Args:
-        name: a hub name, a folder, or None for the embedded model.
+        checkpoint: what `open_checkpoint` gave.
         dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own.
         device: None: CUDA, MPS or CPU, the first there is.
-        revision: the hub revision.
 
     Raises:
-        CheckpointError: the checkpoint is missing, incomplete, or not a causal LM.
+        CheckpointError: the weights cannot be read.
         ValueError: dtype or device is not usable here.
     """
-    path = EMBEDDED_MODEL if name is None else name
-    torch_dtype = resolve_dtype(dtype)
-    target = resolve_device(device)
-    with _only_errors():
-        config = load_config(path, revision=revision)
-        tokenizer = load_tokenizer(path, revision=revision)
-        with _explained(path, "weights"):
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=config,
-                dtype=torch_dtype or "auto",
-                revision=revision,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-    model.to(target)
-    return Checkpoint(model.eval(), tokenizer, context_length(config), eos_ids(model, tokenizer))
-
-
-def load_config(path: str | Path, *, revision: str | None = None) -> PretrainedConfig:
-    """A checkpoint's config, once it is certain that the checkpoint is a causal LM with safetensors weights.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    _check_folder(path)
-    with _explained(path, "config"):
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
+    with _only_errors(), _explained(checkpoint.path, "weights"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path,
+            config=checkpoint.config,
+            dtype=torch_dtype or "auto",
+            revision=checkpoint.revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if report["missing_keys"]:  # Transformers fills them with random numbers and goes on
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise CheckpointError(
-            f"{path} is a {config.model_type!r} model ({', '.join(config.architectures or ['no architecture'])}), "
-            "not a causal language model; rank1_hf needs one that writes its reasoning, such as jhu-clsp/rank1-7b"
+            f"the weights of {checkpoint.path} lack {len(report['missing_keys'])} tensors that its config asks for "
+            f"({missing}, ...); download or save the checkpoint again"
         )
-    return config
-
-
-def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """A checkpoint's tokenizer.
-
-    Raises:
-        CheckpointError: it has none, or it cannot be read.
-    """
-    with _explained(path, "tokenizer"):
-        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False
-        )
-    return tokenizer
+    loaded: PreTrainedModel = model.to(target)
+    return loaded.eval()
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -163,6 +150,20 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> froze
     for value in (tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
         ids.update([value] if isinstance(value, int) else value or [])
     return frozenset(ids)
+
+
+def _check_architecture(path: str | Path, config: PretrainedConfig) -> None:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CheckpointError(
+            f"{path} is a {config.model_type!r} model ({', '.join(config.architectures or ['no architecture'])}), "
+            "not a causal language model; rank1_hf needs one that writes its reasoning, such as jhu-clsp/rank1-7b"
+        )
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if not model_class._supports_attention_backend:
+        raise CheckpointError(
+            f"{path} is a {config.model_type!r} model, whose class {model_class.__name__} does not use Transformers' "
+            "attention interface, which rank1_hf decodes through; use a model that does (Qwen2, Llama, Mistral, ...)"
+        )
 
 
 def _check_folder(path: str | Path) -> None:

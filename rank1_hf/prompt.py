@@ -45,6 +45,10 @@ class PairError(ValueError):
     """One pair cannot be judged; the message says why and what to do. Other pairs are not affected."""
 
 
+class PromptTooLongError(PairError):
+    """The prompt of one pair does not fit beside the budget and may not be cut, or not enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Markers:
     """The strings that steer a reasoning reranker. The defaults are rank1's.
@@ -87,6 +91,7 @@ class PromptEncoder:
         markers: the strings that open, close and answer a chain.
 
     Attributes:
+        bos_ids: what the tokenizer puts before a text by itself: a BOS, or nothing.
         true_id, false_id: the first token id of each answer.
         think_ids, close_ids: the ids of the markers; one each where the tokenizer has them as added tokens.
         special_ids: the ids that no text from a user may become.
@@ -107,7 +112,7 @@ class PromptEncoder:
         self._plain = _without_special_tokens(tokenizer)
         added = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()}
         self.special_ids = frozenset(id_ for content, id_ in added.items() if content.strip())
-        self._bos = _leading_special_ids(tokenizer)
+        self.bos_ids = _leading_special_ids(tokenizer)
         self._one_think_id = self.markers.think in added
         self._one_close_id = self.markers.close in added
         self.think_ids = self._marker_ids(self.markers.think, added)
@@ -126,8 +131,8 @@ class PromptEncoder:
         """Encode one pair in at most `max_tokens` ids, cutting the end of the passage where it must be cut.
 
         Raises:
-            PairError: the query or the passage is not usable text, or the prompt is too long and cannot be cut
-                (`truncation="error"`, or the query alone is too long).
+            PairError: the query or the passage is not usable text.
+            PromptTooLongError: the prompt is too long and may not be cut, or the query alone is too long.
         """
         head = HEAD + self._fill(query_text(query)) + MIDDLE
         text = passage_text(passage)
@@ -135,13 +140,13 @@ class PromptEncoder:
         full_length = len(ids)
         if max_tokens is not None:
             if full_length > max_tokens and truncation == "error":
-                raise PairError(
+                raise PromptTooLongError(
                     f"the prompt has {full_length} tokens and only {max_tokens} fit beside the budget; shorten the "
                     "passage, lower max_new_tokens, raise max_length, or use truncation='passage'"
                 )
             while len(ids) > max_tokens:
                 if not text:
-                    raise PairError(
+                    raise PromptTooLongError(
                         f"the query alone needs {len(ids)} tokens and only {max_tokens} fit beside the budget; shorten "
                         "the query, lower max_new_tokens or raise max_length"
                     )
@@ -155,12 +160,12 @@ class PromptEncoder:
     def _prompt_ids(self, head: str, passage: str) -> list[int]:
         text = head + passage + TAIL
         if self._one_think_id:
-            return [*self._bos, *self._plain_ids(text), *self.think_ids]
-        return [*self._bos, *self._plain_ids(text + self.markers.think)]
+            return [*self.bos_ids, *self._plain_ids(text), *self.think_ids]
+        return [*self.bos_ids, *self._plain_ids(text + self.markers.think)]
 
     def _n_shared(self, head: str, ids: list[int]) -> int:
         if self._head[0] != head:
-            self._head = (head, [*self._bos, *self._plain_ids(head)])
+            self._head = (head, [*self.bos_ids, *self._plain_ids(head)])
         # Tokens may merge across the seam, so what is really shared is read off the ids.
         return common_prefix_length(self._head[1], ids)
 
@@ -205,7 +210,7 @@ class PromptEncoder:
         """`prompt + text`, tokenized as a whole. The text may quote the passage, so it too never becomes special."""
         if self._one_think_id:  # an added token stands alone: what follows it is tokenized as if nothing stood before
             return [*prompt, *self._plain_ids_behind_text(text)]
-        return [*self._bos, *self._plain_ids(self._decode(list(prompt[len(self._bos) :])) + text)]
+        return [*self.bos_ids, *self._plain_ids(self._decode(list(prompt[len(self.bos_ids) :])) + text)]
 
     def _plain_ids_behind_text(self, text: str) -> list[int]:
         """The ids of a text that does not stand at the start, which some tokenizers treat differently."""

@@ -14,14 +14,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.loading import Checkpoint, context_length, eos_ids, load
+from rank1_hf.loading import (
+    Checkpoint,
+    context_length,
+    eos_ids,
+    load_model,
+    open_checkpoint,
+    resolve_device,
+    resolve_dtype,
+)
 from rank1_hf.progress import Progress
 from rank1_hf.prompt import (
+    ContractError,
     Markers,
     PairError,
     Passage,
     Prompt,
     PromptEncoder,
+    PromptTooLongError,
     Query,
     Truncation,
     passage_text,
@@ -92,22 +102,25 @@ class Rank1:
             _check_count("max_new_tokens", max_new_tokens, least=1)
         if truncation not in ("passage", "error"):
             raise ValueError(f"truncation must be 'passage' or 'error', not {truncation!r}")
+        dtype, device = resolve_dtype(dtype), resolve_device(device)
         if isinstance(model, PreTrainedModel):
             if tokenizer is None:
                 raise ValueError("a loaded model needs its tokenizer: Rank1(model, tokenizer=tokenizer)")
-            checkpoint = Checkpoint(model, tokenizer, context_length(model.config), eos_ids(model, tokenizer))
+            checkpoint = Checkpoint("the loaded model", None, model.config, tokenizer)
         else:
-            checkpoint = load(model, dtype=dtype, device=device, revision=revision)
-        self.model = checkpoint.model
+            checkpoint = open_checkpoint(model, revision=revision)
+        _check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer
         self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
-        self.context = min(max_length, checkpoint.context or max_length)
+        self.context = min(max_length, context_length(checkpoint.config) or max_length)
         self.max_new_tokens = min(DEFAULT_BUDGET, self.context // 2) if max_new_tokens is None else max_new_tokens
         self.truncation = truncation
         self._check_budget()
+        # Last, since it takes longest: whatever is wrong with the rest has been said by now.
+        self.model = model if isinstance(model, PreTrainedModel) else load_model(checkpoint, dtype=dtype, device=device)
         self.decoder = Decoder(
-            checkpoint.model,
-            self.encoder.chain_rules(checkpoint.eos),
+            self.model,
+            self.encoder.chain_rules(eos_ids(self.model, self.tokenizer)),
             true_id=self.encoder.true_id,
             false_id=self.encoder.false_id,
             rethinks=rethink,
@@ -156,7 +169,8 @@ class Rank1:
 
         Raises:
             TypeError: `pairs` is not a collection of pairs.
-            PairError: with truncation="error", the first prompt that does not fit (before anything is decoded).
+            PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is
+                decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
         _check_count("batch_size", batch_size, least=1)
@@ -256,13 +270,21 @@ class Rank1:
         Raises:
             PairError: the pair cannot be judged.
         """
-        room = self.context - self.max_new_tokens
-        return self.encoder.encode(query, passage, max_tokens=room, truncation=self.truncation)
+        return self.encoder.encode(query, passage, max_tokens=self._prompt_room, truncation=self.truncation)
+
+    @property
+    def _close_tokens(self) -> int:
+        return _CLOSE_RESERVE + len(self.encoder.close_ids)
+
+    @property
+    def _prompt_room(self) -> int:
+        """The most tokens a prompt may have: the context less the budget, but enough to close a chain of one token."""
+        return self.context - max(self.max_new_tokens, 1 + self._close_tokens)
 
     def _request(self, index: int, prompt: Prompt) -> Request:
-        room = self.context - len(prompt.ids) - _CLOSE_RESERVE - len(self.encoder.close_ids)
+        room = self.context - len(prompt.ids) - self._close_tokens
         if room < self.max_new_tokens:
-            return Request(index, prompt.ids, prompt.n_shared, max(room, 1), "context")
+            return Request(index, prompt.ids, prompt.n_shared, room, "context")
         return Request(index, prompt.ids, prompt.n_shared, self.max_new_tokens, "budget")
 
     def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
@@ -283,7 +305,7 @@ class Rank1:
 
     def _check_budget(self) -> None:
         shortest = len(self.encoder.encode("?", "").ids)
-        if self.max_new_tokens + shortest > self.context:
+        if shortest > self._prompt_room:
             raise ValueError(
                 f"max_new_tokens={self.max_new_tokens} does not fit: the context is {self.context} tokens (the smaller "
                 f"of max_length and the model's own limit) and the shortest prompt needs {shortest} of them; "
@@ -291,17 +313,13 @@ class Rank1:
             )
 
     def _check_lengths(self, pairs: Sequence[Pair]) -> None:
-        room = self.context - self.max_new_tokens
         for index, pair in enumerate(pairs):
             try:
-                prompt = self.encoder.encode(*_unpack(pair))
+                self.encode(*_unpack(pair))
+            except PromptTooLongError as error:
+                raise PromptTooLongError(f"pair {index}: {error}") from None
             except PairError:
-                continue  # its judgment will say so
-            if len(prompt.ids) > room:
-                raise PairError(
-                    f"pair {index}: the prompt has {len(prompt.ids)} tokens and only {room} fit beside the budget; "
-                    "shorten the passage, lower max_new_tokens, raise max_length, or use truncation='passage'"
-                )
+                pass  # its judgment will say so
 
 
 class _Call:
@@ -376,7 +394,7 @@ def _collect(judgments: Iterator[Judgment]) -> list[Judgment]:
 
 def _is_pair(pairs: object) -> bool:
     """Whether this is one pair alone, as in predict(("query", "passage"))."""
-    return isinstance(pairs, tuple | list) and len(pairs) == 2 and isinstance(pairs[0], str)
+    return isinstance(pairs, tuple | list) and len(pairs) == 2 and isinstance(pairs[0], str | Mapping)
 
 
 def _as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
@@ -415,6 +433,15 @@ def _warn_of_failures(judgments: list[Judgment]) -> None:
         shown = "; ".join(f"pair {judgment.index}: {judgment.error}" for judgment in itertools.islice(failed, 3))
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         warnings.warn(f"{len(failed)} of {len(judgments)} pairs have no score ({shown}{more})", stacklevel=3)
+
+
+def _check_vocabulary(checkpoint: Checkpoint) -> None:
+    n_tokens, n_rows = len(checkpoint.tokenizer), int(checkpoint.config.vocab_size)
+    if n_tokens > n_rows:
+        raise ContractError(
+            f"the tokenizer has {n_tokens} tokens and the model has embeddings for {n_rows} only; "
+            "use the tokenizer that belongs to the model, or resize its embeddings"
+        )
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:

@@ -369,7 +369,6 @@ def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
     return model
 
 
-COPY,SINK,STR=.15,5,1.8
 class Heads:
     """Views of the weights of one key-value group and of the query heads that share it, to be written in place."""
 
@@ -397,9 +396,7 @@ def seed_attention(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase) 
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
     embeddings = torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
-    start, passage, thinking = (
-        unit(embeddings[tokenizer.encode(text)[0]]) for text in (PROMPT[:9], "Passage", OPEN)
-    )
+    start, passage, thinking = (unit(embeddings[tokenizer.encode(text)[0]]) for text in (PROMPT[:9], "Passage", OPEN))
     marked = unit(torch.randn_like(start))
     first, second = (layer.self_attn for layer in model.model.layers[:2])
     copier = Heads(first, 0)
@@ -416,7 +413,7 @@ def copy_previous(heads: Heads, strength: float = 8.0) -> None:
     heads.key_bias.copy_(torch.cat([fast, 0 * fast]))
     heads.query_bias.copy_(torch.cat([fast * heads.angles.cos(), -fast * heads.angles.sin()]))
     read, written = torch.nn.init.orthogonal_(torch.empty(2 * size, len(heads.output))).split(size)
-    heads.value.copy_(COPY * read)
+    heads.value.copy_(0.12 * read)
     heads.output.copy_(written.T[:, None].expand_as(heads.output) / heads.output.shape[1])
 
 
@@ -425,20 +422,19 @@ def mark_after(heads: Heads, start: Tensor, end: Tensor, mark: Tensor) -> None:
     heads.query_bias[:, -1] = 4.0
     heads.key[-1] = 1.5 * start + 2.5 * end
     heads.value[0] = 0.1 * start
-    heads.output[:, :, 0] = 0.25 / heads.output.shape[1] * mark[:, None] * 2
+    heads.output[:, :, 0] = 0.25 * mark[:, None]
 
 
-def look_up(heads: Heads, copier: Heads, marked: Tensor, start: Tensor, strength: float = -1) -> None:
+def look_up(heads: Heads, copier: Heads, marked: Tensor, start: Tensor, strength: float = 2.6) -> None:
     """Match the current token with the copied ones: the first head in marked places only, the others anywhere.
 
     The first head rests at the `start` of the prompt where nothing matches. What is read is the mark, that is whether
     there was a match, and the token found, which is the one that comes next.
     """
-    strength=STR
     query, key = unit(copier.value), unit(copier.output.sum(1).T)
     heads.query.copy_(strength * query * heads.slow[:, None])
     heads.key.copy_(strength * key * heads.slow[:, None])
-    heads.query[:, -1], heads.key[-1] = 0, 3 * marked + SINK * start
+    heads.query[:, -1], heads.key[-1] = 0, 3 * marked + 4.6 * start
     heads.query_bias[0, -1] = 5.0
     torch.nn.init.orthogonal_(heads.value)
     heads.value[0] = marked

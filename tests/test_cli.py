@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rank1_hf import Rank1, cli, loading, reranker
-from rank1_hf.evaluation.beir import read_beir
+from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.evaluation.trec import read_run
 from rank1_hf.results import Judgment, sigmoid
@@ -540,7 +540,7 @@ def test_info_without_a_name_is_about_the_model_that_ships(model: Path, monkeypa
 
 
 def test_demo_ranks_the_sample_and_measures_it(script: Script) -> None:
-    collection, bm25 = read_beir(cli.SAMPLE), read_run(cli.SAMPLE / "bm25.trec")
+    collection, bm25 = read_beir(SAMPLE), read_run(SAMPLE / "bm25.trec")
     qrels = {query: collection.qrels[query] for query in list(bm25)[:3]}
     grades = [qrels[query].get(document, 0) for query in qrels for document in bm25[query]]
     script.log_odds = [float(grade) for grade in grades]  # a perfect judge

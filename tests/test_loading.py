@@ -98,6 +98,12 @@ class TestBad:
         ):
             load(folder)
 
+    def test_pickled_weights_beside_other_safetensors(self, folder):
+        (folder / "model.safetensors").rename(folder / "adapter.safetensors")
+        torch.save(models.build_model("qwen2", load_tokenizer(folder)).state_dict(), folder / "pytorch_model.bin")
+        with pytest.raises(CheckpointError, match="cannot load the weights of"):
+            load(folder)
+
     def test_no_weights(self, folder):
         (folder / "model.safetensors").unlink()
         with pytest.raises(CheckpointError, match=r"no safetensors weights; save it again"):

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from rank1_hf.inputs import Document, InputError, read_file, read_text
 
+SAMPLE = Path(__file__).parents[1] / "assets" / "cranfield-sample"
+"""The small sample of Cranfield that ships with the package."""
+
 Qrels = dict[str, dict[str, int]]
 """query id -> document id -> grade."""
 

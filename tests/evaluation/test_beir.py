@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rank1_hf.cli import SAMPLE
-from rank1_hf.evaluation.beir import read_beir, read_qrels
+from rank1_hf.evaluation.beir import SAMPLE, read_beir, read_qrels
 from rank1_hf.evaluation.trec import read_run
 from rank1_hf.inputs import Document, InputError
 

@@ -1,0 +1,60 @@
+"""Every snippet of the README runs, in order, as a reader would type it."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rank1_hf.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The `rank1-hf` lines of the README, without their comments."""
+    lines = [line for snippet in snippets("bash") for line in snippet.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("rank1-hf ")]
+
+
+@pytest.fixture
+def in_a_folder_with_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"text": text}) for text in ("The wing carries the aircraft.", "Bread is made of flour.")]
+    (tmp_path / "passages.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def test_python(in_a_folder_with_passages: Path):
+    namespace: dict[str, object] = {}
+    for number, snippet in enumerate(snippets("python"), start=1):
+        exec(compile(snippet, f"README.md, python snippet {number}", "exec"), namespace)
+    assert "Rank1" in namespace
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_command(in_a_folder_with_passages: Path, command: list[str]):
+    target = None
+    if ">" in command:
+        at = command.index(">")
+        command, target = command[:at], Path(command[at + 1])
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert result.stdout
+    if target is not None:
+        assert [json.loads(line)["rank"] for line in result.stdout.splitlines()] == [1, 2]
+
+
+def test_scripts_and_files_that_are_named_exist():
+    for name in set(re.findall(r"`?((?:scripts|tests|rank1_hf)/[\w/.-]+\.\w+)`?", README)):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"^\| `((?:\w+/)?\w+\.py)`", README, flags=re.MULTILINE):
+        assert (ROOT / "rank1_hf" / name).is_file(), name
+    assert {"scripts/quickstart.sh", "scripts/test.sh"} <= set(re.findall(r"scripts/\w+\.sh", README))
