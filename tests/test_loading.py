@@ -3,13 +3,24 @@
 import contextlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPConfig, T5Config
+from transformers import BloomConfig, CLIPConfig, PreTrainedModel, T5Config
 
-from rank1_hf.loading import CheckpointError, context_length, load, load_tokenizer, resolve_device, resolve_dtype
+from rank1_hf import Rank1
+from rank1_hf.loading import (
+    Checkpoint,
+    CheckpointError,
+    context_length,
+    eos_ids,
+    load_model,
+    open_checkpoint,
+    resolve_device,
+    resolve_dtype,
+)
 from rank1_hf.prompt import PromptEncoder
 from tests import models
 
@@ -18,6 +29,21 @@ from tests import models
 def folder(checkpoint, tmp_path) -> Path:
     """A good checkpoint, free to be spoilt."""
     return Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "model"))
+
+
+@dataclass
+class Loaded:
+    checkpoint: Checkpoint
+    model: PreTrainedModel
+
+    @property
+    def eos(self) -> frozenset[int]:
+        return eos_ids(self.model, self.checkpoint.tokenizer)
+
+
+def load(path: Path | str, **options: object) -> Loaded:
+    checkpoint = open_checkpoint(path)
+    return Loaded(checkpoint, load_model(checkpoint, **options))
 
 
 def edit_json(file: Path, **changes: object) -> None:
@@ -30,9 +56,9 @@ class TestGood:
         loaded = load(checkpoint(kind), device="cpu")
         assert type(loaded.model).__name__.lower().startswith(loaded.model.config.model_type)
         assert not loaded.model.training
-        assert loaded.context == 2048
-        assert loaded.eos == {loaded.tokenizer.eos_token_id}
-        assert PromptEncoder(loaded.tokenizer).encode("wings", "air").ids
+        assert context_length(loaded.checkpoint.config) == 2048
+        assert loaded.eos == {loaded.checkpoint.tokenizer.eos_token_id}
+        assert PromptEncoder(loaded.checkpoint.tokenizer).encode("wings", "air").ids
 
     def test_a_folder_named_by_a_string(self, folder):
         assert load(str(folder), device="cpu").model.config.model_type == "qwen2"
@@ -49,9 +75,9 @@ class TestGood:
     def test_eos_of_tokenizer_and_generation_config(self, folder):
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [601, 602]}))
         loaded = load(folder, device="cpu")
-        assert loaded.eos == {loaded.tokenizer.eos_token_id, 601, 602}
+        assert loaded.eos == {loaded.checkpoint.tokenizer.eos_token_id, 601, 602}
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 601}))
-        assert load(folder, device="cpu").eos == {loaded.tokenizer.eos_token_id, 601}
+        assert load(folder, device="cpu").eos == {loaded.checkpoint.tokenizer.eos_token_id, 601}
 
     def test_context_is_unknown_where_the_config_does_not_say(self):
         assert context_length(T5Config()) is None
@@ -100,7 +126,7 @@ class TestBad:
 
     def test_pickled_weights_beside_other_safetensors(self, folder):
         (folder / "model.safetensors").rename(folder / "adapter.safetensors")
-        torch.save(models.build_model("qwen2", load_tokenizer(folder)).state_dict(), folder / "pytorch_model.bin")
+        torch.save(models.build_model("qwen2", open_checkpoint(folder).tokenizer).state_dict(), folder / "pytorch_model.bin")
         with pytest.raises(CheckpointError, match="cannot load the weights of"):
             load(folder)
 
@@ -136,13 +162,18 @@ class TestBad:
     def test_broken_tokenizer(self, folder):
         (folder / "tokenizer.json").write_text("{")
         with pytest.raises(CheckpointError, match="cannot load the tokenizer of"):
-            load_tokenizer(folder)
+            open_checkpoint(folder)
 
     @pytest.mark.parametrize("config", [T5Config(), CLIPConfig()], ids=["t5", "clip"])
     def test_not_a_causal_lm(self, folder, config):
         config.save_pretrained(folder)
         with pytest.raises(CheckpointError, match=f"{config.model_type}.* not a causal language model.*rank1-7b"):
             load(folder)
+
+    def test_a_causal_lm_with_attention_of_its_own(self, folder):
+        BloomConfig().save_pretrained(folder)
+        with pytest.raises(CheckpointError, match="BloomForCausalLM does not use Transformers' attention interface"):
+            open_checkpoint(folder)
 
 
 class TestRemoteCode:
@@ -214,4 +245,11 @@ class TestArguments:
 
     def test_bad_arguments_are_named_before_anything_is_loaded(self, tmp_path):
         with pytest.raises(ValueError, match="dtype must be one of"):
-            load(tmp_path / "nowhere", dtype="int8")
+            Rank1(tmp_path / "nowhere", dtype="int8")
+
+    def test_what_is_wrong_with_the_rest_is_said_before_weights_are_read(self, folder, monkeypatch):
+        monkeypatch.setattr("rank1_hf.reranker.load_model", lambda *args, **options: pytest.fail("weights were read"))
+        with pytest.raises(ValueError, match="FILL_QUERY_HERE"):
+            Rank1(folder, prompt_template="no place for the query")
+        with pytest.raises(ValueError, match="max_new_tokens=5000 does not fit"):
+            Rank1(folder, max_new_tokens=5000)
