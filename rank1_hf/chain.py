@@ -43,6 +43,7 @@ class Chain:
         limit: the most tokens the chain may have, at least 1. Inserted "Wait" tokens count.
         limit_reason: what reaching the limit is called: "budget", or "context" where the context is the tighter bound.
         rethinks: how many times a closed chain is reopened.
+        context: the most tokens that prompt, chain and close may have together; None: no bound.
 
     Attributes:
         tokens: the context as it should be: prompt, chain, and the close once there is one.
@@ -59,6 +60,7 @@ class Chain:
         limit: int,
         limit_reason: Literal["budget", "context"] = "budget",
         rethinks: int = 0,
+        context: int | None = None,
     ) -> None:
         if limit < 1:
             raise ValueError(f"a chain needs a limit of at least 1 token, not {limit}")
@@ -70,6 +72,7 @@ class Chain:
         self._limit = limit
         self._limit_reason: Ended = limit_reason
         self._rethinks = rethinks
+        self._context = context
         self._thinking_from = len(prompt)  # where the current round of thinking begins: a close cannot start before it
 
     def advance(self, token: int) -> int:
@@ -114,7 +117,10 @@ class Chain:
     def _force_close(self, reason: Ended) -> int:
         thought = self.tokens[len(self._prompt) :]
         self.thought, self.ended = tuple(thought), reason
-        return self._replace(self._rules.force_close(self._prompt, thought))
+        closed = self._rules.force_close(self._prompt, thought)
+        if self._context is not None and len(closed) > self._context:  # tokenized anew, a chain can become longer
+            closed = [*closed[: self._context - len(self._rules.close)], *self._rules.close]
+        return self._replace(closed)
 
     def _replace(self, tokens: list[int]) -> int:
         unchanged = common_prefix_length(self.tokens, tokens)

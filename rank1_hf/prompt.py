@@ -165,7 +165,8 @@ class PromptEncoder:
 
     def _n_shared(self, head: str, ids: list[int]) -> int:
         if self._head[0] != head:
-            self._head = (head, [*self.bos_ids, *self._plain_ids(head)])
+            # Without the space behind "Passage:", which belongs to the passage's first word in most tokenizers.
+            self._head = (head, [*self.bos_ids, *self._plain_ids(head.rstrip(" "))])
         # Tokens may merge across the seam, so what is really shared is read off the ids.
         return common_prefix_length(self._head[1], ids)
 

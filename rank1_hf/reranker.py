@@ -4,7 +4,7 @@ import itertools
 import math
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -73,6 +73,8 @@ class Rank1:
         truncation: what happens to a prompt that does not fit beside the budget: "passage" cuts the end of the
             passage, and the result says so; "error" raises before anything is decoded.
         markers: the strings that open, close and answer a chain, for models that are not rank1.
+        kv_cache_tokens: the most tokens the KV cache may hold, over all pairs that decode together; None: as many as
+            the device has memory for.
         revision: the hub revision.
 
     Raises:
@@ -94,10 +96,13 @@ class Rank1:
         rethink: int = 0,
         truncation: Truncation = "passage",
         markers: Markers | None = None,
+        kv_cache_tokens: int | None = None,
         revision: str | None = None,
     ) -> None:
         _check_count("max_length", max_length, least=1)
         _check_count("rethink", rethink, least=0)
+        if kv_cache_tokens is not None:
+            _check_count("kv_cache_tokens", kv_cache_tokens, least=1)
         if max_new_tokens is not None:
             _check_count("max_new_tokens", max_new_tokens, least=1)
         if truncation not in ("passage", "error"):
@@ -124,6 +129,7 @@ class Rank1:
             true_id=self.encoder.true_id,
             false_id=self.encoder.false_id,
             rethinks=rethink,
+            kv_cache_tokens=kv_cache_tokens,
         )
 
     @overload
@@ -283,9 +289,9 @@ class Rank1:
 
     def _request(self, index: int, prompt: Prompt) -> Request:
         room = self.context - len(prompt.ids) - self._close_tokens
-        if room < self.max_new_tokens:
-            return Request(index, prompt.ids, prompt.n_shared, room, "context")
-        return Request(index, prompt.ids, prompt.n_shared, self.max_new_tokens, "budget")
+        limit = min(self.max_new_tokens, room)
+        reason: Literal["budget", "context"] = "budget" if limit == self.max_new_tokens else "context"
+        return Request(index, prompt.ids, prompt.n_shared, limit, reason, self.context)
 
     def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
         log_odds = decoded.true_logit - decoded.false_logit
@@ -406,10 +412,13 @@ def _as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
 
 
 def _unpack(pair: Any) -> tuple[Query, Passage]:  # noqa: ANN401
-    if isinstance(pair, str | bytes | Mapping) or not isinstance(pair, Sequence) or len(pair) != 2:
+    try:
+        if isinstance(pair, str | bytes | Mapping | Set):
+            raise TypeError
+        query, passage = pair
+    except (TypeError, ValueError):
         size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
-        raise PairError(f"a pair must be (query, passage), not a {type(pair).__name__}{size}")
-    query, passage = pair
+        raise PairError(f"a pair must be (query, passage), not a {type(pair).__name__}{size}") from None
     return query, passage
 
 

@@ -682,7 +682,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate", action="store_true", help="measure the checkpoint in --output instead")
-    parser.add_argument("--pairs", type=int, default=300, help="held-out pairs of each kind")
+    parser.add_argument("--pairs", type=int, default=200, help="held-out pairs of each kind")
     options = parser.parse_args()
     if options.evaluate:
         evaluate(options.output, options.pairs)

@@ -108,6 +108,15 @@ def test_a_forced_close_that_rewrites_the_thought_keeps_only_the_common_prefix()
     assert unchanged == 4
 
 
+def test_a_forced_close_never_exceeds_the_context():
+    doubling = ChainRules(
+        (CLOSE,), frozenset({EOS}), lambda prompt, thought: [*prompt, *thought, *thought, CLOSE], lambda p, t: []
+    )
+    chain = Chain(PROMPT, doubling, limit=4, context=9)
+    think(chain, 50, 51, 52, 53)
+    assert chain.tokens == [1, 2, 3, 50, 51, 52, 53, 50, CLOSE]
+
+
 def test_a_rewrite_that_only_shortens_leaves_one_token_to_feed():
     shortening = ChainRules(
         (CLOSE,), frozenset({EOS}), lambda prompt, thought: list(prompt), lambda prompt, thought: []

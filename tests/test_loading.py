@@ -126,7 +126,9 @@ class TestBad:
 
     def test_pickled_weights_beside_other_safetensors(self, folder):
         (folder / "model.safetensors").rename(folder / "adapter.safetensors")
-        torch.save(models.build_model("qwen2", open_checkpoint(folder).tokenizer).state_dict(), folder / "pytorch_model.bin")
+        torch.save(
+            models.build_model("qwen2", open_checkpoint(folder).tokenizer).state_dict(), folder / "pytorch_model.bin"
+        )
         with pytest.raises(CheckpointError, match="cannot load the weights of"):
             load(folder)
 

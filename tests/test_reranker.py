@@ -369,6 +369,16 @@ class TestLimits:
         assert all(judgment.error is None for judgment in judgments)
         assert max(positions) < 160
 
+    def test_chains_of_broken_characters_do_not_exceed_the_context(self, checkpoint):
+        folder = checkpoint("qwen2", max_position_embeddings=160, close_scale=0.0, eos_scale=0.0)
+        reranker = Rank1(folder, device="cpu", max_new_tokens=100)
+        positions = []
+        reranker.model.register_forward_pre_hook(
+            lambda model, args, kwargs: positions.append(int(kwargs["position_ids"].max())), with_kwargs=True
+        )
+        assert all(judgment.error is None for judgment in reranker.judge([("wings", "air " * n) for n in (0, 30)]))
+        assert max(positions) < 160
+
     def test_a_query_that_does_not_fit(self, endless):
         judgments = endless.judge([("wings " * 200, "air"), ("wings", "air")])
         assert "shorten the query" in judgments[0].error
@@ -455,6 +465,24 @@ class TestBrokenNumbers:
         failed = reranker.judge([("the wings", passage) for passage in PASSAGES])
         assert all(judgment.error for judgment in failed)
         assert same(reranker.judge(pairs), expected)
+
+
+class TestMemory:
+    def test_a_small_kv_cache_gives_the_same_results(self, checkpoint, reranker):
+        small = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, kv_cache_tokens=300)
+        assert same(small.judge(PAIRS), reranker.judge(PAIRS))
+
+    def test_a_pair_that_can_never_fit_fails_alone(self, checkpoint, reranker):
+        small = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, kv_cache_tokens=256)
+        long, *others = small.judge([("wings", "air " * 300), *PAIRS[:3]])
+        assert "no memory for this pair" in long.error
+        assert "kv_cache_tokens" in long.error
+        assert same([each.at(each.index - 1) for each in others], reranker.judge(PAIRS[:3]))
+
+    @pytest.mark.parametrize("tokens", [0, -1, True, 1.5])
+    def test_a_kv_cache_of_nothing(self, checkpoint, tokens):
+        with pytest.raises(ValueError, match="kv_cache_tokens must be a whole number of at least 1"):
+            Rank1(checkpoint("qwen2"), device="cpu", kv_cache_tokens=tokens)
 
 
 class TestModels:

@@ -3,9 +3,11 @@
 A page holds the keys and values of 64 consecutive tokens of one row, in every layer. Rows take pages as they grow, so
 memory follows the live tokens and not the longest chain a row might have. Pages in use lie at the front of the pool
 (the lowest free page is taken first, and the pool is compacted when it is mostly holes), because decode attention reads
-the front of the pool in place, as one batch of pages, without gathering it.
+the front of the pool in place, as one batch of pages, without gathering it. The pool grows as pages are taken, up to a
+budget; who must give pages back when the budget is used up is the scheduler's affair.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +18,12 @@ PAGE_SIZE = 64
 (more, smaller matrix products); 128 is no faster and wastes twice the memory in half-filled last pages."""
 
 _INITIAL_PAGES = 64
-_GROWTH = 1.5
+_GROWTH = 1.125  # little is allocated beyond what is used; copying the pool this often still costs next to nothing
+
+
+def pages_for(n_tokens: int) -> int:
+    """How many pages hold so many tokens of one row."""
+    return -(-n_tokens // PAGE_SIZE)
 
 
 @dataclass(eq=False, slots=True)
@@ -32,9 +39,13 @@ class KVCache:
 
     A layer's tensors are made when the layer first writes, on its own device and in its own dtype, so a model whose
     layers sit on several devices has each layer's KV beside it.
+
+    Args:
+        max_tokens: the budget: the most tokens that have room, in whole pages, at least one. None: no bound.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_tokens: int | None = None) -> None:
+        self.max_pages = math.inf if max_tokens is None else max(max_tokens // PAGE_SIZE, 1)
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._owners: list[RowKV | None] = []  # by page; never ends in None
@@ -51,6 +62,16 @@ class KVCache:
         """How many pages have an owner."""
         return len(self._owners) - self._n_free
 
+    @property
+    def n_pages_free(self) -> float:
+        """How many more pages may be taken."""
+        return self.max_pages - self.n_pages_used
+
+    @property
+    def n_bytes(self) -> int:
+        """How much memory the pool has allocated, in all layers."""
+        return sum(pool.nbytes for pools in (self._keys, self._values) for pool in pools.values())
+
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, the front of the pool only: [n_pages, KV heads, PAGE_SIZE, head dim] each."""
         return self._keys[index][: self.n_pages], self._values[index][: self.n_pages]
@@ -58,14 +79,14 @@ class KVCache:
     def extend(self, row: RowKV, n_tokens: int) -> None:
         """Make room for `n_tokens` more tokens of a row, which the coming step writes."""
         row.length += n_tokens
-        while len(row.pages) * PAGE_SIZE < row.length:
+        while len(row.pages) < pages_for(row.length):
             row.pages.append(self._take_page(row))
 
     def truncate(self, row: RowKV, length: int) -> None:
         """Forget a row's tokens from `length` on."""
         if length < row.length:
             row.length = length
-            n_pages = -(-length // PAGE_SIZE)
+            n_pages = pages_for(length)
             self._return_pages(row.pages[n_pages:])
             del row.pages[n_pages:]
 
@@ -92,6 +113,12 @@ class KVCache:
                 pool[copy.pages] = pool[from_pages]
                 pool[copy.pages[-1], :, filled:] = 0  # what the source has there is not this row's
         return copy
+
+    def stop_growing(self) -> None:
+        """Make what is allocated now the budget, because the device had no memory for more."""
+        allocated = [len(pool) for pools in (self._keys, self._values) for pool in pools.values()]
+        self._capacity = min(allocated, default=self._capacity)
+        self.max_pages = min(self.max_pages, self._capacity)
 
     def is_finite(self, row: RowKV) -> bool:
         """Whether a row's KV is free of NaN and inf. The last layer tells: what breaks earlier reaches it."""
@@ -123,7 +150,7 @@ class KVCache:
             return page
         self._owners.append(row)
         while len(self._owners) > self._capacity:
-            self._capacity = int(self._capacity * _GROWTH)
+            self._capacity = int(min(self._capacity * _GROWTH, max(self.max_pages, len(self._owners))))
         return len(self._owners) - 1
 
     def _return_pages(self, pages: list[int]) -> None:

@@ -8,12 +8,13 @@ model has not seen, and gives the chain the token that the model would say next,
 same logits, read at the ids of the two answers, are the verdict.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedModel
 
 from rank1_hf.chain import Chain, ChainRules
@@ -24,6 +25,8 @@ from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Scheduler, Work
 from rank1_hf.decoding.step import RowSlice, Step
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class Stats:
@@ -33,6 +36,8 @@ class Stats:
     prefill_tokens: int = 0
     decode_tokens: int = 0
     live_rows: int = 0
+    preemptions: int = 0
+    out_of_memory: int = 0
 
 
 class Decoder:
@@ -44,6 +49,7 @@ class Decoder:
         true_id, false_id: where the verdict is read.
         rethinks: how many times a closed chain is reopened.
         max_prefill_tokens: the most prompt tokens a step feeds; None: chosen for the device.
+        kv_cache_tokens: the most tokens the KV cache may hold; None: as many as there is memory for.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Decoder:
         false_id: int,
         rethinks: int = 0,
         max_prefill_tokens: int | None = None,
+        kv_cache_tokens: int | None = None,
     ) -> None:
         use_paged_attention(model)
         self.model = model.eval()
@@ -65,7 +72,7 @@ class Decoder:
         self._device: torch.device = model.get_input_embeddings().weight.device
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
         self._max_prefill_tokens = max_prefill_tokens or (512 if self._device.type == "cpu" else 4096)
-        self._cache = KVCache()
+        self._cache = KVCache(kv_cache_tokens)
 
     def run(
         self,
@@ -88,19 +95,28 @@ class Decoder:
             iter(requests), self._make_row, self._cache, max_rows=max_rows, max_prefill_tokens=self._max_prefill_tokens
         )
         try:
-            while plan := scheduler.plan():
-                self.stats.live_rows = len(scheduler.rows)
-                complete = [work.row for work in plan if work.completes]
-                logits = self._forward(plan)
+            while True:
+                plan = scheduler.plan()
+                while scheduler.failed:
+                    yield _too_large(scheduler.failed.pop())
+                if not plan:
+                    return
+                next_tokens = self._try_step(plan, scheduler)
+                if next_tokens is None:
+                    continue
                 for work in plan:
                     scheduler.stepped(work.row)
                 if on_step is not None:
                     on_step(self.stats)
-                for decoded, row in self._advance(complete, logits):
-                    scheduler.release(row, wipe=decoded.error is not None)
-                    yield decoded
+                complete = (work.row for work in plan if work.completes)
+                for row, next_token in zip(complete, next_tokens, strict=True):
+                    decoded = self._advance(row, next_token)
+                    if decoded is not None:
+                        scheduler.release(row, wipe=decoded.error is not None)
+                        yield decoded
         finally:
             self.stats.live_rows = 0
+            self.stats.preemptions += scheduler.n_preemptions
             scheduler.close()
 
     def _make_row(self, request: Request) -> Row:
@@ -110,12 +126,33 @@ class Decoder:
             limit=request.limit,
             limit_reason=request.limit_reason,
             rethinks=self._rethinks,
+            context=request.context,
         )
         return Row(request, chain)
 
+    def _try_step(self, plan: list[Work], scheduler: Scheduler) -> "list[NextToken] | None":
+        """Run a step; None where the device had no memory for it, with everything as before but fewer rows."""
+        lengths = [work.row.kv.length for work in plan]
+        self.stats.live_rows = len(scheduler.rows)
+        try:
+            return self._forward(plan)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        # Outside of the handler, so that the traceback no longer holds on to the step's tensors.
+        for work, length in zip(plan, lengths, strict=True):
+            self._cache.truncate(work.row.kv, length)
+        clear_device_cache(garbage_collection=True)
+        scheduler.shrink()
+        self.stats.out_of_memory += 1
+        logger.warning(
+            "out of memory with %d rows in a step; going on with %d, the others wait", len(plan), len(scheduler.rows)
+        )
+        return None
+
     @torch.inference_mode()
-    def _forward(self, plan: list[Work]) -> Tensor:
-        """Feed a step. Returns the next-token logits of the rows that it completes: [rows, vocabulary], float32."""
+    def _forward(self, plan: list[Work]) -> "list[NextToken]":
+        """Feed a step and read the logits of the rows that it completes, in the order of the plan."""
         slices: list[RowSlice] = []
         last_tokens: list[int] = []
         n_tokens = 0
@@ -127,9 +164,6 @@ class Decoder:
             if work.completes:
                 last_tokens.append(n_tokens - 1)
         step = Step(self._cache, slices, self._device)
-        self.stats.steps += 1
-        self.stats.decode_tokens += len(step.decoding)
-        self.stats.prefill_tokens += n_tokens - len(step.decoding)
         output = self.model(
             input_ids=step.input_ids,
             position_ids=step.position_ids,
@@ -137,35 +171,60 @@ class Decoder:
             use_cache=False,
             step=step,
         )
-        logits: Tensor = output.logits[0].float()
-        return logits
+        logits = output.logits[0].float()
+        highest, tokens = logits.max(dim=-1)
+        answers = logits[:, self._answers]
+        self.stats.steps += 1
+        self.stats.decode_tokens += len(step.decoding)
+        self.stats.prefill_tokens += n_tokens - len(step.decoding)
+        return [
+            NextToken(token, logit, *answer)
+            for token, logit, answer in zip(tokens.tolist(), highest.tolist(), answers.tolist(), strict=True)
+        ]
 
-    @torch.inference_mode()
-    def _advance(self, rows: list[Row], logits: Tensor) -> list[tuple[Decoded, Row]]:
-        """Give every row its next token, or its verdict. Returns the rows that are finished."""
-        highest, tokens = (values.tolist() for values in logits.max(dim=-1))
-        answers = logits[:, self._answers].tolist()
-        finished: list[tuple[Decoded, Row]] = []
-        for row, value, token, (true_logit, false_logit) in zip(rows, highest, tokens, answers, strict=True):
-            if row.chain.ended is not None:
-                finished.append((_verdict(row, true_logit, false_logit), row))
-            elif not math.isfinite(value):  # the maximum is NaN where any logit is
-                finished.append((_failed(row), row))
-            else:
-                self._cache.truncate(row.kv, row.chain.advance(token))
-        return finished
+    def _advance(self, row: Row, next_token: "NextToken") -> Decoded | None:
+        """Give a row its next token, or its verdict. Returns its outcome if it is finished."""
+        if row.chain.ended is not None:
+            return _verdict(row, next_token)
+        if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
+            return _not_finite(row)
+        self._cache.truncate(row.kv, row.chain.advance(next_token.id))
+        return None
 
 
-def _verdict(row: Row, true_logit: float, false_logit: float) -> Decoded:
+@dataclass(frozen=True, slots=True)
+class NextToken:
+    """What the logits behind a row's context say: the likeliest token and its logit, and the logits of the answers."""
+
+    id: int
+    logit: float
+    true_logit: float
+    false_logit: float
+
+
+def _verdict(row: Row, next_token: NextToken) -> Decoded:
+    true_logit, false_logit = next_token.true_logit, next_token.false_logit
     if not (math.isfinite(true_logit) and math.isfinite(false_logit)):
-        return _failed(row)
+        return _not_finite(row)
     return Decoded(row.request.index, row.chain.thought, row.chain.ended, true_logit, false_logit)
 
 
-def _failed(row: Row) -> Decoded:
-    thought = row.chain.thought or row.chain.tokens[len(row.request.prompt) :]
-    error = (
+def _not_finite(row: Row) -> Decoded:
+    return _failed(
+        row,
         f"the model's logits are not finite (NaN or inf) after {len(row.chain.tokens)} tokens; "
-        "try dtype='bfloat16' or 'float32', and check the checkpoint's weights"
+        "try dtype='bfloat16' or 'float32', and check the checkpoint's weights",
     )
+
+
+def _too_large(row: Row) -> Decoded:
+    return _failed(
+        row,
+        f"there is no memory for this pair, even alone, after {len(row.chain.tokens)} tokens; lower max_new_tokens or "
+        "max_length, raise kv_cache_tokens if you have set it, or use a smaller or quantized model",
+    )
+
+
+def _failed(row: Row, error: str) -> Decoded:
+    thought = row.chain.thought or row.chain.tokens[len(row.request.prompt) :]
     return Decoded(row.request.index, thought, None, math.nan, math.nan, error)

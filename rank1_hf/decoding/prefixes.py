@@ -6,7 +6,7 @@ copy of that. What is shared is found by its token ids, so rows share exactly wh
 
 from collections import OrderedDict
 
-from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.kv_cache import KVCache, RowKV, pages_for
 from rank1_hf.decoding.row import Row
 
 Key = tuple[int, ...]
@@ -26,40 +26,59 @@ class Prefixes:
         self._capacity = capacity
         self._kept: OrderedDict[Key, RowKV] = OrderedDict()
         self._computing: dict[Key, Row] = {}
+        self._unkept: set[Key] = set()  # there was no room to keep these, so nobody waits for them
 
     def start(self, row: Row) -> bool:
         """Give a row that has no KV yet what is known of its prompt. False: another row is computing that; wait."""
         key = _key(row)
         if key in self._kept:
             self._kept.move_to_end(key)
-            row.kv = self._cache.fork(self._kept[key], len(key))
+            if self._cache.n_pages_free >= pages_for(len(key)):
+                row.kv = self._cache.fork(self._kept[key], len(key))
         elif key in self._computing:
             return self._computing[key] is row
-        elif key:
+        elif key and key not in self._unkept:
             self._computing[key] = row
         return True
 
     def stepped(self, row: Row) -> None:
         """After a step: keep the prefix, if this row was the one computing it and has it now."""
         key = _key(row)
-        if self._computing.get(key) is row and row.kv.length >= len(key):
+        if self._computing.get(key) is not row or row.kv.length < len(key):
+            return
+        del self._computing[key]
+        if self._cache.n_pages_free < pages_for(len(key)):
+            self._unkept.add(key)
+            return
+        prefix = self._cache.fork(row.kv, len(key))
+        if not self._cache.is_finite(prefix):
+            # A NaN in a later token reaches earlier ones (0 * NaN in a causal mask). The next row tries again.
+            self._cache.free(prefix, wipe=True)
+            return
+        self._kept[key] = prefix
+        if len(self._kept) > self._capacity:
+            self.drop_oldest()
+
+    def abandon(self, row: Row) -> None:
+        """The row will not compute its prefix after all; another may."""
+        key = _key(row)
+        if self._computing.get(key) is row:
             del self._computing[key]
-            prefix = self._cache.fork(row.kv, len(key))
-            if not self._cache.is_finite(prefix):
-                # A NaN in a later token reaches earlier ones (0 * NaN in a causal mask). The next row tries again.
-                self._cache.free(prefix, wipe=True)
-                return
-            self._kept[key] = prefix
-            while len(self._kept) > self._capacity:
-                _, oldest = self._kept.popitem(last=False)
-                self._cache.free(oldest)
+
+    def drop_oldest(self) -> bool:
+        """Free the prefix that has not been used for longest. False: there is none."""
+        if not self._kept:
+            return False
+        _, oldest = self._kept.popitem(last=False)
+        self._cache.free(oldest)
+        return True
 
     def clear(self) -> None:
         """Free everything."""
-        for kept in self._kept.values():
-            self._cache.free(kept)
-        self._kept.clear()
+        while self.drop_oldest():
+            pass
         self._computing.clear()
+        self._unkept.clear()
 
 
 def _key(row: Row) -> Key:

@@ -17,6 +17,7 @@ class Request:
         n_shared: how many leading ids are common to the pairs of this query; their KV is computed once.
         limit: the most tokens the chain may have.
         limit_reason: what reaching the limit is called.
+        context: the most tokens that prompt, chain and close may have together; None: no bound.
     """
 
     index: int
@@ -24,6 +25,7 @@ class Request:
     n_shared: int
     limit: int
     limit_reason: Literal["budget", "context"] = "budget"
+    context: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,20 @@
-"""Which rows are live, and how many tokens of each the next step feeds."""
+"""Which rows are live, and how many tokens of each the next step feeds.
 
+Memory is a budget of pages. A row is admitted when the pages of its whole context are free, and takes more as it grows.
+When they run out, the youngest row is preempted: it gives its pages back and waits at the front of the queue with its
+chain as it is, and its KV is computed again later, so its result is the same.
+"""
+
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rank1_hf.decoding.kv_cache import KVCache
+from rank1_hf.decoding.kv_cache import KVCache, pages_for
 from rank1_hf.decoding.prefixes import Prefixes
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
+
+_LEAST_PREFILL_TOKENS = 32  # a row that has no memory for steps of so many tokens does not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,8 @@ class Work:
 
 class Scheduler:
     """Admits waiting requests as rows leave, and splits prompts into chunks so that they do not stall the others.
+
+    `rows` are the live ones, oldest first; `failed` are those that do not fit, whatever else is given up for them.
 
     Args:
         requests: taken one at a time, when there is room for a row.
@@ -49,18 +59,79 @@ class Scheduler:
             raise ValueError(
                 f"at least one row and one prefill token a step are needed, not {max_rows} and {max_prefill_tokens}"
             )
-        self.rows: list[Row] = []  # in the order they were admitted
+        self.rows: list[Row] = []
+        self.failed: list[Row] = []
+        self.n_preemptions = 0
+        self._waiting: deque[Row] = deque()  # preempted rows, oldest first, and at most one that was never admitted
         self._requests = requests
         self._make_row = make_row
         self._cache = cache
         self._max_rows = max_rows
         self._max_prefill_tokens = max_prefill_tokens
         self._prefixes = Prefixes(cache, capacity=max_rows)
-        self._exhausted = False
 
     def plan(self) -> list[Work]:
         """The next step, rows with a single token first; empty when no request and no row is left."""
-        self._admit()
+        while True:
+            self._admit()
+            plan = self._split()
+            if sum(_new_pages(work.row, work.n_tokens) for work in plan) <= self._cache.n_pages_free:
+                return plan
+            self._make_room()
+
+    def stepped(self, row: Row) -> None:
+        """A planned row's tokens are in the KV cache now."""
+        self._prefixes.stepped(row)
+
+    def release(self, row: Row, *, wipe: bool = False) -> None:
+        """A row is finished; `wipe` clears its pages, where they may hold NaN."""
+        self.rows.remove(row)
+        self._cache.free(row.kv, wipe=wipe)
+
+    def shrink(self) -> None:
+        """The device ran out of memory: go on with half of the rows, with smaller steps where only one is left.
+
+        What the rows have thought is kept; those that cannot stay wait. A row that does not even fit alone fails.
+        """
+        self._cache.stop_growing()
+        if len(self.rows) > 1:
+            self._max_rows = len(self.rows) // 2
+            while len(self.rows) > self._max_rows:
+                self._preempt_youngest()
+        elif self._max_prefill_tokens > _LEAST_PREFILL_TOKENS:
+            self._max_prefill_tokens //= 2
+        else:
+            self._fail_last()
+
+    def close(self) -> None:
+        """Give back all memory, whatever is still live."""
+        for row in list(self.rows):
+            self.release(row, wipe=True)
+        self._prefixes.clear()
+
+    def _admit(self) -> None:
+        while len(self.rows) < self._max_rows and (row := self._next_row()) is not None:
+            n_pages = _new_pages(row, row.pending + 1)
+            if n_pages > self._cache.max_pages:
+                self.failed.append(row)
+            elif self.rows and n_pages + len(self.rows) > self._uncommitted_pages():  # each may soon need another page
+                self._waiting.appendleft(row)
+                return
+            else:
+                self.rows.append(row)
+
+    def _next_row(self) -> Row | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        request = next(self._requests, None)
+        return None if request is None else self._make_row(request)
+
+    def _uncommitted_pages(self) -> float:
+        """Free pages that no live row needs for the context it has."""
+        return self._cache.n_pages_free - sum(_new_pages(row, row.pending) for row in self.rows)
+
+    def _split(self) -> list[Work]:
+        """One token of every row that decodes, and a chunk of the others, oldest first."""
         plan = [Work(row, 1, completes=True) for row in self.rows if row.pending == 1]
         room = self._max_prefill_tokens
         for row in self.rows:
@@ -72,25 +143,28 @@ class Scheduler:
                 plan.append(Work(row, n_tokens, completes=n_tokens == row.pending))
         return sorted(plan, key=lambda work: work.n_tokens > 1)  # the last chunk of a prompt may be a single token
 
-    def stepped(self, row: Row) -> None:
-        """A planned row's tokens are in the KV cache now."""
-        self._prefixes.stepped(row)
+    def _make_room(self) -> None:
+        if self._prefixes.drop_oldest():
+            return
+        if len(self.rows) > 1:
+            self._preempt_youngest()
+        else:
+            self._fail_last()
 
-    def release(self, row: Row, *, wipe: bool = False) -> None:
-        """A row is finished; `wipe` clears its pages, where they may hold NaN."""
-        self.rows.remove(row)
-        self._cache.free(row.kv, wipe=wipe)
+    def _preempt_youngest(self) -> None:
+        row = self.rows.pop()
+        self._prefixes.abandon(row)
+        self._cache.free(row.kv)
+        self._waiting.appendleft(row)
+        self.n_preemptions += 1
 
-    def close(self) -> None:
-        """Give back all memory, whatever is still live."""
-        for row in list(self.rows):
-            self.release(row, wipe=True)
-        self._prefixes.clear()
+    def _fail_last(self) -> None:
+        row = self.rows.pop()
+        self._prefixes.abandon(row)
+        self._cache.free(row.kv)
+        self.failed.append(row)
 
-    def _admit(self) -> None:
-        while len(self.rows) < self._max_rows and not self._exhausted:
-            request = next(self._requests, None)
-            if request is None:
-                self._exhausted = True
-            else:
-                self.rows.append(self._make_row(request))
+
+def _new_pages(row: Row, n_tokens: int) -> int:
+    """How many pages a row must take for so many more tokens."""
+    return pages_for(row.kv.length + n_tokens) - len(row.kv.pages)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.decoding.scheduler import Work
 from rank1_hf.prompt import Markers, PromptEncoder
 from tests.decoding.oracle import Oracle, assert_same
 
@@ -180,6 +182,90 @@ def test_logits_that_are_not_finite_fail_their_pair_and_no_other(case, value: fl
     failed = [d for d in results if d.index == 99]
     assert [d.error is not None and "not finite" in d.error for d in failed] == [True, True]
     assert_same([d for d in results if d.index != 99], expected)
+
+
+@pytest.mark.parametrize("shape", ["qwen2", "mistral-sliding"])
+@pytest.mark.parametrize("kv_cache_tokens", [256, 400, 700])
+def test_preempted_rows_end_as_if_they_had_never_waited(case, shape: str, kv_cache_tokens: int):
+    folder, oracle, requests, expected = case(shape)
+    decoder = oracle.decoder(folder, kv_cache_tokens=kv_cache_tokens)
+    used: list[int] = []
+    results = decoder.run(requests, on_step=lambda stats: used.append(decoder._cache.n_pages_used))
+    assert_same(list(results), expected)
+    assert max(used) * PAGE_SIZE <= kv_cache_tokens
+    assert decoder._cache.n_pages == 0
+
+
+def test_rows_are_preempted_when_they_outgrow_the_memory(case):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder, kv_cache_tokens=5 * PAGE_SIZE)
+    long_thinkers = sorted(expected, key=lambda d: -len(d.thought))[:2]
+    rows = [requests[d.index] for d in long_thinkers for _ in range(4)]
+    rows = [Request(i, r.prompt, 0, r.limit) for i, r in enumerate(rows)]
+    list(decoder.run(rows))
+    assert decoder.stats.preemptions > 0
+
+
+@pytest.mark.parametrize("moment", ["prefill", "decode", "forced close", "verdict"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_running_out_of_memory_loses_nothing(case, caplog, moment: str, times: int):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder)
+    left, forward = [times], decoder._forward
+
+    def is_now(work: Work) -> bool:
+        ended, fed = work.row.chain.ended, work.n_tokens
+        return {
+            "prefill": work.row.kv.length - fed < len(work.row.request.prompt) and fed > 1,
+            "decode": ended is None and fed == 1,
+            "forced close": ended in ("budget", "eos") and fed > 1,
+            "verdict": ended == "closed" and fed == 1,
+        }[moment]
+
+    def run_out(module, args, kwargs):
+        if left[0] and any(map(is_now, plans[-1])):
+            left[0] -= 1
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    plans: list[list[Work]] = []
+    decoder._forward = lambda plan: plans.append(plan) or forward(plan)
+    # half-way through the model, when some layers have written their part and others have not
+    decoder.model.model.layers[1].register_forward_pre_hook(run_out, with_kwargs=True)
+    with caplog.at_level("WARNING"):
+        assert_same(list(decoder.run(requests)), expected)
+    assert left == [0]
+    assert decoder.stats.out_of_memory == times
+    assert caplog.text.count("out of memory with") == times
+
+
+def test_no_memory_for_even_one_row_fails_that_row_only(case):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder)
+    longest = max(requests, key=lambda r: len(r.prompt))
+
+    def run_out(module, args, kwargs):
+        if int(kwargs["position_ids"].max()) + 1 >= len(longest.prompt):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 20 bytes.")
+
+    decoder.model.register_forward_pre_hook(run_out, with_kwargs=True)
+    results = {d.index: d for d in decoder.run(requests)}
+    assert "no memory for this pair, even alone" in results[longest.index].error
+    for result in results.values():
+        if result.error is None:
+            assert_same([result], [expected[result.index]])
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(case):
+    folder, oracle, requests, _ = case("qwen2")
+    decoder = oracle.decoder(folder)
+
+    def fail(module, args, kwargs):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    decoder.model.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        list(decoder.run(requests))
+    assert decoder._cache.n_pages == 0
 
 
 def test_rethinking_reopens_the_chain_and_reads_the_last_verdict(case):

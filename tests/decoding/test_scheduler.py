@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rank1_hf.chain import Chain, ChainRules
-from rank1_hf.decoding.kv_cache import KVCache
+from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Scheduler
@@ -25,10 +25,13 @@ class Simulation:
     prefill_tokens: list[int]
     live_rows: list[int]
     fed: dict[int, list[int]]
+    failed: list[int]
 
 
-def simulate(requests: list[Request], *, max_rows: int, max_prefill_tokens: int) -> Simulation:
-    cache = KVCache()
+def simulate(
+    requests: list[Request], *, max_rows: int, max_prefill_tokens: int, max_tokens: int | None = None
+) -> Simulation:
+    cache = KVCache(max_tokens)
     scheduler = Scheduler(
         iter(requests),
         lambda request: Row(request, Chain(request.prompt, RULES, limit=request.limit)),
@@ -36,9 +39,11 @@ def simulate(requests: list[Request], *, max_rows: int, max_prefill_tokens: int)
         max_rows=max_rows,
         max_prefill_tokens=max_prefill_tokens,
     )
-    seen = Simulation([], [], [], {})
+    seen = Simulation([], [], [], {}, [])
     for _ in range(10_000):
         plan = scheduler.plan()
+        seen.failed += [row.request.index for row in scheduler.failed]
+        scheduler.failed.clear()
         if not plan:
             assert scheduler.rows == []
             scheduler.close()
@@ -51,6 +56,7 @@ def simulate(requests: list[Request], *, max_rows: int, max_prefill_tokens: int)
         for work in plan:
             start = work.row.kv.length
             cache.extend(work.row.kv, work.n_tokens)
+            assert cache.n_pages_used <= cache.max_pages
             pages = torch.tensor(work.row.kv.pages)
             for layer in range(1):  # the pool must exist before prefixes can be copied
                 cache.write(layer, pages, torch.zeros_like(pages), *2 * [torch.ones(len(pages), 1, 1)])
@@ -58,6 +64,7 @@ def simulate(requests: list[Request], *, max_rows: int, max_prefill_tokens: int)
             seen.fed.setdefault(work.row.request.index, []).extend(fed)
         for work in plan:
             scheduler.stepped(work.row)
+        assert cache.n_pages_used <= cache.max_pages
         for row in completed:
             if row.chain.ended:
                 seen.finished.append(row.request.index)
@@ -88,6 +95,18 @@ def test_every_request_runs_once_within_the_limits(requests: list[Request], max_
         fed = seen.fed[request.index]
         assert fed == whole[len(whole) - len(fed) :]
         assert len(whole) - len(fed) in (0, min(request.n_shared, len(request.prompt) - 1))
+
+
+@given(requests_strategy, st.integers(1, 6), st.integers(1, 80), st.integers(64, 500))
+def test_a_small_memory_is_never_exceeded_and_fails_only_what_cannot_fit(
+    requests: list[Request], max_rows: int, max_prefill_tokens: int, max_tokens: int
+):
+    seen = simulate(requests, max_rows=max_rows, max_prefill_tokens=max_prefill_tokens, max_tokens=max_tokens)
+    assert sorted(seen.finished + seen.failed) == [request.index for request in requests]
+    most = max_tokens // PAGE_SIZE * PAGE_SIZE
+    whole = {request.index: len(request.prompt) + request.limit + 2 for request in requests}
+    assert all(whole[index] <= most for index in seen.finished)
+    assert all(whole[index] + 1 > most for index in seen.failed)
 
 
 @given(st.integers(2, 40), st.integers(1, 8))
