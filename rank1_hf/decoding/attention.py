@@ -5,7 +5,7 @@ stores the step's keys and values in their pages first, so that every token find
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
-from rank1_hf.decoding.step import Segment, Step
+from rank1_hf.decoding.step import Segment, SharedPages, Step
 
 NAME = "rank1_paged"
 _LOWEST = -1e30  # below every score, and finite: the maximum of a page that is hidden altogether
@@ -84,29 +84,67 @@ def paged_attention(
 def _attend_decoding(
     queries: Tensor, keys: Tensor, values: Tensor, step: Step, scaling: float, window: int | None
 ) -> Tensor:
-    """One query token a row, over all pages at the front of the pool: [rows, heads, head dim] in and out.
+    """One query token a row, over all its pages: [rows, heads, head dim] in and out.
 
-    Every page is attended by the row that owns it, as one batch of small matrix products that reads the cache in place
-    and never expands the KV heads; then the pages of a row are merged by their softmax weights (Flash-Decoding, Dao et
-    al. 2023, with a page as the split).
+    Every page is attended on its own, and the pages of a row are merged by their softmax weights (Flash-Decoding, Dao
+    et al. 2023, with a page as the split). Pages of one row are attended as one batch over the front of the pool, which
+    reads the cache in place and never expands the KV heads; a page of several rows is read once for all of them.
     """
     n_rows, n_heads, head_dim = queries.shape
-    n_pages, n_kv_heads = keys.shape[:2]
-    group = n_heads // n_kv_heads  # query heads that share a KV head
-    by_page = queries.view(n_rows, n_kv_heads, group, head_dim)[step.page_reader].flatten(0, 1)
-
-    scores = torch.bmm(by_page, keys.flatten(0, 1).transpose(1, 2)).view(n_pages, n_kv_heads, group, PAGE_SIZE)
-    scores = (scores.float() * scaling).masked_fill_(step.page_mask(window), -math.inf)
-    page_max = scores.amax(-1, keepdim=True).clamp_(min=_LOWEST)
-    weights = scores.sub_(page_max).exp_()
-    page_output = torch.bmm(weights.to(values.dtype).flatten(0, 1), values.flatten(0, 1))
-
-    page_output = page_output.view(n_pages, n_kv_heads, group, head_dim)[step.reader_pages].float()
-    page_sum = weights.sum(-1, keepdim=True)[step.reader_pages]
-    page_max = page_max[step.reader_pages].masked_fill_(step.is_filling[..., None, None, None], -math.inf)
-    page_weight = (page_max - page_max.amax(1, keepdim=True)).exp_()
-    merged = (page_weight * page_output).sum(1) / (page_weight * page_sum).sum(1)
+    n_kv_heads = keys.shape[1]
+    queries = queries.view(n_rows, n_kv_heads, n_heads // n_kv_heads, head_dim)
+    parts = [_attend_pages(queries[step.page_reader], keys, values, scaling, step.page_mask(window))]
+    for shared in step.shared:
+        parts.append(_attend_shared(queries[shared.readers], keys, values, shared, scaling, shared.mask(window)))
+    highest, total, output = (torch.cat(part)[step.partials] for part in zip(*parts, strict=True))
+    highest = highest.masked_fill(step.is_filling[..., None, None, None], -math.inf)
+    weight = (highest - highest.amax(1, keepdim=True)).exp_()
+    merged = (weight * output.float()).sum(1) / (weight * total).sum(1)
     return merged.to(queries.dtype).view(n_rows, n_heads, head_dim)
+
+
+class Part(NamedTuple):
+    """Attention over single pages, still to be merged: each [pages, KV heads, queries, 1 or head dim].
+
+    Attributes:
+        highest: the highest score, float32.
+        total: the sum of the softmax weights relative to it, float32.
+        output: the sum of the values by these weights.
+    """
+
+    highest: Tensor
+    total: Tensor
+    output: Tensor
+
+
+def _attend_pages(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, hidden: Tensor | None) -> Part:
+    """Attend every page by queries of its own: [pages, KV heads, queries, head dim] over [.., PAGE_SIZE, head dim]."""
+    n_pages, n_kv_heads, n_queries, head_dim = queries.shape
+    scores = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2))
+    scores = scores.view(n_pages, n_kv_heads, n_queries, PAGE_SIZE).float() * scaling
+    if hidden is not None:
+        scores.masked_fill_(hidden, -math.inf)
+    highest = scores.amax(-1, keepdim=True).clamp_(min=_LOWEST)
+    weights = scores.sub_(highest).exp_()
+    output = torch.bmm(weights.to(values.dtype).flatten(0, 1), values.flatten(0, 1))
+    return Part(highest, weights.sum(-1, keepdim=True), output.view(n_pages, n_kv_heads, n_queries, head_dim))
+
+
+def _attend_shared(
+    queries: Tensor, keys: Tensor, values: Tensor, shared: SharedPages, scaling: float, hidden: Tensor | None
+) -> Part:
+    """Attend pages that all of these rows read: [rows, KV heads, group, head dim]. Parts come page by page, row by row.
+
+    The rows' queries are put side by side, so that each page meets them in one matrix product.
+    """
+    n_rows, n_kv_heads, group, head_dim = queries.shape
+    n_pages = len(shared.pages)
+    together = queries.transpose(0, 1).reshape(1, n_kv_heads, n_rows * group, head_dim).expand(n_pages, -1, -1, -1)
+    if hidden is not None:
+        hidden = hidden.repeat_interleave(group, dim=1)[:, None]
+    part = _attend_pages(together, keys[shared.pages], values[shared.pages], scaling, hidden)
+    by_row = (x.view(n_pages, n_kv_heads, n_rows, group, -1).transpose(1, 2).flatten(0, 1) for x in part)
+    return Part(*by_row)
 
 
 def _attend_segment(

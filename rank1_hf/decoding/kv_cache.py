@@ -1,10 +1,11 @@
 """The KV cache: one pool of pages for all rows.
 
-A page holds the keys and values of 64 consecutive tokens of one row, in every layer. Rows take pages as they grow, so
-memory follows the live tokens and not the longest chain a row might have. Pages in use lie at the front of the pool
-(the lowest free page is taken first, and the pool is compacted when it is mostly holes), because decode attention reads
-the front of the pool in place, as one batch of pages, without gathering it. The pool grows as pages are taken, up to a
-budget; who must give pages back when the budget is used up is the scheduler's affair.
+A page holds the keys and values of 64 consecutive tokens, in every layer. Rows take pages as they grow, so memory
+follows the live tokens and not the longest chain a row might have; rows that start alike own their first pages
+together, until one of them writes there. Pages in use lie at the front of the pool (the lowest free page is taken
+first, and the pool is compacted when it is mostly holes), because decode attention reads the front of the pool in
+place, as one batch of pages, without gathering it. The pool grows as pages are taken, up to a budget; who must give
+pages back when the budget is used up is the scheduler's affair.
 """
 
 import math
@@ -48,9 +49,9 @@ class KVCache:
         self.max_pages = math.inf if max_tokens is None else max(max_tokens // PAGE_SIZE, 1)
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
-        self._owners: list[RowKV | None] = []  # by page; never ends in None
-        self._n_free = 0  # how many of _owners are None
-        self._capacity = _INITIAL_PAGES
+        self._owners: list[list[RowKV]] = []  # by page; a free page has none; the last page is not free
+        self._n_free = 0
+        self._capacity = int(min(_INITIAL_PAGES, self.max_pages))
 
     @property
     def n_pages(self) -> int:
@@ -76,8 +77,14 @@ class KVCache:
         """Keys and values of one layer, the front of the pool only: [n_pages, KV heads, PAGE_SIZE, head dim] each."""
         return self._keys[index][: self.n_pages], self._values[index][: self.n_pages]
 
+    def pages_needed(self, row: RowKV, n_tokens: int) -> int:
+        """How many pages `extend` would take."""
+        return pages_for(row.length + n_tokens) - len(row.pages) + self._writes_into_shared(row)
+
     def extend(self, row: RowKV, n_tokens: int) -> None:
         """Make room for `n_tokens` more tokens of a row, which the coming step writes."""
+        if self._writes_into_shared(row):
+            self._own_last_page(row)
         row.length += n_tokens
         while len(row.pages) < pages_for(row.length):
             row.pages.append(self._take_page(row))
@@ -87,32 +94,26 @@ class KVCache:
         if length < row.length:
             row.length = length
             n_pages = pages_for(length)
-            self._return_pages(row.pages[n_pages:])
+            self._return_pages(row, row.pages[n_pages:])
             del row.pages[n_pages:]
 
     @torch.inference_mode()
     def free(self, row: RowKV, *, wipe: bool = False) -> None:
         """Take back a row's pages. `wipe` clears them: a masked NaN still poisons whoever owns the page next."""
         if wipe:
+            alone = [page for page in row.pages if len(self._owners[page]) == 1]
             for pool in (*self._keys.values(), *self._values.values()):
-                pool[row.pages] = 0
-        self._return_pages(row.pages)
+                pool[alone] = 0
+        self._return_pages(row, row.pages)
         row.pages, row.length = [], 0
         self._compact()
 
-    @torch.inference_mode()
     def fork(self, source: RowKV, length: int) -> RowKV:
-        """A new row that starts with a copy of the first `length` tokens of another."""
-        copy = RowKV()
-        self.extend(copy, length)
-        from_pages = source.pages[: len(copy.pages)]
-        filled = length - (len(copy.pages) - 1) * PAGE_SIZE
-        for pools in (self._keys, self._values):
-            for index in pools:
-                pool = self._grown(pools, index)
-                pool[copy.pages] = pool[from_pages]
-                pool[copy.pages[-1], :, filled:] = 0  # what the source has there is not this row's
-        return copy
+        """A new row that starts with the first `length` tokens of another. It takes no page before it is extended."""
+        fork = RowKV(source.pages[: pages_for(length)], length)
+        for page in fork.pages:
+            self._owners[page].append(fork)
+        return fork
 
     def stop_growing(self) -> None:
         """Make what is allocated now the budget, because the device had no memory for more."""
@@ -142,22 +143,39 @@ class KVCache:
             pools[layer][: len(pool)] = pool
         return pools[layer]
 
+    def _writes_into_shared(self, row: RowKV) -> bool:
+        """Whether the next token goes into a page that other rows own too."""
+        return row.length % PAGE_SIZE > 0 and len(self._owners[row.pages[-1]]) > 1
+
+    @torch.inference_mode()
+    def _own_last_page(self, row: RowKV) -> None:
+        """Give a row a copy of its last page, so that it can write there."""
+        shared, filled = row.pages.pop(), row.length % PAGE_SIZE
+        own = self._take_page(row)
+        for pools in (self._keys, self._values):
+            for index in pools:
+                pool = self._grown(pools, index)
+                pool[own, :, :filled] = pool[shared, :, :filled]
+                pool[own, :, filled:] = 0  # what others wrote there is not this row's
+        self._return_pages(row, [shared])
+        row.pages.append(own)
+
     def _take_page(self, row: RowKV) -> int:
         if self._n_free:
-            page = self._owners.index(None)
-            self._owners[page] = row
+            page = self._owners.index([])
+            self._owners[page].append(row)
             self._n_free -= 1
             return page
-        self._owners.append(row)
-        while len(self._owners) > self._capacity:
-            self._capacity = int(min(self._capacity * _GROWTH, max(self.max_pages, len(self._owners))))
+        self._owners.append([row])
+        if len(self._owners) > self._capacity:
+            self._capacity = max(len(self._owners), int(min(self._capacity * _GROWTH, self.max_pages)))
         return len(self._owners) - 1
 
-    def _return_pages(self, pages: list[int]) -> None:
+    def _return_pages(self, row: RowKV, pages: list[int]) -> None:
         for page in pages:
-            self._owners[page] = None
-        self._n_free += len(pages)
-        while self._owners and self._owners[-1] is None:
+            self._owners[page].remove(row)
+            self._n_free += not self._owners[page]
+        while self._owners and not self._owners[-1]:
             self._owners.pop()
             self._n_free -= 1
 
@@ -165,16 +183,15 @@ class KVCache:
         """Move the last pages into the holes once half of the front of the pool is holes."""
         if self._n_free <= self.n_pages // 2:
             return
-        holes = [page for page in range(self.n_pages_used) if self._owners[page] is None]
-        moved = [page for page in range(self.n_pages_used, self.n_pages) if self._owners[page] is not None]
+        holes = [page for page in range(self.n_pages_used) if not self._owners[page]]
+        moved = [page for page in range(self.n_pages_used, self.n_pages) if self._owners[page]]
         for pools in (self._keys, self._values):
             for index in pools:
                 pool = self._grown(pools, index)
                 pool[holes] = pool[moved]
         for hole, page in zip(holes, moved, strict=True):
-            owner = self._owners[page]
-            assert owner is not None
-            owner.pages[owner.pages.index(page)] = hole
-            self._owners[hole] = owner
+            for owner in self._owners[page]:
+                owner.pages[owner.pages.index(page)] = hole
+            self._owners[hole] = self._owners[page]
         del self._owners[self.n_pages_used :]
         self._n_free = 0

@@ -1,12 +1,12 @@
 """The tokens that all pairs of one query share, computed once.
 
-The first row of a query computes its whole prompt; a copy of the shared part's KV is kept, and later rows start from a
-copy of that. What is shared is found by its token ids, so rows share exactly what is equal.
+The first row of a query computes its whole prompt; the shared part's KV is kept, and later rows start from it: they
+share its full pages in memory and copy the rest. It is found by its token ids, so rows share exactly what is equal.
 """
 
 from collections import OrderedDict
 
-from rank1_hf.decoding.kv_cache import KVCache, RowKV, pages_for
+from rank1_hf.decoding.kv_cache import KVCache, RowKV
 from rank1_hf.decoding.row import Row
 
 Key = tuple[int, ...]
@@ -26,34 +26,28 @@ class Prefixes:
         self._capacity = capacity
         self._kept: OrderedDict[Key, RowKV] = OrderedDict()
         self._computing: dict[Key, Row] = {}
-        self._unkept: set[Key] = set()  # there was no room to keep these, so nobody waits for them
 
     def start(self, row: Row) -> bool:
         """Give a row that has no KV yet what is known of its prompt. False: another row is computing that; wait."""
         key = _key(row)
         if key in self._kept:
             self._kept.move_to_end(key)
-            if self._cache.n_pages_free >= pages_for(len(key)):
-                row.kv = self._cache.fork(self._kept[key], len(key))
-        elif key in self._computing:
-            return self._computing[key] is row
-        elif key and key not in self._unkept:
-            self._computing[key] = row
-        return True
+            row.kv = self._cache.fork(self._kept[key], len(key))
+            return True
+        return not key or self._computing.setdefault(key, row) is row
 
     def stepped(self, row: Row) -> None:
         """After a step: keep the prefix, if this row was the one computing it and has it now."""
+        if row not in self._computing.values():
+            return
         key = _key(row)
-        if self._computing.get(key) is not row or row.kv.length < len(key):
+        if row.kv.length < len(key):
             return
         del self._computing[key]
-        if self._cache.n_pages_free < pages_for(len(key)):
-            self._unkept.add(key)
-            return
         prefix = self._cache.fork(row.kv, len(key))
         if not self._cache.is_finite(prefix):
             # A NaN in a later token reaches earlier ones (0 * NaN in a causal mask). The next row tries again.
-            self._cache.free(prefix, wipe=True)
+            self._cache.free(prefix)
             return
         self._kept[key] = prefix
         if len(self._kept) > self._capacity:
@@ -78,7 +72,6 @@ class Prefixes:
         while self.drop_oldest():
             pass
         self._computing.clear()
-        self._unkept.clear()
 
 
 def _key(row: Row) -> Key:

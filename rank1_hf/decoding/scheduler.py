@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rank1_hf.decoding.kv_cache import KVCache, pages_for
+from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.prefixes import Prefixes
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
@@ -75,7 +75,7 @@ class Scheduler:
         while True:
             self._admit()
             plan = self._split()
-            if sum(_new_pages(work.row, work.n_tokens) for work in plan) <= self._cache.n_pages_free:
+            if sum(self._cache.pages_needed(work.row.kv, work.n_tokens) for work in plan) <= self._cache.n_pages_free:
                 return plan
             self._make_room()
 
@@ -111,7 +111,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         while len(self.rows) < self._max_rows and (row := self._next_row()) is not None:
-            n_pages = _new_pages(row, row.pending + 1)
+            n_pages = self._cache.pages_needed(row.kv, row.pending + 1)
             if n_pages > self._cache.max_pages:
                 self.failed.append(row)
             elif self.rows and n_pages + len(self.rows) > self._uncommitted_pages():  # each may soon need another page
@@ -128,7 +128,7 @@ class Scheduler:
 
     def _uncommitted_pages(self) -> float:
         """Free pages that no live row needs for the context it has."""
-        return self._cache.n_pages_free - sum(_new_pages(row, row.pending) for row in self.rows)
+        return self._cache.n_pages_free - sum(self._cache.pages_needed(row.kv, row.pending) for row in self.rows)
 
     def _split(self) -> list[Work]:
         """One token of every row that decodes, and a chunk of the others, oldest first."""
@@ -163,8 +163,3 @@ class Scheduler:
         self._prefixes.abandon(row)
         self._cache.free(row.kv)
         self.failed.append(row)
-
-
-def _new_pages(row: Row, n_tokens: int) -> int:
-    """How many pages a row must take for so many more tokens."""
-    return pages_for(row.kv.length + n_tokens) - len(row.kv.pages)

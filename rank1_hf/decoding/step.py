@@ -1,7 +1,8 @@
 """One step as tensors: the tokens of several rows, packed end to end without padding.
 
 A row that decodes brings one token, a row in prefill (or one whose chain was rewritten) brings several. The rows with
-one token come first: attention reads the KV cache for all of them at once, and for the others one by one.
+one token come first: attention reads the KV cache for all of them at once, and for the others one by one. A page that
+several of them own, the start of a long query, is read once for all its readers.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache, RowKV
+
+_NOWHERE = 2**40  # the first position of a page that nobody reads: behind every token
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,30 @@ class Segment:
     stop: int
     pages: Tensor
     n_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPages:
+    """Full pages that several decoding rows read, and lie before all of these rows' tokens. All are int64.
+
+    Attributes:
+        pages: [pages].
+        first_positions: [pages], the position of each page's first token.
+        readers: [readers], which decoding rows read them.
+        positions: [readers], the positions of these rows' tokens.
+    """
+
+    pages: Tensor
+    first_positions: Tensor
+    readers: Tensor
+    positions: Tensor
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """[pages, readers, PAGE_SIZE], bool: the keys that lie outside of a reader's window; None: all are seen."""
+        if window is None:
+            return None
+        in_page = torch.arange(PAGE_SIZE, device=self.pages.device)
+        return self.positions[:, None] - self.first_positions[:, None, None] - in_page >= window
 
 
 class Step:
@@ -69,53 +96,85 @@ class Step:
         self._page_masks: dict[int | None, Tensor] = {}
 
     @cached_property
+    def shared(self) -> list[SharedPages]:
+        """The pages that several decoding rows read, grouped by their readers."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for page, readers in self._readers.items():
+            if len(readers) > 1:
+                groups.setdefault(tuple(readers), []).append(page)
+        return [
+            SharedPages(
+                pages=self._tensor(pages),
+                first_positions=self._tensor([self._first_positions[page] for page in pages]),
+                readers=self._tensor(list(readers)),
+                positions=self.position_ids[0][self._tensor(list(readers))],
+            )
+            for readers, pages in groups.items()
+        ]
+
+    @cached_property
     def page_reader(self) -> Tensor:
-        """[n_pages], int64: which decoding row reads each page of the pool's front; 0 for pages that none reads."""
-        readers = [0] * self.cache.n_pages
-        for reader, kv in enumerate(self.decoding):
-            for page in kv.pages:
-                readers[page] = reader
-        return self._tensor(readers)
-
-    @cached_property
-    def reader_pages(self) -> Tensor:
-        """[decoding rows, most pages of a row], int64: each row's pages, filled up with its first one again."""
-        width = max(len(kv.pages) for kv in self.decoding)
-        return self._tensor([kv.pages + kv.pages[:1] * (width - len(kv.pages)) for kv in self.decoding])
-
-    @cached_property
-    def is_filling(self) -> Tensor:
-        """[decoding rows, most pages of a row], bool: where `reader_pages` is filled up."""
-        n_pages = self._tensor([len(kv.pages) for kv in self.decoding])
-        return torch.arange(self.reader_pages.shape[1], device=self.device) >= n_pages[:, None]
+        """[n_pages], int64: the decoding row that reads each page of the pool's front alone; 0 where there is none."""
+        reader = [0] * self.cache.n_pages
+        for page, readers in self._readers.items():
+            if len(readers) == 1:
+                reader[page] = readers[0]
+        return self._tensor(reader)
 
     def page_mask(self, window: int | None) -> Tensor:
-        """[n_pages, 1, 1, PAGE_SIZE], bool: which keys of each page its reader must not attend to.
+        """[n_pages, 1, 1, PAGE_SIZE], bool: which keys of each page `page_reader` must not attend to.
 
         Args:
             window: with sliding-window attention, how many tokens a token sees, itself included.
         """
         if window not in self._page_masks:
-            first = self._first_positions[:, None]
-            distance = self.position_ids[0][self.page_reader][:, None] - first - self._in_page
-            hidden = (distance < 0) | (first < 0)
+            unread = [_NOWHERE] * self.cache.n_pages
+            for page, readers in self._readers.items():
+                if len(readers) == 1:
+                    unread[page] = self._first_positions[page]
+            in_page = torch.arange(PAGE_SIZE, device=self.device)
+            distance = (self.position_ids[0][self.page_reader] - self._tensor(unread))[:, None] - in_page
+            hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
             self._page_masks[window] = hidden[:, None, None, :]
         return self._page_masks[window]
 
     @cached_property
-    def _first_positions(self) -> Tensor:
-        """[n_pages], int64: the position of each page's first token in its row; -1 for pages that no row reads."""
-        first = [-1] * self.cache.n_pages
-        for kv in self.decoding:
-            for number, page in enumerate(kv.pages):
-                first[page] = number * PAGE_SIZE
-        return self._tensor(first)
+    def partials(self) -> Tensor:
+        """[decoding rows, most pages of a row], int64: where each row finds its pages' parts of the attention.
+
+        The parts are those of all pages at the pool's front, in order, then those of `shared`: for each group, page by
+        page, reader by reader. A row with fewer pages than others is filled up with its first part again.
+        """
+        places: dict[tuple[int, int], int] = {}  # (page, reader) -> place, for shared pages
+        n_parts = self.cache.n_pages
+        for page, reader in ((p, r) for g in self.shared for p in g.pages.tolist() for r in g.readers.tolist()):
+            places[page, reader] = n_parts
+            n_parts += 1
+        rows = [[places.get((page, reader), page) for page in kv.pages] for reader, kv in enumerate(self.decoding)]
+        width = max(map(len, rows))
+        return self._tensor([row + row[:1] * (width - len(row)) for row in rows])
 
     @cached_property
-    def _in_page(self) -> Tensor:
-        return torch.arange(PAGE_SIZE, device=self.device)
+    def is_filling(self) -> Tensor:
+        """[decoding rows, most pages of a row], bool: where `partials` is filled up."""
+        n_pages = self._tensor([len(kv.pages) for kv in self.decoding])
+        return torch.arange(self.partials.shape[1], device=self.device) >= n_pages[:, None]
+
+    @cached_property
+    def _readers(self) -> dict[int, list[int]]:
+        """Page -> the decoding rows that read it."""
+        readers: dict[int, list[int]] = {}
+        for reader, kv in enumerate(self.decoding):
+            for page in kv.pages:
+                readers.setdefault(page, []).append(reader)
+        return readers
+
+    @cached_property
+    def _first_positions(self) -> dict[int, int]:
+        """Page -> the position of its first token; the same in all rows that read it."""
+        return {page: number * PAGE_SIZE for kv in self.decoding for number, page in enumerate(kv.pages)}
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)

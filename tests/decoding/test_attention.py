@@ -60,13 +60,20 @@ def test_a_mixed_step(device: str, kv_heads: int, window: int | None, dtype: tor
             torch.testing.assert_close(parts[i].double(), expected, atol=tolerance, rtol=tolerance)
         return list(parts.values())
 
-    # whole prompts; then a step that mixes rows with one token, with several, and rows that sit out
+    # whole prompts, of which the last two start as the one of 200 tokens does
     first = [n - 4 if n > 5 else n for n in lengths]
-    step(first, first)
+    step([*first[:5], 0, 0], first)
+    for i, n_shared in ((5, 150), (6, 128)):
+        states[i] = torch.cat([states[4][:n_shared], states[i]])
+        rows[i] = cache.fork(rows[4], n_shared)
+    first[5:] = [151, 129]
+    step([0, 0, 0, 0, 0, 1, 1], first)
     cache.free(rows[0])  # a hole at the front of the pool
-    lengths[0] = 0
-    news = [0, 1, 4, 1, 3, 0, 1]
-    step(news, [f + n for f, n in zip(first, news, strict=True)])
+
+    # rows with one token, with several, and such that sit out; shared pages with several readers, and with one
+    for news in ([0, 1, 2, 1, 1, 1, 1], [0, 1, 0, 2, 3, 0, 1]):
+        first = [f + n for f, n in zip(first, news, strict=True)]
+        step(news, first)
 
 
 def test_what_is_not_implemented_is_refused_instead_of_ignored():

@@ -48,10 +48,12 @@ def test_rows_keep_their_own_tokens_whatever_happens_to_others(operations: list[
             continue
         row, expected = rows[which % len(rows)]
         if name == "append":
+            before, needed = cache.n_pages_used, cache.pages_needed(row, n)
             values = [float(counter + i) for i in range(n)]
             counter += n
             append(cache, row, values)
             expected += values
+            assert cache.n_pages_used - before == needed
         elif name == "truncate":
             cache.truncate(row, n)
             del expected[n:]
@@ -62,7 +64,7 @@ def test_rows_keep_their_own_tokens_whatever_happens_to_others(operations: list[
             n = min(n, len(expected))
             rows.append((cache.fork(row, n), expected[:n]))
         pages = [page for r, _ in rows for page in r.pages]
-        assert len(pages) == len(set(pages)) == cache.n_pages_used
+        assert len(set(pages)) == cache.n_pages_used
         assert max(pages, default=-1) + 1 == cache.n_pages
         for r, e in rows:
             assert r.length == len(e)
@@ -97,10 +99,24 @@ def test_what_a_failed_row_leaves_behind_is_wiped():
     assert cache.is_finite(after)
 
 
+def test_forks_share_memory_until_they_write():
+    cache = KVCache()
+    source = RowKV()
+    append(cache, source, [1.0] * (2 * PAGE_SIZE + 10))
+    forks = [cache.fork(source, 2 * PAGE_SIZE + 5) for _ in range(10)]
+    assert cache.n_pages_used == 3
+    for fork in forks:
+        append(cache, fork, [2.0])
+    assert cache.n_pages_used == 3 + 10
+    cache.free(source)
+    assert all(contents(cache, fork, 0)[0] == [1.0] * (2 * PAGE_SIZE + 5) + [2.0] for fork in forks)
+
+
 def test_a_fork_takes_nothing_behind_its_length():
     cache = KVCache()
     source = RowKV()
     append(cache, source, [1.0] * 10 + [float("inf")] * 10)
     fork = cache.fork(source, 10)
+    append(cache, fork, [2.0])
     assert cache.is_finite(fork)
-    assert contents(cache, fork, 0)[0] == [1.0] * 10
+    assert contents(cache, fork, 0)[0] == [1.0] * 10 + [2.0]

@@ -13,7 +13,7 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.scheduler import Work
 from rank1_hf.prompt import Markers, PromptEncoder
-from tests.decoding.oracle import Oracle, assert_same
+from tests.decoding.oracle import WORDS, Oracle, assert_same
 
 Checkpoint = Callable[..., Path]
 
@@ -109,6 +109,22 @@ def test_rows_of_one_query_share_their_prefill(case):
     first_of_query = {tuple(r.prompt[: r.n_shared]): r for r in requests}
     saved = sum(r.n_shared for r in requests) - sum(r.n_shared for r in first_of_query.values())
     assert alone.stats.prefill_tokens - sharing.stats.prefill_tokens == saved > 0
+
+
+@pytest.mark.parametrize("shape", ["qwen2", "mistral-sliding", "llama-one-kv-head"])
+def test_the_pages_of_a_long_query_are_shared(case, shape: str):
+    folder, oracle, _, _ = case(shape)
+    query = " ".join(WORDS[:100])
+    prompts = [oracle.encoder.encode(query, " ".join(WORDS[i : i + 3])) for i in range(8)]
+    requests = [Request(i, p.ids, p.n_shared, 20) for i, p in enumerate(prompts)]
+    decoder = oracle.decoder(folder)
+    used: list[int] = []
+    results = list(decoder.run(requests, on_step=lambda stats: used.append(decoder._cache.n_pages_used)))
+    assert_same(results, [oracle.decode(request) for request in requests])
+    n_full = prompts[0].n_shared // PAGE_SIZE
+    assert n_full > 2
+    assert max(used) <= n_full + len(requests) * 3
+    assert decoder.stats.prefill_tokens < 2 * prompts[0].n_shared + 30 * len(requests)
 
 
 def test_a_waiting_pair_takes_the_place_of_a_finished_one_at_once(case):
