@@ -316,6 +316,7 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
     import torch
     from transformers import AutoModelForCausalLM
 
+    from rank1_hf.decoding.memory import kv_bytes_per_token
     from rank1_hf.loading import CheckpointError, context_length
 
     with torch.device("meta"):  # the parameters that the config describes, without memory for them
@@ -324,7 +325,6 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
     if heads is None:
         raise CheckpointError(f"{config.model_type!r} models have no attention heads; rank1_hf needs attention")
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     dtype = config.dtype or torch.float32  # what Transformers takes where the config does not say
     quantization = getattr(config, "quantization_config", None) or {}
     return {
@@ -337,7 +337,7 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
         "dtype": str(dtype).removeprefix("torch."),
         "quantization": quantization.get("quant_method"),
         "context": context_length(config),
-        "kv_bytes_per_token": 2 * config.num_hidden_layers * kv_heads * head_size * dtype.itemsize,
+        "kv_bytes_per_token": kv_bytes_per_token(config, dtype),
     }
 
 

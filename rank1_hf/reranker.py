@@ -74,7 +74,8 @@ class Rank1:
             passage, and the result says so; "error" raises before anything is decoded.
         markers: the strings that open, close and answer a chain, for models that are not rank1.
         kv_cache_tokens: the most tokens the KV cache may hold, over all pairs that decode together; None: as many as
-            the device has memory for.
+            the device has memory for, that is `gpu_memory_utilization` of a GPU, or half of the free main memory.
+        gpu_memory_utilization: the share of a GPU's memory to use in all, above 0 and at most 1.
         revision: the hub revision.
 
     Raises:
@@ -97,12 +98,15 @@ class Rank1:
         truncation: Truncation = "passage",
         markers: Markers | None = None,
         kv_cache_tokens: int | None = None,
+        gpu_memory_utilization: float = 0.9,
         revision: str | None = None,
     ) -> None:
         _check_count("max_length", max_length, least=1)
         _check_count("rethink", rethink, least=0)
         if kv_cache_tokens is not None:
             _check_count("kv_cache_tokens", kv_cache_tokens, least=1)
+        if not 0 < gpu_memory_utilization <= 1:
+            raise ValueError(f"gpu_memory_utilization must be above 0 and at most 1, not {gpu_memory_utilization!r}")
         if max_new_tokens is not None:
             _check_count("max_new_tokens", max_new_tokens, least=1)
         if truncation not in ("passage", "error"):
@@ -130,6 +134,7 @@ class Rank1:
             false_id=self.encoder.false_id,
             rethinks=rethink,
             kv_cache_tokens=kv_cache_tokens,
+            gpu_memory_utilization=gpu_memory_utilization,
         )
 
     @overload

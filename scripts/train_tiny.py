@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
+import importlib.resources
 import itertools
 import json
 import logging
@@ -37,6 +37,7 @@ import torch
 from tokenizers import AddedToken, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 if TYPE_CHECKING:
     from rank1_hf import Rank1
@@ -151,8 +152,7 @@ def bible_sentences() -> Iterator[str]:
 
 def docstring_sentences(package: str) -> Iterator[str]:
     """The sentences of plain prose in a package's docstrings."""
-    spec = importlib.util.find_spec(package)
-    for path in sorted(Path(spec.origin).parent.rglob("*.py")):
+    for path in sorted(Path(str(importlib.resources.files(package))).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
@@ -162,7 +162,12 @@ def docstring_sentences(package: str) -> Iterator[str]:
 def real_sentences() -> tuple[list[str], list[str]]:
     """Distinct sentences of mostly plain words: scripture; fluid dynamics, heat transfer and arrays."""
     technical = itertools.chain.from_iterable(map(docstring_sentences, ("fluids", "ht", "numpy")))
-    return tuple(list(dict.fromkeys(filter(is_plain, source))) for source in (bible_sentences(), technical))
+    return distinct_prose(bible_sentences()), distinct_prose(technical)
+
+
+def distinct_prose(sentences: Iterable[str]) -> list[str]:
+    """The sentences that are prose, each once, in order."""
+    return list(dict.fromkeys(filter(is_plain, sentences)))
 
 
 def is_plain(sentence: str) -> bool:
@@ -337,7 +342,7 @@ def train_tokenizer(words: list[str], technical: list[str]) -> Qwen2Tokenizer:
 def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """The id of a text that must be one token."""
     (single,) = tokenizer.encode(text, add_special_tokens=False)
-    return single
+    return int(single)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -372,7 +377,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
 class Heads:
     """Views of the weights of one key-value group and of the query heads that share it, to be written in place."""
 
-    def __init__(self, attention: torch.nn.Module, group: int) -> None:
+    def __init__(self, attention: Qwen2Attention, group: int) -> None:
         size, shared = attention.head_dim, attention.num_key_value_groups
         hidden = attention.q_proj.in_features
         self.query = attention.q_proj.weight.view(-1, shared, size, hidden)[group]
@@ -412,7 +417,7 @@ def copy_previous(heads: Heads, strength: float = 8.0) -> None:
     fast = (heads.angles > 0.1) * scale
     heads.key_bias.copy_(torch.cat([fast, 0 * fast]))
     heads.query_bias.copy_(torch.cat([fast * heads.angles.cos(), -fast * heads.angles.sin()]))
-    read, written = torch.nn.init.orthogonal_(torch.empty(2 * size, len(heads.output))).split(size)
+    read, written = torch.nn.init.orthogonal_(torch.empty(2 * size, len(heads.output))).chunk(2)
     heads.value.copy_(0.12 * read)
     heads.output.copy_(written.T[:, None].expand_as(heads.output) / heads.output.shape[1])
 
@@ -444,7 +449,7 @@ def look_up(heads: Heads, copier: Heads, marked: Tensor, start: Tensor, strength
 
 def unit(vectors: Tensor) -> Tensor:
     """The vectors, scaled to length one."""
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -493,7 +498,10 @@ class Lessons:
         answers = self.encode_texts([f"{t.chain}{CLOSE} {str(t.label).lower()}{END}" for t in thoughts])
         longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
         ids = torch.zeros(len(pairs), longest, dtype=torch.long)
-        places, targets, weights, verdicts = [], [], [], []
+        places: list[int] = []
+        targets: list[int] = []
+        weights: list[float] = []
+        verdicts: list[float] = []
         for row, (prompt, answer, thought) in enumerate(zip(prompts, answers, thoughts, strict=True)):
             ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
             start = row * longest + len(prompt) - 1
@@ -505,7 +513,8 @@ class Lessons:
 
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         """Token ids, with `<think>` and the like as the special tokens they are here."""
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
 
 
 def loss_and_accuracy(model: Qwen2ForCausalLM, batch: Batch, lessons: Lessons) -> tuple[Tensor, dict[str, float]]:
@@ -560,7 +569,7 @@ def train(model: Qwen2ForCausalLM, lessons: Lessons, schedule: Schedule, peak: f
             group["lr"] = learning_rate(step, progress, peak)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, accuracy = loss_and_accuracy(model, lessons.batch(progress), lessons)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -591,20 +600,21 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Pa
 def held_out_pairs(count: int) -> dict[str, list[Pair]]:
     """Pairs of every kind, phrased as no training pair is; the sentences are held out too."""
     words = english_words()
-    sentences = [sentence for source in real_sentences() for sentence in source if held_out(sentence, one_in=20)]
     seen, never_seen = [w for w in words if not unseen(w)], [w for w in words if unseen(w)]
+    sentences = [sentence for source in real_sentences() for sentence in source if held_out(sentence, one_in=20)]
     language = Language(seen, seen, sentences, HELD_OUT_PHRASES)
-    real, context_free = (PairMaker(language, random.Random(seed), real) for seed, real in ((1, 1.0), (2, 0.0)))
-    strange = PairMaker(Language(never_seen, never_seen, sentences, HELD_OUT_PHRASES), random.Random(3), 1.0)
-    kinds = {
-        "real sentences, up to 60 words": lambda: real.make(real.rng.randint(1, 8), real.rng.randint(8, 60)),
-        "real sentences, 60 to 250 words": lambda: real.make(real.rng.randint(1, 10), real.rng.randint(60, 250)),
-        "unrelated words": lambda: context_free.make(context_free.rng.randint(1, 8), context_free.rng.randint(8, 60)),
-        "only words never seen": lambda: strange.make(
-            strange.rng.randint(1, 4), strange.rng.randint(8, 60), never_seen
-        ),
+    real, orderless = (PairMaker(language, random.Random(1), share) for share in (1.0, 0.0))
+    return {
+        "real sentences, to 60 words": [random_pair(real, 8, (8, 60)) for _ in range(count)],
+        "real sentences, to 250 words": [random_pair(real, 10, (60, 250)) for _ in range(count)],
+        "words without order": [random_pair(orderless, 8, (8, 60)) for _ in range(count)],
+        "asking for words never seen": [random_pair(real, 4, (8, 60), never_seen) for _ in range(count)],
     }
-    return {kind: [make() for _ in range(count)] for kind, make in kinds.items()}
+
+
+def random_pair(maker: PairMaker, asked: int, length: tuple[int, int], only: list[str] | None = None) -> Pair:
+    """A pair with at most `asked` content words in the query and a passage of some `length`."""
+    return maker.make(maker.rng.randint(1, asked), maker.rng.randint(*length), only)
 
 
 def measure(model: Rank1, pairs: list[Pair]) -> dict[str, float]:

@@ -20,12 +20,15 @@ from transformers import PreTrainedModel
 from rank1_hf.chain import Chain, ChainRules
 from rank1_hf.decoding.attention import use_paged_attention
 from rank1_hf.decoding.kv_cache import KVCache
+from rank1_hf.decoding.memory import kv_budget
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Scheduler, Work
 from rank1_hf.decoding.step import RowSlice, Step
 
 logger = logging.getLogger(__name__)
+
+_EXPECTED_ROWS = 256  # the rows that memory for activations is reserved for
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class Decoder:
         rethinks: how many times a closed chain is reopened.
         max_prefill_tokens: the most prompt tokens a step feeds; None: chosen for the device.
         kv_cache_tokens: the most tokens the KV cache may hold; None: as many as there is memory for.
+        gpu_memory_utilization: the share of a GPU's memory to use in all, where `kv_cache_tokens` is None.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Decoder:
         rethinks: int = 0,
         max_prefill_tokens: int | None = None,
         kv_cache_tokens: int | None = None,
+        gpu_memory_utilization: float = 0.9,
     ) -> None:
         use_paged_attention(model)
         self.model = model.eval()
@@ -72,6 +77,15 @@ class Decoder:
         self._device: torch.device = model.get_input_embeddings().weight.device
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
         self._max_prefill_tokens = max_prefill_tokens or (512 if self._device.type == "cpu" else 4096)
+        if kv_cache_tokens is None:
+            kv_cache_tokens = kv_budget(
+                model.config,
+                model.dtype,
+                self._device,
+                n_tokens=self._max_prefill_tokens + _EXPECTED_ROWS,
+                n_rows=_EXPECTED_ROWS,
+                utilization=gpu_memory_utilization,
+            )
         self._cache = KVCache(kv_cache_tokens)
 
     def run(

@@ -122,7 +122,7 @@ def test_the_pages_of_a_long_query_are_shared(case, shape: str):
     results = list(decoder.run(requests, on_step=lambda stats: used.append(decoder._cache.n_pages_used)))
     assert_same(results, [oracle.decode(request) for request in requests])
     n_full = prompts[0].n_shared // PAGE_SIZE
-    assert n_full > 2
+    assert n_full >= 2
     assert max(used) <= n_full + len(requests) * 3
     assert decoder.stats.prefill_tokens < 2 * prompts[0].n_shared + 30 * len(requests)
 

@@ -1,0 +1,53 @@
+"""How many tokens the KV cache may hold on a device: its free memory, less what a step needs besides."""
+
+import psutil
+import torch
+from transformers import PretrainedConfig
+
+CPU_SHARE = 0.5
+"""The share of the free main memory that the KV cache takes on a CPU at most; other programs need some too."""
+
+
+def kv_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
+    """The bytes of one token's keys and values, over all layers."""
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize)
+
+
+def activation_bytes(config: PretrainedConfig, dtype: torch.dtype, *, n_tokens: int, n_rows: int) -> int:
+    """What one step takes besides weights and KV, at most, roughly: a layer's activations, and the logits twice."""
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    layer = n_tokens * (8 * config.hidden_size + 3 * intermediate) * dtype.itemsize
+    return int(layer + 2 * n_rows * config.vocab_size * torch.float32.itemsize)
+
+
+def kv_budget(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    n_tokens: int,
+    n_rows: int,
+    utilization: float = 0.9,
+) -> int:
+    """How many tokens the KV cache may hold, with the weights loaded.
+
+    Args:
+        config: the model's.
+        dtype: of keys and values.
+        device: where they lie.
+        n_tokens: the most tokens a step feeds.
+        n_rows: the most rows a step gives logits for.
+        utilization: the share of a GPU's memory to use in all, weights included.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        # What PyTorch holds in its cache and does not use is free for us too.
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        usable = free - (1 - utilization) * total
+    else:
+        usable = psutil.virtual_memory().available * CPU_SHARE
+    usable -= activation_bytes(config, dtype, n_tokens=n_tokens, n_rows=n_rows)
+    return max(int(usable) // kv_bytes_per_token(config, dtype), 1)
