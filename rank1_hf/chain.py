@@ -75,6 +75,11 @@ class Chain:
         self._context = context
         self._thinking_from = len(prompt)  # where the current round of thinking begins: a close cannot start before it
 
+    @property
+    def room(self) -> int:
+        """How many more tokens the chain may have."""
+        return self._limit - self._length(self.tokens)
+
     def advance(self, token: int) -> int:
         """Take the model's next token and decide what the context becomes.
 
@@ -92,7 +97,7 @@ class Chain:
         self.tokens.append(token)
         if self._has_closed():
             return self._close(unchanged)
-        if self._length(self.tokens) >= self._limit:
+        if self.room <= 0:
             return self._force_close(self._limit_reason)
         return unchanged
 

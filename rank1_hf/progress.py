@@ -28,9 +28,10 @@ class Progress:
         """After every step of the loop."""
         if self._bar.disable:
             return
+        tokens = stats.decode_tokens + stats.accepted_tokens
         if self._first_tokens is None:
-            self._first_tokens = stats.decode_tokens
-        rate = (stats.decode_tokens - self._first_tokens) / max(time.perf_counter() - self._start, 1e-9)
+            self._first_tokens = tokens
+        rate = (tokens - self._first_tokens) / max(time.perf_counter() - self._start, 1e-9)
         self._bar.set_postfix_str(f"{rate:.0f} tokens/s, {stats.live_rows} rows", refresh=False)
         self._bar.update(0)
 

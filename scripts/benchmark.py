@@ -6,10 +6,10 @@
     python scripts/benchmark.py --output DIR --quick --vary                   # a minute, to see that it works
 
 Peers run in turns (A B C, A B C, ...) on the same token ids with the same budgets, after each has tried its settings
-(batch sizes, CUDA graphs) on a part of the workload and kept the fastest. What is reported is the median over the repeats,
-the extremes, and how many times as fast this project was than a peer, computed in each repeat. Agreement of the decisions
-with this project's is a check that all did the same work: in low precision it is not complete between any two engines,
-and with random weights it means nothing.
+(batch sizes, CUDA graphs) on a part of the workload and kept the fastest. Reported are the median over the repeats, the
+extremes, and how many times as fast this project was as a peer, computed in each repeat. The share of decisions that
+agree with this project's checks that all did the same work: in low precision it is not complete between any two
+engines, and with random weights it means nothing.
 
 `--vllm-python` names the Python of an environment with vLLM, which then runs the recipe of the rank1 model card.
 `--vary` also measures how speed changes with one thing at a time, and draws curves (`pip install 'rank1-hf[bench]'`).
@@ -18,7 +18,6 @@ and with random weights it means nothing.
 import argparse
 import dataclasses
 import datetime
-import gc
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarking import report
+from benchmarking.limits import Cost, Limits, measure_decode, measure_limits, measure_prefill
+from benchmarking.peers import Checkpoint, Generate, GenerateBatch, Ours, Outcome, Peer, Setting, Vllm, free_memory
+from benchmarking.vary import Curve, Sizes, vary_lengths, vary_pairs, vary_sharing
+from benchmarking.workloads import NAMES, Source, Workload, read_source
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from benchmarking import report
-from benchmarking.limits import Cost, measure_decode, measure_limits, measure_prefill
-from benchmarking.peers import Checkpoint, Generate, GenerateBatch, Ours, Outcome, Peer, Setting, Vllm, free_memory
-from benchmarking.vary import Curve, Sizes, vary_lengths, vary_pairs, vary_sharing
-from benchmarking.workloads import NAMES, Source, Workload, read_source
 from rank1_hf.evaluation.beir import SAMPLE
 from rank1_hf.loading import DTYPES, context_length, load_model, open_checkpoint, resolve_device
 from rank1_hf.prompt import PromptEncoder
@@ -192,9 +191,9 @@ def measure_phases(
     checkpoint: Checkpoint,
     source: Source,
     ours: Ours,
-    limits: Any,
+    limits: Limits,
     *,
-    quick: bool,  # noqa: ANN401
+    quick: bool,
 ) -> list[dict[str, Any]]:
     """Decode steps of few and many rows, and a prefill, beside the machine's limits."""
     cost, decoder = Cost.of(checkpoint.model), ours.endless_decoder

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice, starmap
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -28,6 +29,7 @@ from rank1_hf.decoding.step import RowSlice, Step
 
 logger = logging.getLogger(__name__)
 
+_DRAFT_TOKENS = {True: 16, False: 64}  # on a CPU, and elsewhere: about what a step feeds in the time it reads weights
 _EXPECTED_ROWS = 256  # the rows that memory for activations is reserved for
 
 
@@ -38,6 +40,8 @@ class Stats:
     steps: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     live_rows: int = 0
     preemptions: int = 0
     out_of_memory: int = 0
@@ -52,6 +56,8 @@ class Decoder:
         true_id, false_id: where the verdict is read.
         rethinks: how many times a closed chain is reopened.
         max_prefill_tokens: the most prompt tokens a step feeds; None: chosen for the device.
+        max_draft_tokens: the most tokens a step speculates on, over all rows; 0: no speculation; None: chosen for the
+            device, so that it happens where it pays.
         kv_cache_tokens: the most tokens the KV cache may hold; None: as many as there is memory for.
         gpu_memory_utilization: the share of a GPU's memory to use in all, where `kv_cache_tokens` is None.
     """
@@ -65,6 +71,7 @@ class Decoder:
         false_id: int,
         rethinks: int = 0,
         max_prefill_tokens: int | None = None,
+        max_draft_tokens: int | None = None,
         kv_cache_tokens: int | None = None,
         gpu_memory_utilization: float = 0.9,
     ) -> None:
@@ -77,6 +84,9 @@ class Decoder:
         self._device: torch.device = model.get_input_embeddings().weight.device
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
         self._max_prefill_tokens = max_prefill_tokens or (512 if self._device.type == "cpu" else 4096)
+        self._max_draft_tokens = (
+            _DRAFT_TOKENS[self._device.type == "cpu"] if max_draft_tokens is None else max_draft_tokens
+        )
         if kv_cache_tokens is None:
             kv_cache_tokens = kv_budget(
                 model.config,
@@ -106,7 +116,12 @@ class Decoder:
             on_step: called after every step.
         """
         scheduler = Scheduler(
-            iter(requests), self._make_row, self._cache, max_rows=max_rows, max_prefill_tokens=self._max_prefill_tokens
+            iter(requests),
+            self._make_row,
+            self._cache,
+            max_rows=max_rows,
+            max_prefill_tokens=self._max_prefill_tokens,
+            max_draft_tokens=self._max_draft_tokens,
         )
         try:
             while True:
@@ -122,11 +137,10 @@ class Decoder:
                     scheduler.stepped(work.row)
                 if on_step is not None:
                     on_step(self.stats)
-                complete = (work.row for work in plan if work.completes)
-                for row, next_token in zip(complete, next_tokens, strict=True):
-                    decoded = self._advance(row, next_token)
+                for work in plan:
+                    decoded = self._advance(work, next_tokens) if work.completes else None
                     if decoded is not None:
-                        scheduler.release(row, wipe=decoded.error is not None)
+                        scheduler.release(work.row, wipe=decoded.error is not None)
                         yield decoded
         finally:
             self.stats.live_rows = 0
@@ -144,7 +158,7 @@ class Decoder:
         )
         return Row(request, chain)
 
-    def _try_step(self, plan: list[Work], scheduler: Scheduler) -> "list[NextToken] | None":
+    def _try_step(self, plan: list[Work], scheduler: Scheduler) -> "Iterator[NextToken] | None":
         """Run a step; None where the device had no memory for it, with everything as before but fewer rows."""
         lengths = [work.row.kv.length for work in plan]
         self.stats.live_rows = len(scheduler.rows)
@@ -165,23 +179,23 @@ class Decoder:
         return None
 
     @torch.inference_mode()
-    def _forward(self, plan: list[Work]) -> "list[NextToken]":
-        """Feed a step and read the logits of the rows that it completes, in the order of the plan."""
+    def _forward(self, plan: list[Work]) -> "Iterator[NextToken]":
+        """Feed a step. Gives the logits behind the context of each row that it completes, and behind its drafted tokens."""
         slices: list[RowSlice] = []
-        last_tokens: list[int] = []
+        with_logits: list[int] = []
         n_tokens = 0
         for work in plan:
             row, start = work.row, work.row.kv.length
-            self._cache.extend(row.kv, work.n_tokens)
-            slices.append(RowSlice(row.kv, row.chain.tokens[start : row.kv.length]))
-            n_tokens += work.n_tokens
+            self._cache.extend(row.kv, work.n_fed)
+            slices.append(RowSlice(row.kv, row.chain.tokens[start : start + work.n_tokens] + work.draft))
+            n_tokens += work.n_fed
             if work.completes:
-                last_tokens.append(n_tokens - 1)
+                with_logits += range(n_tokens - len(work.draft) - 1, n_tokens)
         step = Step(self._cache, slices, self._device)
         output = self.model(
             input_ids=step.input_ids,
             position_ids=step.position_ids,
-            logits_to_keep=torch.tensor(last_tokens, dtype=torch.long, device=self._device),
+            logits_to_keep=torch.tensor(with_logits, dtype=torch.long, device=self._device),
             use_cache=False,
             step=step,
         )
@@ -189,35 +203,45 @@ class Decoder:
         highest, tokens = logits.max(dim=-1)
         answers = logits[:, self._answers]
         self.stats.steps += 1
-        self.stats.decode_tokens += len(step.decoding)
-        self.stats.prefill_tokens += n_tokens - len(step.decoding)
-        return [
-            NextToken(token, logit, *answer)
-            for token, logit, answer in zip(tokens.tolist(), highest.tolist(), answers.tolist(), strict=True)
-        ]
+        for work in plan:
+            if work.n_tokens == 1:
+                self.stats.decode_tokens += 1
+            else:
+                self.stats.prefill_tokens += work.n_tokens
+            self.stats.draft_tokens += len(work.draft)
+        return starmap(NextToken, zip(tokens.tolist(), highest.tolist(), answers.tolist(), strict=True))
 
-    def _advance(self, row: Row, next_token: "NextToken") -> Decoded | None:
-        """Give a row its next token, or its verdict. Returns its outcome if it is finished."""
-        if row.chain.ended is not None:
-            return _verdict(row, next_token)
-        if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
-            return _not_finite(row)
-        self._cache.truncate(row.kv, row.chain.advance(next_token.id))
+    def _advance(self, work: Work, next_tokens: "Iterator[NextToken]") -> Decoded | None:
+        """Give a row its next token, or its verdict. Returns its outcome if it is finished.
+
+        With a draft, the row goes on as long as the draft said what the model says.
+        """
+        row, mine = work.row, list(islice(next_tokens, len(work.draft) + 1))
+        for next_token, drafted in zip(mine, [*work.draft, None], strict=True):
+            if row.chain.ended is not None:
+                return _verdict(row, next_token)
+            if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
+                return _not_finite(row)
+            n_before = len(row.chain.tokens)
+            unchanged = row.chain.advance(next_token.id)
+            if next_token.id != drafted or row.chain.tokens[n_before:] != [drafted] or unchanged < n_before:
+                self._cache.truncate(row.kv, unchanged)
+                break
+            self.stats.accepted_tokens += 1
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class NextToken:
-    """What the logits behind a row's context say: the likeliest token and its logit, and the logits of the answers."""
+    """What the logits behind a context say: the likeliest token and its logit, and the logits of true and false."""
 
     id: int
     logit: float
-    true_logit: float
-    false_logit: float
+    answers: tuple[float, float]
 
 
 def _verdict(row: Row, next_token: NextToken) -> Decoded:
-    true_logit, false_logit = next_token.true_logit, next_token.false_logit
+    true_logit, false_logit = next_token.answers
     if not (math.isfinite(true_logit) and math.isfinite(false_logit)):
         return _not_finite(row)
     return Decoded(row.request.index, row.chain.thought, row.chain.ended, true_logit, false_logit)

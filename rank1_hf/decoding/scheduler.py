@@ -7,12 +7,13 @@ chain as it is, and its KV is computed again later, so its result is the same.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.prefixes import Prefixes
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
+from rank1_hf.decoding.speculation import LEAST_DRAFT, MAX_DRAFT
 
 _LEAST_PREFILL_TOKENS = 32  # a row that has no memory for steps of so many tokens does not fit
 
@@ -25,11 +26,18 @@ class Work:
         row: the row.
         n_tokens: how many of its pending tokens the step feeds.
         completes: whether the model then has seen the row's whole context, so that its logits mean something.
+        draft: tokens fed behind the row's own, which the step verifies.
     """
 
     row: Row
     n_tokens: int
     completes: bool
+    draft: list[int] = field(default_factory=list)
+
+    @property
+    def n_fed(self) -> int:
+        """How many tokens the step feeds, the draft included."""
+        return self.n_tokens + len(self.draft)
 
 
 class Scheduler:
@@ -44,6 +52,7 @@ class Scheduler:
         max_rows: the most rows that are live at once, at least 1.
         max_prefill_tokens: the most tokens a step feeds for rows that bring several, at least 1. (Every row that brings
             one token is in every step.)
+        max_draft_tokens: the most tokens a step speculates on, over all rows; 0: no speculation.
     """
 
     def __init__(
@@ -54,6 +63,7 @@ class Scheduler:
         *,
         max_rows: int,
         max_prefill_tokens: int,
+        max_draft_tokens: int = 0,
     ) -> None:
         if max_rows < 1 or max_prefill_tokens < 1:
             raise ValueError(
@@ -68,6 +78,7 @@ class Scheduler:
         self._cache = cache
         self._max_rows = max_rows
         self._max_prefill_tokens = max_prefill_tokens
+        self._max_draft_tokens = max_draft_tokens
         self._prefixes = Prefixes(cache, capacity=max_rows)
 
     def plan(self) -> list[Work]:
@@ -75,7 +86,7 @@ class Scheduler:
         while True:
             self._admit()
             plan = self._split()
-            if sum(self._cache.pages_needed(work.row.kv, work.n_tokens) for work in plan) <= self._cache.n_pages_free:
+            if sum(self._cache.pages_needed(work.row.kv, work.n_fed) for work in plan) <= self._cache.n_pages_free:
                 return plan
             self._make_room()
 
@@ -132,7 +143,7 @@ class Scheduler:
 
     def _split(self) -> list[Work]:
         """One token of every row that decodes, and a chunk of the others, oldest first."""
-        plan = [Work(row, 1, completes=True) for row in self.rows if row.pending == 1]
+        plan = [Work(row, 1, completes=True, draft=self._draft(row)) for row in self.rows if row.pending == 1]
         room = self._max_prefill_tokens
         for row in self.rows:
             if room == 0:
@@ -141,7 +152,14 @@ class Scheduler:
                 n_tokens = min(row.pending, room)
                 room -= n_tokens
                 plan.append(Work(row, n_tokens, completes=n_tokens == row.pending))
-        return sorted(plan, key=lambda work: work.n_tokens > 1)  # the last chunk of a prompt may be a single token
+        return sorted(plan, key=lambda work: work.n_fed > 1)  # the last chunk of a prompt may be a single token
+
+    def _draft(self, row: Row) -> list[int]:
+        """Tokens to speculate on, where few rows are live and memory is not short (a draft may take another page)."""
+        n_tokens = min(self._max_draft_tokens // len(self.rows), MAX_DRAFT, row.chain.room - 1)
+        if n_tokens < LEAST_DRAFT or row.chain.ended or self._cache.n_pages_free < 2 * len(self.rows):
+            return []
+        return row.lookup.propose(row.chain.tokens, n_tokens)
 
     def _make_room(self) -> None:
         if self._prefixes.drop_oldest():

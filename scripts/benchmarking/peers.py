@@ -56,7 +56,7 @@ class Peer(Protocol):
     """One way to judge pairs. `settings` are tried once each before anything is measured, and the fastest is kept."""
 
     name: str
-    settings: Sequence[Setting]
+    settings: list[Setting]
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         """Judge every pair."""
@@ -110,6 +110,8 @@ class Ours:
         first_seconds, decoded = 0.0, []
         for result in decoder.run(requests, max_rows=setting["batch_size"]):
             first_seconds = first_seconds or time.perf_counter() - start
+            if result.error:
+                raise RuntimeError(f"pair {result.index} failed: {result.error}")
             decoded.append(result)
         seconds = time.perf_counter() - start
         decoded.sort(key=lambda result: result.index)

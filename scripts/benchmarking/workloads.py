@@ -95,12 +95,11 @@ class Source:
         """Prompts and chains of very different lengths, drawn."""
         drawn = random.Random(self.seed)
         shortest, longest = round(150 * self.length_scale), round(600 * self.length_scale)
-        shortest = max(shortest, len(self.encoder.encode("?", "").ids) + 8)
         queries = list(self.collection.queries.values())
         items = []
         for limit in self._chain_lengths(n_pairs, drawn):
-            n_tokens = drawn.randint(shortest, max(shortest, longest))
-            items.append(self._item(drawn.choice(queries)[:200], self._long_text(drawn, n_tokens), limit, n_tokens))
+            n_tokens = drawn.randint(shortest, longest)
+            items.append(self._item(drawn.choice(queries), self._long_text(drawn, n_tokens), limit, n_tokens))
         return Workload("ragged", f"{n_pairs} pairs, chain lengths drawn for all peers alike", items, closes=False)
 
     def long_query(self, n_pairs: int) -> Workload:
@@ -144,8 +143,11 @@ class Source:
 
     def _item(self, query: str, passage: Passage, limit: int, max_prompt_tokens: int | None = None) -> Item:
         limit = min(limit, self.context // 3)
-        room = self.context - limit - 16  # what a forced close adds
-        prompt = self.encoder.encode(query, passage, max_tokens=min(max_prompt_tokens or room, room))
+        most = self.context - limit - 16  # what a forced close adds
+        if max_prompt_tokens is not None:
+            least = len(self.encoder.encode(query, "").ids) + 1
+            most = min(most, max(max_prompt_tokens, least))
+        prompt = self.encoder.encode(query, passage, max_tokens=most)
         return Item(prompt, limit)
 
     def _chain_lengths(self, n_pairs: int, drawn: random.Random) -> list[int]:

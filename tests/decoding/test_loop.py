@@ -25,6 +25,7 @@ SHAPES = {
     "llama-one-kv-head": {"num_key_value_heads": 1, "num_hidden_layers": 3},
     "llama-wide-heads": {"head_dim": 48},
     "mistral-sliding": {"sliding_window": 33},
+    "qwen2-repeats-itself": {"std": 0.06, "close_scale": 1.3, "seed": 1},
     "qwen2-says-eos": {"eos_scale": 3.0},
     "pieces": {"seed": 3},
     "sentencepiece": {},
@@ -127,6 +128,19 @@ def test_the_pages_of_a_long_query_are_shared(case, shape: str):
     assert decoder.stats.prefill_tokens < 2 * prompts[0].n_shared + 30 * len(requests)
 
 
+@pytest.mark.parametrize("max_rows", [1, 3, 10])
+def test_speculation_changes_nothing_but_the_number_of_steps(case, max_rows: int):
+    folder, oracle, requests, expected = case("qwen2-repeats-itself")
+    speculating = oracle.decoder(folder, max_draft_tokens=8 * max_rows)
+    plain = oracle.decoder(folder, max_draft_tokens=0)
+    assert_same(list(speculating.run(requests, max_rows=max_rows)), expected)
+    assert_same(list(plain.run(requests, max_rows=max_rows)), expected)
+    assert speculating.stats.accepted_tokens > 0
+    assert speculating.stats.draft_tokens > speculating.stats.accepted_tokens, "no draft was ever wrong"
+    assert speculating.stats.steps < plain.stats.steps
+    assert speculating.stats.decode_tokens + speculating.stats.accepted_tokens == plain.stats.decode_tokens
+
+
 def test_a_waiting_pair_takes_the_place_of_a_finished_one_at_once(case):
     folder, oracle, requests, expected = case("qwen2")
     longest = max(expected, key=lambda d: len(d.thought))
@@ -155,7 +169,7 @@ def test_requests_are_taken_only_when_there_is_room(case):
 
 def test_logits_are_computed_for_the_last_position_only(case):
     folder, oracle, requests, _ = case("qwen2")
-    decoder = oracle.decoder(folder)
+    decoder = oracle.decoder(folder, max_draft_tokens=0)
     seen: list[int] = []
     decoder.model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output[0].shape[0]))
     list(decoder.run(requests[:4], max_rows=4))
