@@ -18,6 +18,7 @@ engines, and with random weights it means nothing.
 import argparse
 import dataclasses
 import datetime
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -38,7 +39,7 @@ from rank1_hf.evaluation.beir import SAMPLE
 from rank1_hf.loading import DTYPES, context_length, load_model, open_checkpoint, resolve_device
 from rank1_hf.prompt import PromptEncoder
 
-console = Console()
+console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width
 
 _QWEN2 = {"model_type": "qwen2", "vocab_size": 152_064, "rope_theta": 1e6, "max_position_embeddings": 32_768}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -114,8 +115,8 @@ def main() -> None:
     results["curves"] = [dataclasses.asdict(curve) for curve in vary(source, peers, options)] if options.vary else []
     files = report.write(options.output, results)
     for table in report.tables(results):
-        console.print(table)
         console.print()
+        console.print(table)
     console.print(f"wrote {', '.join(files)}")
 
 
@@ -147,7 +148,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sizes = [4] if options.quick else [8, 16, 32, 64] if on_cpu else [32, 128, 256]
     options.batch_sizes = options.batch_sizes or sizes
     options.pairs = options.pairs or (8 if options.quick else 128)
-    options.budget = options.budget or (32 if options.quick else 512)
+    options.budget = options.budget or (96 if options.quick else 512)
     options.repeats = options.repeats or (2 if options.quick else 3)
     if options.threads:
         torch.set_num_threads(options.threads)

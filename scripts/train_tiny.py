@@ -537,10 +537,11 @@ def loss_and_accuracy(model: Qwen2ForCausalLM, batch: Batch, lessons: Lessons) -
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train: a number of steps, or (where the clock must decide) of minutes."""
+    """How long to train: a number of steps, or (where the clock must decide) of minutes. `start` is what was done."""
 
     steps: int
     minutes: float | None = None
+    start: float = 0.0
 
     def __iter__(self) -> Iterator[tuple[int, float]]:
         """Each step with the share of the training done before it."""
@@ -549,7 +550,7 @@ class Schedule:
             done = (time.monotonic() - started) / 60 / self.minutes if self.minutes else step / self.steps
             if done >= 1:
                 return
-            yield step, done
+            yield step, self.start + (1 - self.start) * done
 
 
 def learning_rate(step: int, progress: float, peak: float) -> float:
@@ -688,6 +689,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=CHECKPOINT)
     parser.add_argument("--steps", type=int, default=4300)
     parser.add_argument("--minutes", type=float, help="train for so long instead, however many steps that makes")
+    parser.add_argument(
+        "--resume", type=Path, help="start from this checkpoint's weights, with --start and another --seed"
+    )
+    parser.add_argument("--start", type=float, default=0.0, help="the share of the training already done")
     parser.add_argument("--tokens", type=int, default=2500, help="tokens in a batch, about")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -712,8 +717,10 @@ def run_training(options: argparse.Namespace) -> None:
     log.info("%d words, %d of them one token; %d sentences", len(words), len(common), len(sentences))
     maker = PairMaker(Language(words, common, sentences, PHRASES), random.Random(options.seed))
     model = new_model(tokenizer)
+    if options.resume:
+        model.load_state_dict(Qwen2ForCausalLM.from_pretrained(options.resume).state_dict())
     log.info("%.2fM parameters", model.num_parameters() / 1e6)
-    schedule = Schedule(options.steps, options.minutes)
+    schedule = Schedule(options.steps, options.minutes, options.start)
     train(model, Lessons(maker, tokenizer, options.tokens), schedule, options.learning_rate, options.output)
 
 

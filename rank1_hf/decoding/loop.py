@@ -180,7 +180,7 @@ class Decoder:
 
     @torch.inference_mode()
     def _forward(self, plan: list[Work]) -> "Iterator[NextToken]":
-        """Feed a step. Gives the logits behind the context of each row that it completes, and behind its drafted tokens."""
+        """Feed a step. Gives the logits behind the context of each row that it completes, and behind its draft."""
         slices: list[RowSlice] = []
         with_logits: list[int] = []
         n_tokens = 0

@@ -84,32 +84,31 @@ def _workload_table(name: str, result: Results) -> Table:
     description = f"{name}: {result['description']}; prompts {_spread(result['prompt_tokens'])} tokens, "
     chains = [n for run in result["peers"]["rank1_hf"]["runs"][:1] for n in run["chain_tokens"]]
     table = _table(f"{description}chains {_spread(chains)}")
-    for column in (
-        "peer",
-        "setting",
+    table.add_column("peer")
+    columns = (
         "pairs",
         "pairs/s",
         "chain tokens/s",
-        "seconds",
-        "first score",
+        "first score, s",
+        "last score, s",
         "closed",
-        "ours is faster by",
-        "same decisions",
-    ):
-        table.add_column(column, justify="left" if column in ("peer", "setting") else "right")
+        "ours / peer",
+        "agree",
+    )
+    for column in columns:
+        table.add_column(column, justify="right")
     for peer, measured in result["peers"].items():
         runs = measured["runs"]
         setting = ", ".join(f"{key} {value}" for key, value in measured["setting"].items())
         table.add_row(
-            peer,
-            setting,
+            f"{peer} ({setting})" if setting else peer,
             str(measured["n_pairs"]),
             _spread(measured["pairs_per_second"], 2),
             _spread([sum(run["chain_tokens"]) / run["seconds"] for run in runs]),
-            _spread([run["seconds"] for run in runs], 1),
-            f"{statistics.median(run['first_seconds'] for run in runs):.2f} s",
-            f"{runs[0]['n_closed']}",
-            "" if peer == "rank1_hf" else _spread(measured["ratios"], 2) + "x",
+            f"{statistics.median(run['first_seconds'] for run in runs):.2f}",
+            f"{statistics.median(run['seconds'] for run in runs):.2f}",
+            str(runs[0]["n_closed"]),
+            _spread(measured["ratios"], 2),
             f"{measured['same_decisions']:.0%}",
         )
     return table

@@ -1,0 +1,110 @@
+"""`scripts/benchmark.py` runs, writes what it says, and its peers do the same work. Nothing here depends on speed."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORKLOADS = ("natural", "ragged", "long-query", "interactive")
+PEERS = ("rank1_hf", "generate", "generate_batch")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a quick run wrote; in float32, where every peer must think the same chains."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    finished = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "benchmark.py", "--quick", "--vary", "--dtype", "float32"]
+        + ["--pairs", "6", "--peer-pairs", "generate_batch=4", "--threads", "1", "--output", folder],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict:
+    return json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
+
+
+def test_every_peer_judges_every_pair_in_every_repeat(results):
+    assert tuple(results["workloads"]) == WORKLOADS
+    for workload in results["workloads"].values():
+        assert tuple(workload["peers"]) == PEERS
+        for peer, measured in workload["peers"].items():
+            assert measured["n_pairs"] == (4 if peer == "generate_batch" else 6)
+            assert len(measured["runs"]) == 2
+            for run in measured["runs"]:
+                assert len(run["log_odds"]) == len(run["chain_tokens"]) == measured["n_pairs"]
+                assert 0 < run["first_seconds"] <= run["seconds"]
+
+
+def test_peers_do_the_same_work(results):
+    for workload in results["workloads"].values():
+        ours = workload["peers"]["rank1_hf"]["runs"][0]
+        for measured in workload["peers"].values():
+            assert measured["same_decisions"] == 1
+            for run in measured["runs"]:
+                assert run["chain_tokens"] == ours["chain_tokens"][: measured["n_pairs"]]
+                assert run["log_odds"] == pytest.approx(ours["log_odds"][: measured["n_pairs"]], abs=1e-3)
+
+
+def test_chains_end_by_themselves_except_where_their_lengths_are_drawn(results):
+    closed = {name: result["peers"]["rank1_hf"]["runs"][0]["n_closed"] for name, result in results["workloads"].items()}
+    assert closed["natural"] > 0
+    assert closed["ragged"] == 0
+
+
+def test_speeds_and_ratios_are_what_the_raw_numbers_say(results):
+    for workload in results["workloads"].values():
+        speeds = {
+            name: [measured["n_pairs"] / run["seconds"] for run in measured["runs"]]
+            for name, measured in workload["peers"].items()
+        }
+        for name, measured in workload["peers"].items():
+            assert measured["pairs_per_second"] == pytest.approx(speeds[name])
+            ratios = [ours / peer for ours, peer in zip(speeds["rank1_hf"], speeds[name], strict=True)]
+            assert measured["ratios"] == pytest.approx(ratios)
+
+
+def test_the_table_shows_the_medians(folder, results):
+    table = (folder / "benchmark.md").read_text(encoding="utf-8")
+    for workload in results["workloads"].values():
+        for peer, measured in workload["peers"].items():
+            median = f"{statistics.median(measured['pairs_per_second']):.2f} ("
+            assert re.search(rf"^\| {peer} .*\| +{re.escape(median)}", table, flags=re.MULTILINE), (peer, median)
+
+
+def test_phases_are_beside_the_limits_of_the_machine(results):
+    assert all(value > 0 for value in results["limits"].values())
+    assert [phase["name"] for phase in results["phases"]] == ["decode", "decode", "prefill"]
+    for phase in results["phases"]:
+        least = max(phase["read_seconds"], phase["compute_seconds"])
+        assert phase["fraction"] == pytest.approx(least / phase["seconds"])
+
+
+def test_curves_have_a_value_for_every_point_and_a_picture_where_matplotlib_is_installed(folder, results):
+    titles = [curve["title"] for curve in results["curves"]]
+    assert titles == ["rows", "prompt-length", "chain-length", "prefix-sharing", "pairs-time", "pairs-memory"]
+    for curve in results["curves"]:
+        assert all(len(values) == len(curve["x"]) and min(values) > 0 for values in curve["lines"].values())
+    pytest.importorskip("matplotlib")
+    for title in titles:
+        assert (folder / f"{title}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_names_no_folder_of_the_machine(folder):
+    for name in ("benchmark.md", "benchmark.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert str(folder.parent) not in text
+        assert str(ROOT) not in text
