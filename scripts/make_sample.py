@@ -7,94 +7,54 @@ The rule: a query qualifies when its BM25 top 20 holds at least `RELEVANT` judge
 for each candidate, and the candidates) are taken, ties by identifier.
 """
 
-from __future__ import annotations
-
 import argparse
-import csv
 import json
-from collections import defaultdict
-from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+
+from rank1_hf.evaluation.beir import Collection, read_beir
+from rank1_hf.evaluation.trec import Run, read_run, write_run
 
 QUERIES, DEPTH, RELEVANT, IRRELEVANT = 12, 20, 4, 8
 
 
-class Judgment(NamedTuple):
-    """How relevant a document is to a query."""
-
-    query: str
-    document: str
-    grade: int
-
-
-class Collection(NamedTuple):
-    """A BEIR folder and the top of its run."""
-
-    documents: dict[str, dict[str, str]]
-    queries: dict[str, dict[str, str]]
-    judgments: dict[str, list[Judgment]]
-    run: dict[str, list[tuple[str, str]]]  # for each query, (document, line of the run), best first
-
-
-def read_jsonl(path: Path) -> dict[str, dict[str, str]]:
-    """The objects of a file by their `_id`."""
-    with path.open(encoding="utf-8") as lines:
-        return {entry["_id"]: entry for entry in map(json.loads, lines)}
-
-
-def read_collection(folder: Path) -> Collection:
-    """Read a BEIR folder and the first `DEPTH` documents for each query of its run."""
-    judgments: dict[str, list[Judgment]] = defaultdict(list)
-    run: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    with (folder / "qrels.tsv").open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines, delimiter="\t"):
-            judgments[row["query-id"]].append(Judgment(row["query-id"], row["corpus-id"], int(row["score"])))
-    for line in (folder / "bm25.trec").read_text(encoding="utf-8").splitlines():
-        query, _, document, rank, *_ = line.split()
-        if int(rank) <= DEPTH:
-            run[query].append((document, line))
-    return Collection(read_jsonl(folder / "corpus.jsonl"), read_jsonl(folder / "queries.jsonl"), judgments, run)
-
-
-def qualifies(collection: Collection, query: str) -> bool:
+def qualifies(collection: Collection, query: str, candidates: dict[str, float]) -> bool:
     """Whether reranking this query can be seen to help or to harm."""
-    candidates = [document for document, _ in collection.run[query]]
-    relevant = {judgment.document for judgment in collection.judgments[query] if judgment.grade > 0}
-    found = len(relevant.intersection(candidates))
-    readable = all(collection.documents[document]["text"].strip() for document in candidates)
+    grades = collection.qrels.get(query, {})
+    found = sum(grades.get(document, 0) > 0 for document in candidates)
+    readable = all(collection.corpus[document].text.strip() for document in candidates)
     return readable and found >= RELEVANT and len(candidates) - found >= IRRELEVANT
 
 
-def reading_length(collection: Collection, query: str) -> int:
+def reading_length(collection: Collection, query: str, candidates: dict[str, float]) -> int:
     """Characters in all the pairs of a query."""
-    documents = [collection.documents[document] for document, _ in collection.run[query]]
-    asked = len(collection.queries[query]["text"])
-    return sum(asked + len(document["title"]) + len(document["text"]) for document in documents)
+    documents = [collection.corpus[document] for document in candidates]
+    return sum(len(collection.queries[query]) + len(document.title) + len(document.text) for document in documents)
 
 
-def choose(collection: Collection) -> list[str]:
-    """The queries of the sample, in the collection's order."""
-    eligible = [query for query in collection.queries if qualifies(collection, query)]
-    chosen = sorted(eligible, key=lambda query: (reading_length(collection, query), query))[:QUERIES]
-    return [query for query in collection.queries if query in chosen]
+def choose(collection: Collection, run: Run) -> Run:
+    """The run of the sample, its queries in the collection's order."""
+    tops = {query: dict(islice(scores.items(), DEPTH)) for query, scores in run.items()}
+    eligible = [query for query, top in tops.items() if qualifies(collection, query, top)]
+    chosen = sorted(eligible, key=lambda query: (reading_length(collection, query, tops[query]), query))[:QUERIES]
+    return {query: tops[query] for query in collection.queries if query in chosen}
 
 
-def write_sample(collection: Collection, queries: list[str], folder: Path) -> None:
+def write_sample(collection: Collection, run: Run, folder: Path) -> None:
     """Write the queries, their candidates, all their judgments and the top of their run."""
     folder.mkdir(parents=True, exist_ok=True)
-    ranked = {document for query in queries for document, _ in collection.run[query]}
-    documents = [entry for name, entry in collection.documents.items() if name in ranked]
-    write_lines(folder / "corpus.jsonl", (json.dumps(entry, ensure_ascii=False) for entry in documents))
-    write_lines(folder / "queries.jsonl", (json.dumps(collection.queries[query]) for query in queries))
-    judged = ["\t".join(map(str, judgment)) for query in queries for judgment in collection.judgments[query]]
-    write_lines(folder / "qrels.tsv", ["query-id\tcorpus-id\tscore", *judged])
-    write_lines(folder / "bm25.trec", [line for query in queries for _, line in collection.run[query]])
+    ranked = {document for top in run.values() for document in top}
+    documents = [collection.corpus[name] for name in collection.corpus if name in ranked]
+    write_jsonl(folder / "corpus.jsonl", [{"_id": d.id, "title": d.title, "text": d.text} for d in documents])
+    write_jsonl(folder / "queries.jsonl", [{"_id": query, "text": collection.queries[query]} for query in run])
+    judged = [f"{query}\t{name}\t{grade}\n" for query in run for name, grade in collection.qrels[query].items()]
+    (folder / "qrels.tsv").write_text("".join(["query-id\tcorpus-id\tscore\n", *judged]), encoding="utf-8")
+    write_run(folder / "bm25.trec", run, tag="bm25s")
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file."""
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def write_jsonl(path: Path, objects: list[dict[str, str]]) -> None:
+    """Write an object a line."""
+    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in objects), encoding="utf-8")
 
 
 def main() -> None:
@@ -103,11 +63,11 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder with corpus.jsonl, queries.jsonl, qrels.tsv and bm25.trec")
     parser.add_argument("target", type=Path, help="folder to write")
     options = parser.parse_args()
-    collection = read_collection(options.source)
-    queries = choose(collection)
-    write_sample(collection, queries, options.target)
+    collection = read_beir(options.source)
+    run = choose(collection, read_run(options.source / "bm25.trec"))
+    write_sample(collection, run, options.target)
     size = sum(path.stat().st_size for path in options.target.iterdir())
-    print(f"{len(queries)} queries, {size / 1000:.0f} kB in {options.target}")
+    print(f"{len(run)} queries, {size / 1000:.0f} kB in {options.target}")
 
 
 if __name__ == "__main__":
