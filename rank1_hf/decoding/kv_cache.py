@@ -150,15 +150,19 @@ class KVCache:
     @torch.inference_mode()
     def _own_last_page(self, row: RowKV) -> None:
         """Give a row a copy of its last page, so that it can write there."""
-        shared, filled = row.pages.pop(), row.length % PAGE_SIZE
+        shared, filled = row.pages[-1], row.length % PAGE_SIZE
         own = self._take_page(row)
-        for pools in (self._keys, self._values):
-            for index in pools:
-                pool = self._grown(pools, index)
-                pool[own, :, :filled] = pool[shared, :, :filled]
-                pool[own, :, filled:] = 0  # what others wrote there is not this row's
+        try:
+            for pools in (self._keys, self._values):
+                for index in pools:
+                    pool = self._grown(pools, index)
+                    pool[own, :, :filled] = pool[shared, :, :filled]
+                    pool[own, :, filled:] = 0  # what others wrote there is not this row's
+        except RuntimeError:  # no memory to grow
+            self._return_pages(row, [own])
+            raise
+        row.pages[-1] = own
         self._return_pages(row, [shared])
-        row.pages.append(own)
 
     def _take_page(self, row: RowKV) -> int:
         if self._n_free:

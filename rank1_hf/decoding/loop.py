@@ -224,7 +224,7 @@ class Decoder:
                 return _not_finite(row)
             n_before = len(row.chain.tokens)
             unchanged = row.chain.advance(next_token.id)
-            if next_token.id != drafted or row.chain.tokens[n_before:] != [drafted] or unchanged < n_before:
+            if unchanged < n_before or row.chain.tokens[n_before:] != [drafted]:
                 self._cache.truncate(row.kv, unchanged)
                 break
             self.stats.accepted_tokens += 1

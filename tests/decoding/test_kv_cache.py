@@ -1,5 +1,6 @@
 """The page pool against a plain dictionary of what every row should contain."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,3 +121,22 @@ def test_a_fork_takes_nothing_behind_its_length():
     append(cache, fork, [2.0])
     assert cache.is_finite(fork)
     assert contents(cache, fork, 0)[0] == [1.0] * 10 + [2.0]
+
+
+def test_a_copy_that_finds_no_memory_leaves_everything_as_it_was(monkeypatch):
+    cache = KVCache()
+    source = RowKV()
+    append(cache, source, [1.0] * 10)
+    fork = cache.fork(source, 10)
+
+    def no_memory(*args: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_grown", no_memory)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            cache.extend(fork, 1)
+    assert cache.n_pages_used == 1
+    append(cache, fork, [2.0])
+    assert contents(cache, fork, 0)[0] == [1.0] * 10 + [2.0]
+    assert contents(cache, source, 0)[0] == [1.0] * 10
