@@ -36,7 +36,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from rank1_hf.evaluation.beir import SAMPLE
-from rank1_hf.loading import DTYPES, context_length, load_model, open_checkpoint, resolve_device
+from rank1_hf.loading import DTYPES, EMBEDDED_MODEL, context_length, load_model, open_checkpoint, resolve_device
 from rank1_hf.prompt import PromptEncoder
 
 console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width
@@ -83,11 +83,11 @@ def main() -> None:
     )
     results: report.Results = {
         "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
-        "options": {name: _plain(value) for name, value in vars(options).items()},
+        "options": {name: _plain(name, value) for name, value in vars(options).items()},
         "machine": report.machine(),
         "versions": report.versions(),
         "model": {
-            "name": options.config or (options.model.name if options.model else "rank1-tiny"),
+            "name": options.config or Path(options.model or EMBEDDED_MODEL).name,
             "dtype": options.dtype,
             "device": str(checkpoint.model.device),
             "parameters": checkpoint.model.num_parameters(),
@@ -109,10 +109,12 @@ def main() -> None:
         limits = measure_limits(device, dtype, quick=options.quick)
         results["limits"] = dataclasses.asdict(limits)
         results["phases"] = measure_phases(checkpoint, source, ours, limits, quick=options.quick)
-        results["workloads"] = {}
+        results["workloads"], results["curves"] = {}, []
         for workload in workloads:
             results["workloads"][workload.name] = compare(workload, peers, options)
-    results["curves"] = [dataclasses.asdict(curve) for curve in vary(source, peers, options)] if options.vary else []
+            report.write(options.output, results)  # it took long: keep it, whatever comes next
+        for curve in vary(source, peers, options) if options.vary else []:
+            results["curves"].append(dataclasses.asdict(curve))
     files = report.write(options.output, results)
     for table in report.tables(results):
         console.print()
@@ -126,7 +128,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for benchmark.md, benchmark.json and the curves")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", type=Path, help="checkpoint; without it, the embedded model")
+    model.add_argument("--model", help="hub name or folder of a checkpoint; without it, the embedded model")
     model.add_argument("--config", choices=CONFIGS, help="random weights of this shape, built on the device")
     add("--dtype", choices=DTYPES, default="bfloat16")
     add("--device", help="default: CUDA, MPS or CPU, the first there is")
@@ -134,7 +136,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--workload", nargs="+", choices=NAMES, default=list(NAMES))
     add("--cranfield", type=Path, default=SAMPLE, help="BEIR folder with bm25.trec; default: the sample in the package")
     add("--pairs", type=int, help="pairs of a workload; default: 128")
-    add("--budget", type=int, help="the most tokens of a chain that ends by itself; default: 512")
+    add("--budget", type=int, help="the most tokens of a chain that ends by itself; default: 256")
     add("--repeats", type=int, help="default: 3")
     add("--peers", nargs="*", choices=["generate", "generate_batch"], default=["generate", "generate_batch"])
     add("--peer-pairs", nargs="+", type=_peer_pairs, default=[], metavar="PEER=N", help="fewer pairs for a slow peer")
@@ -146,9 +148,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.peer_pairs = dict(options.peer_pairs)
     on_cpu = resolve_device(options.device).type == "cpu"
     sizes = [4] if options.quick else [8, 16, 32, 64] if on_cpu else [32, 128, 256]
-    options.batch_sizes = options.batch_sizes or sizes
+    options.batch_sizes = sorted(options.batch_sizes or sizes)
     options.pairs = options.pairs or (8 if options.quick else 128)
-    options.budget = options.budget or (96 if options.quick else 512)
+    options.budget = options.budget or (96 if options.quick else 256)
     options.repeats = options.repeats or (2 if options.quick else 3)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -178,12 +180,13 @@ def start_vllm(
 ) -> Vllm:
     """vLLM with the same checkpoint; random weights are saved for it first."""
     longest = max(len(item.prompt.ids) + item.limit for workload in workloads for item in workload.items)
-    folder = options.model
-    if folder is None:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = options.model if options.config is None else stack.enter_context(tempfile.TemporaryDirectory())
+    if options.config is not None:
         checkpoint.model.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)
-    vllm = Vllm(options.vllm_python, folder, options.dtype, longest + 64)  # a forced close adds a few tokens
+    vllm = Vllm(
+        options.vllm_python, folder or EMBEDDED_MODEL, options.dtype, longest + 64
+    )  # a forced close adds a few tokens
     stack.callback(vllm.close)
     return vllm
 
@@ -197,7 +200,7 @@ def measure_phases(
     quick: bool,
 ) -> list[dict[str, Any]]:
     """Decode steps of few and many rows, and a prefill, beside the machine's limits."""
-    cost, decoder = Cost.of(checkpoint.model), ours.endless_decoder
+    cost, decoder = Cost.of(checkpoint.model), ours.decoder(closes=False)
     n_prompt, n_chain, rows = (96, 4, (1, 2)) if quick else (300, 48, (1, 8, 32))
     phases = []
     for n_rows in rows:
@@ -210,11 +213,8 @@ def measure_phases(
 def compare(workload: Workload, peers: Sequence[Peer], options: argparse.Namespace) -> dict[str, Any]:
     """All peers on one workload, in turns."""
     mine = {peer.name: workload.first(options.peer_pairs.get(peer.name)) for peer in peers}
-    trials = {peer.name: [timed(peer, mine[peer.name], s, trial=True) for s in peer.settings] for peer in peers}
-    settings = {
-        peer.name: max(zip(trials[peer.name], peer.settings, strict=True), key=lambda tried: tried[0])[1]
-        for peer in peers
-    }
+    trials = {peer.name: try_settings(peer, mine[peer.name], max(options.batch_sizes)) for peer in peers}
+    settings = {name: max(tried, key=lambda trial: trial.pairs_per_second).setting for name, tried in trials.items()}
     runs: dict[str, list[Outcome]] = {peer.name: [] for peer in peers}
     for _ in range(options.repeats):
         for peer in peers:
@@ -227,24 +227,38 @@ def compare(workload: Workload, peers: Sequence[Peer], options: argparse.Namespa
         "peers": {
             name: {
                 "setting": settings[name],
-                "trials": [
-                    {"setting": s, "pairs_per_second": v} for v, s in zip(trials[name], peer.settings, strict=True)
-                ],
+                "trials": [dataclasses.asdict(trial) for trial in trials[name]],
                 "n_pairs": len(mine[name].items),
                 "runs": [dataclasses.asdict(outcome) for outcome in runs[name]],
                 "pairs_per_second": speeds[name],
                 "ratios": report.ratios(speeds[ours], speeds[name]),
                 "same_decisions": agreement(runs[ours][0], runs[name][0]),
             }
-            for name, peer in ((peer.name, peer) for peer in peers)
+            for name in runs
         },
     }
 
 
-def timed(peer: Peer, workload: Workload, setting: Setting, *, trial: bool) -> float:
-    """Pairs per second in a trial, which is also the warm-up."""
-    part = workload.first(max(int(setting.get("batch_size", 0)), 16)) if trial else workload
-    return len(part.items) / run(peer, part, setting).seconds
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trial:
+    """How fast a peer was with a setting on a part of the workload; 0 where that was out of memory."""
+
+    setting: Setting
+    pairs_per_second: float
+
+
+def try_settings(peer: Peer, workload: Workload, n_pairs: int) -> list[Trial]:
+    """Every setting once, on the same few pairs. This is the warm-up too."""
+    part = workload.first(n_pairs)
+    trials: list[Trial] = []
+    for setting in peer.settings:
+        if any(int(trial.setting.get("batch_size", 0)) >= len(part.items) for trial in trials):
+            break  # all pairs fit into a smaller batch already
+        try:
+            trials.append(Trial(setting, len(part.items) / run(peer, part, setting).seconds))
+        except torch.OutOfMemoryError:
+            trials.append(Trial(setting, 0.0))
+    return trials
 
 
 def run(peer: Peer, workload: Workload, setting: Setting) -> Outcome:
@@ -280,9 +294,9 @@ def _peer_pairs(text: str) -> tuple[str, int]:
     return name, int(count)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def _plain(name: str, value: Any) -> Any:  # noqa: ANN401
     """An option as it is written down: without the folders of this machine."""
-    return value.name if isinstance(value, Path) else value
+    return Path(value).name if isinstance(value, Path) or (name == "model" and value) else value
 
 
 if __name__ == "__main__":

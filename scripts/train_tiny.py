@@ -199,7 +199,7 @@ PHRASES = re.split(
     """what is the, how does the, is there any, what are the, why is, has anyone, how do, can the, where are the, of,
     of the, and, and the, in, in a, on the, with, for the, to, from, by, between the, at, over a, under, is, are,
     which are, has been, or, on, an, the""",
-)
+) + sorted(STOP_WORDS)
 HELD_OUT_PHRASES = ["which of these", "who would have", "should there be", "within its", "while being", "about such"]
 
 
@@ -304,7 +304,7 @@ class PairMaker:
         wordy, parts = self.rng.choice([0, 0.3, 0.8]), []
         for word in words:
             if self.rng.random() < wordy:
-                parts.append(self.rng.choice(self.language.phrases))
+                parts += self.rng.choices(self.language.phrases, k=self.rng.randint(1, 2))
             parts.append(word)
         return " ".join(parts) + self.rng.choice(["", "", ".", "?"])
 
@@ -687,7 +687,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=CHECKPOINT)
-    parser.add_argument("--steps", type=int, default=4300)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--minutes", type=float, help="train for so long instead, however many steps that makes")
     parser.add_argument(
         "--resume", type=Path, help="start from this checkpoint's weights, with --start and another --seed"

@@ -23,7 +23,7 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 from benchmarking.workloads import Item, Workload, to_json
 from rank1_hf.chain import ChainRules
 from rank1_hf.decoding.loop import Decoder
-from rank1_hf.decoding.requests import Request
+from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.loading import eos_ids
 from rank1_hf.prompt import PromptEncoder
 
@@ -94,20 +94,28 @@ class Ours:
 
     def __init__(self, checkpoint: Checkpoint, batch_sizes: Sequence[int]) -> None:
         self.settings: list[Setting] = [{"batch_size": size} for size in batch_sizes]
-        self.decoder = self._decoder(checkpoint, checkpoint.rules)
-        # A marker that no token has, so that no chain ends before its budget.
-        self.endless_decoder = self._decoder(checkpoint, replace(checkpoint.rules, close=(-1,), eos=frozenset()))
+        rules, encoder = checkpoint.rules, checkpoint.encoder
+        self._rules = {
+            True: rules,
+            False: replace(rules, close=(-1,), eos=frozenset()),  # no such tokens: no chain ends before its budget
+        }
+        self._decoder = Decoder(checkpoint.copy_of_model(), rules, true_id=encoder.true_id, false_id=encoder.false_id)
+
+    def decoder(self, *, closes: bool) -> Decoder:
+        """The decode loop, with chains that end themselves or with chains that do not."""
+        self._decoder.rules = self._rules[closes]
+        return self._decoder
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         """Judge every pair in one call of the decode loop."""
-        decoder = self.decoder if workload.closes else self.endless_decoder
+        decoder = self.decoder(closes=workload.closes)
         stats = replace(decoder.stats)
         requests = (
             Request(index, item.prompt.ids, item.prompt.n_shared, item.limit)
             for index, item in enumerate(workload.items)
         )
-        start = time.perf_counter()
-        first_seconds, decoded = 0.0, []
+        start, first_seconds = time.perf_counter(), 0.0
+        decoded: list[Decoded] = []
         for result in decoder.run(requests, max_rows=setting["batch_size"]):
             first_seconds = first_seconds or time.perf_counter() - start
             if result.error:
@@ -126,11 +134,6 @@ class Ours:
                 for name in ("steps", "prefill_tokens", "decode_tokens", "preemptions")
             },
         )
-
-    @staticmethod
-    def _decoder(checkpoint: Checkpoint, rules: ChainRules) -> Decoder:
-        encoder = checkpoint.encoder
-        return Decoder(checkpoint.copy_of_model(), rules, true_id=encoder.true_id, false_id=encoder.false_id)
 
 
 class Generate:
@@ -237,13 +240,13 @@ class Vllm:
 
     name = "vllm"
 
-    def __init__(self, python: Path, model: Path, dtype: str, max_tokens: int) -> None:
+    def __init__(self, python: Path, model: str | Path, dtype: str, max_tokens: int) -> None:
         self.settings: list[Setting] = [{}]
         worker = Path(__file__).with_name("vllm_worker.py")
         command = [str(python), str(worker), str(model), "--dtype", dtype, "--max-tokens", str(max_tokens)]
-        environment = {"VLLM_CPU_KVCACHE_SPACE": "4", **os.environ}  # GiB; only the CPU build looks at it
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_KVCACHE_SPACE": "4"}  # GiB
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads
         )
         self.version: str = self._answer()["version"]
 

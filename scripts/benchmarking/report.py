@@ -74,9 +74,11 @@ def write(folder: Path, results: Results) -> list[str]:
             line = ", ".join(f"{name} {value}" for name, value in results[part].items() if value)
             console.print(f"{part}: {line}\n", soft_wrap=True, highlight=False)
         for table in tables(results):
-            title, table.title = table.title, None
+            title, caption, table.title, table.caption = table.title, table.caption, None, None
             console.print(f"\n## {title}\n", soft_wrap=True, highlight=False)
             console.print(table)
+            if caption:
+                console.print(f"\n{caption}", soft_wrap=True, highlight=False)
     return ["benchmark.md", "benchmark.json", *_plot(folder, results["curves"])]
 
 
@@ -111,6 +113,11 @@ def _workload_table(name: str, result: Results) -> Table:
             _spread(measured["ratios"], 2),
             f"{measured['same_decisions']:.0%}",
         )
+    counts = result["peers"]["rank1_hf"]["runs"][0]["counts"]
+    table.caption = (
+        f"rank1_hf took {counts['steps']} steps, fed {counts['prefill_tokens']} tokens to prefill prompts of "
+        f"{sum(result['prompt_tokens'])} and to close chains by force, and preempted {counts['preemptions']} rows."
+    )
     return table
 
 
@@ -139,7 +146,7 @@ def _curve_table(curve: Results) -> Table:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, box=box.MARKDOWN, title_justify="left")
+    return Table(title=title, box=box.MARKDOWN, title_justify="left", caption_justify="left")
 
 
 def _spread(values: Sequence[float], digits: int = 0) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 WORKLOADS = ("natural", "ragged", "long-query", "interactive")
+OPTIONS = "--quick --vary --dtype float32 --pairs 6 --peer-pairs generate_batch=4 --threads 1"
 PEERS = ("rank1_hf", "generate", "generate_batch")
 
 
@@ -21,8 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmark")
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     finished = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "benchmark.py", "--quick", "--vary", "--dtype", "float32"]
-        + ["--pairs", "6", "--peer-pairs", "generate_batch=4", "--threads", "1", "--output", folder],
+        [sys.executable, ROOT / "scripts" / "benchmark.py", "--output", folder, *OPTIONS.split()],
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
