@@ -18,6 +18,7 @@ engines, and with random weights it means nothing.
 import argparse
 import dataclasses
 import datetime
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,7 +29,18 @@ from typing import Any
 import torch
 from benchmarking import report
 from benchmarking.limits import Cost, Limits, measure_decode, measure_limits, measure_prefill
-from benchmarking.peers import Checkpoint, Generate, GenerateBatch, Ours, Outcome, Peer, Setting, Vllm, free_memory
+from benchmarking.peers import (
+    Checkpoint,
+    Generate,
+    GenerateBatch,
+    Ours,
+    Outcome,
+    Peer,
+    Setting,
+    Vllm,
+    cores,
+    free_memory,
+)
 from benchmarking.vary import Curve, Sizes, vary_lengths, vary_pairs, vary_sharing
 from benchmarking.workloads import NAMES, Source, Workload, read_source
 from rich.console import Console
@@ -132,7 +144,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--config", choices=CONFIGS, help="random weights of this shape, built on the device")
     add("--dtype", choices=DTYPES, default="bfloat16")
     add("--device", help="default: CUDA, MPS or CPU, the first there is")
-    add("--threads", type=int, help="CPU threads of torch")
+    add("--threads", type=int, help="CPU cores that every peer may use; default: as torch chooses")
     add("--workload", nargs="+", choices=NAMES, default=list(NAMES))
     add("--cranfield", type=Path, default=SAMPLE, help="BEIR folder with bm25.trec; default: the sample in the package")
     add("--pairs", type=int, help="pairs of a workload; default: 128")
@@ -154,6 +166,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.repeats = options.repeats or (2 if options.quick else 3)
     if options.threads:
         torch.set_num_threads(options.threads)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cores()[-options.threads :])  # another process inherits it
     return options
 
 

@@ -11,4 +11,4 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 .venv/bin/ruff format --check
 .venv/bin/mypy
 # Two workers, one thread each: more threads than cores only slow each other down.
-OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" exec .venv/bin/pytest -n 2 "$@"
+OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" exec .venv/bin/pytest -n 2 --dist loadfile "$@"

@@ -244,9 +244,14 @@ class Vllm:
         self.settings: list[Setting] = [{}]
         worker = Path(__file__).with_name("vllm_worker.py")
         command = [str(python), str(worker), str(model), "--dtype", dtype, "--max-tokens", str(max_tokens)]
-        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_KVCACHE_SPACE": "4"}  # GiB
+        # Only its CPU build looks at the first two: by itself it would leave one core idle. Threads it binds itself.
+        environment = {
+            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores())),
+            "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
+            **{name: value for name, value in os.environ.items() if not name.startswith("OMP_")},
+        }
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         self.version: str = self._answer()["version"]
 
@@ -315,6 +320,13 @@ def judge_chains(
         logits = output.logits[:, -1].float()
         log_odds.update(zip(batch, (logits[:, encoder.true_id] - logits[:, encoder.false_id]).tolist(), strict=True))
     return [Verdict(log_odds[index], *known[index]) for index in range(len(pairs))]
+
+
+def cores() -> list[int]:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def free_memory() -> None:

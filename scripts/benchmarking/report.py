@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarking.peers import cores
 from benchmarking.vary import Curve
 
 Results = dict[str, Any]
@@ -25,9 +26,7 @@ def machine() -> dict[str, str | int | float]:
     """What the numbers were measured on."""
     found: dict[str, str | int | float] = {
         "processor": _processor(),
-        "cores": len(psutil.Process().cpu_affinity())
-        if hasattr(psutil.Process, "cpu_affinity")
-        else psutil.cpu_count(),
+        "cores": len(cores()),
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
