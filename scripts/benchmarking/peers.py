@@ -246,7 +246,7 @@ class Vllm:
         command = [str(python), str(worker), str(model), "--dtype", dtype, "--max-tokens", str(max_tokens)]
         # Only its CPU build looks at the first two: by itself it would leave one core idle. Threads it binds itself.
         environment = {
-            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores())),
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
             **{name: value for name, value in os.environ.items() if not name.startswith("OMP_")},
         }
