@@ -265,7 +265,10 @@ class Vllm:
     def close(self) -> None:
         """End the process."""
         _opened(self._process.stdin).close()
-        self._process.wait(timeout=60)
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
     def _answer(self) -> dict[str, Any]:
         line = _opened(self._process.stdout).readline()
