@@ -29,7 +29,6 @@ from rank1_hf.decoding.step import RowSlice, Step
 
 logger = logging.getLogger(__name__)
 
-_DRAFT_TOKENS = {True: 16, False: 64}  # on a CPU, and elsewhere: about what a step feeds in the time it reads weights
 _EXPECTED_ROWS = 256  # the rows that memory for activations is reserved for
 
 
@@ -82,11 +81,11 @@ class Decoder:
         self._answers = [true_id, false_id]
         self._rethinks = rethinks
         self._device: torch.device = model.get_input_embeddings().weight.device
+        on_cpu = self._device.type == "cpu"
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
-        self._max_prefill_tokens = max_prefill_tokens or (512 if self._device.type == "cpu" else 4096)
-        self._max_draft_tokens = (
-            _DRAFT_TOKENS[self._device.type == "cpu"] if max_draft_tokens is None else max_draft_tokens
-        )
+        self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else 4096)
+        # About what a step feeds in the time that it reads the weights.
+        self._max_draft_tokens = (16 if on_cpu else 64) if max_draft_tokens is None else max_draft_tokens
         if kv_cache_tokens is None:
             kv_cache_tokens = kv_budget(
                 model.config,

@@ -170,14 +170,14 @@ class Scheduler:
             self._fail_last()
 
     def _preempt_youngest(self) -> None:
-        row = self.rows.pop()
-        self._prefixes.abandon(row)
-        self._cache.free(row.kv)
-        self._waiting.appendleft(row)
+        self._waiting.appendleft(self._evict_youngest())
         self.n_preemptions += 1
 
     def _fail_last(self) -> None:
+        self.failed.append(self._evict_youngest())
+
+    def _evict_youngest(self) -> Row:
         row = self.rows.pop()
         self._prefixes.abandon(row)
         self._cache.free(row.kv)
-        self.failed.append(row)
+        return row

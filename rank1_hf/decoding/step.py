@@ -7,6 +7,7 @@ several of them own, the start of a long query, is read once for all its readers
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -98,10 +99,6 @@ class Step:
     @cached_property
     def shared(self) -> list[SharedPages]:
         """The pages that several decoding rows read, grouped by their readers."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for page, readers in self._readers.items():
-            if len(readers) > 1:
-                groups.setdefault(tuple(readers), []).append(page)
         return [
             SharedPages(
                 pages=self._tensor(pages),
@@ -109,7 +106,7 @@ class Step:
                 readers=self._tensor(list(readers)),
                 positions=self.position_ids[0][self._tensor(list(readers))],
             )
-            for readers, pages in groups.items()
+            for readers, pages in self._shared_by.items()
         ]
 
     @cached_property
@@ -128,12 +125,12 @@ class Step:
             window: with sliding-window attention, how many tokens a token sees, itself included.
         """
         if window not in self._page_masks:
-            unread = [_NOWHERE] * self.cache.n_pages
+            first = [_NOWHERE] * self.cache.n_pages
             for page, readers in self._readers.items():
                 if len(readers) == 1:
-                    unread[page] = self._first_positions[page]
+                    first[page] = self._first_positions[page]
             in_page = torch.arange(PAGE_SIZE, device=self.device)
-            distance = (self.position_ids[0][self.page_reader] - self._tensor(unread))[:, None] - in_page
+            distance = (self.position_ids[0][self.page_reader] - self._tensor(first))[:, None] - in_page
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
@@ -149,9 +146,10 @@ class Step:
         """
         places: dict[tuple[int, int], int] = {}  # (page, reader) -> place, for shared pages
         n_parts = self.cache.n_pages
-        for page, reader in ((p, r) for g in self.shared for p in g.pages.tolist() for r in g.readers.tolist()):
-            places[page, reader] = n_parts
-            n_parts += 1
+        for readers, pages in self._shared_by.items():
+            for page, reader in product(pages, readers):
+                places[page, reader] = n_parts
+                n_parts += 1
         rows = [[places.get((page, reader), page) for page in kv.pages] for reader, kv in enumerate(self.decoding)]
         width = max(map(len, rows))
         return self._tensor([row + row[:1] * (width - len(row)) for row in rows])
@@ -170,6 +168,15 @@ class Step:
             for page in kv.pages:
                 readers.setdefault(page, []).append(reader)
         return readers
+
+    @cached_property
+    def _shared_by(self) -> dict[tuple[int, ...], list[int]]:
+        """Several decoding rows -> the pages that just these read."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for page, readers in self._readers.items():
+            if len(readers) > 1:
+                groups.setdefault(tuple(readers), []).append(page)
+        return groups
 
     @cached_property
     def _first_positions(self) -> dict[int, int]:
