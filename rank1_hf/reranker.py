@@ -76,6 +76,8 @@ class Rank1:
         kv_cache_tokens: the most tokens the KV cache may hold, over all pairs that decode together; None: as many as
             the device has memory for, that is `gpu_memory_utilization` of a GPU, or half of the free main memory.
         gpu_memory_utilization: the share of a GPU's memory to use in all, above 0 and at most 1.
+        reproducible: give every pair bit-identical chains and scores whatever else is in the call, in whatever order,
+            in any dtype, for the same `batch_size` on the same machine. Slower.
         revision: the hub revision.
 
     Raises:
@@ -99,6 +101,7 @@ class Rank1:
         markers: Markers | None = None,
         kv_cache_tokens: int | None = None,
         gpu_memory_utilization: float = 0.9,
+        reproducible: bool = False,
         revision: str | None = None,
     ) -> None:
         _check_count("max_length", max_length, least=1)
@@ -135,6 +138,7 @@ class Rank1:
             rethinks=rethink,
             kv_cache_tokens=kv_cache_tokens,
             gpu_memory_utilization=gpu_memory_utilization,
+            reproducible=reproducible,
         )
 
     @overload

@@ -68,10 +68,12 @@ def paged_attention(
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"{type(module).__name__} needs attention with {name}, which is not supported")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    step.cache.write(layer, step.pages, step.offsets, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    new_keys, new_values = (states[0, :, : step.n_tokens].transpose(0, 1) for states in (key, value))
+    step.cache.write(layer, step.pages, step.offsets, new_keys, new_values)
     keys, values = step.cache.layer(layer)
     queries = query[0].transpose(0, 1)
     output = torch.empty_like(queries)
+    output[step.n_tokens :] = 0
     n_decoding = len(step.decoding)
     if n_decoding:
         output[:n_decoding] = _attend_decoding(queries[:n_decoding], keys, values, step, scaling, sliding_window)
@@ -155,9 +157,9 @@ def _attend_segment(
     context_keys, context_values = (
         pool[segment.pages].transpose(0, 1).flatten(1, 2)[None, :, :n_context] for pool in (keys, values)
     )
-    whole = n_new == n_context and (window is None or window >= n_context)
+    unbounded = window is None or window >= n_context
     mask = None
-    if not whole:
+    if not unbounded or 1 < n_new < n_context:
         position = torch.arange(n_context, device=queries.device)
         distance = position[n_context - n_new :, None] - position
         mask = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
@@ -166,7 +168,7 @@ def _attend_segment(
         context_keys,
         context_values,
         attn_mask=mask,
-        is_causal=whole,
+        is_causal=mask is None and n_new > 1,
         scale=scaling,
         enable_gqa=True,
     )

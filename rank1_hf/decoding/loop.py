@@ -22,9 +22,10 @@ from rank1_hf.chain import Chain, ChainRules
 from rank1_hf.decoding.attention import use_paged_attention
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.memory import kv_budget
+from rank1_hf.decoding.reproducible import ReproducibleScheduler
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.row import Row
-from rank1_hf.decoding.scheduler import Scheduler, Work
+from rank1_hf.decoding.scheduler import Plan, Scheduler, Work
 from rank1_hf.decoding.step import RowSlice, Step
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Decoder:
             device, so that it happens where it pays.
         kv_cache_tokens: the most tokens the KV cache may hold; None: as many as there is memory for.
         gpu_memory_utilization: the share of a GPU's memory to use in all, where `kv_cache_tokens` is None.
+        reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Decoder:
         max_draft_tokens: int | None = None,
         kv_cache_tokens: int | None = None,
         gpu_memory_utilization: float = 0.9,
+        reproducible: bool = False,
     ) -> None:
         use_paged_attention(model)
         self.model = model.eval()
@@ -80,6 +83,7 @@ class Decoder:
         self.stats = Stats()
         self._answers = [true_id, false_id]
         self._rethinks = rethinks
+        self._scheduler = ReproducibleScheduler if reproducible else Scheduler
         self._device: torch.device = model.get_input_embeddings().weight.device
         on_cpu = self._device.type == "cpu"
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
@@ -114,7 +118,7 @@ class Decoder:
             max_rows: the most rows that decode together.
             on_step: called after every step.
         """
-        scheduler = Scheduler(
+        scheduler = self._scheduler(
             iter(requests),
             self._make_row,
             self._cache,
@@ -127,16 +131,16 @@ class Decoder:
                 plan = scheduler.plan()
                 while scheduler.failed:
                     yield _too_large(scheduler.failed.pop())
-                if not plan:
+                if not plan.work:
                     return
                 next_tokens = self._try_step(plan, scheduler)
                 if next_tokens is None:
                     continue
-                for work in plan:
+                for work in plan.work:
                     scheduler.stepped(work.row)
                 if on_step is not None:
                     on_step(self.stats)
-                for work in plan:
+                for work in plan.work:
                     decoded = self._advance(work, next_tokens) if work.completes else None
                     if decoded is not None:
                         scheduler.release(work.row, wipe=decoded.error is not None)
@@ -157,9 +161,9 @@ class Decoder:
         )
         return Row(request, chain)
 
-    def _try_step(self, plan: list[Work], scheduler: Scheduler) -> "Iterator[NextToken] | None":
+    def _try_step(self, plan: Plan, scheduler: Scheduler) -> "Iterator[NextToken] | None":
         """Run a step; None where the device had no memory for it, with everything as before but fewer rows."""
-        lengths = [work.row.kv.length for work in plan]
+        lengths = [work.row.kv.length for work in plan.work]
         self.stats.live_rows = len(scheduler.rows)
         try:
             return self._forward(plan)
@@ -167,30 +171,34 @@ class Decoder:
             if not should_reduce_batch_size(error):
                 raise
         # Outside of the handler, so that the traceback no longer holds on to the step's tensors.
-        for work, length in zip(plan, lengths, strict=True):
+        for work, length in zip(plan.work, lengths, strict=True):
             self._cache.truncate(work.row.kv, length)
         clear_device_cache(garbage_collection=True)
         scheduler.shrink()
         self.stats.out_of_memory += 1
         logger.warning(
-            "out of memory with %d rows in a step; going on with %d, the others wait", len(plan), len(scheduler.rows)
+            "out of memory with %d rows in a step; going on with %d, the others wait",
+            len(plan.work),
+            len(scheduler.rows),
         )
         return None
 
     @torch.inference_mode()
-    def _forward(self, plan: list[Work]) -> "Iterator[NextToken]":
+    def _forward(self, plan: Plan) -> "Iterator[NextToken]":
         """Feed a step. Gives the logits behind the context of each row that it completes, and behind its draft."""
         slices: list[RowSlice] = []
         with_logits: list[int] = []
         n_tokens = 0
-        for work in plan:
+        for work in plan.work:
             row, start = work.row, work.row.kv.length
             self._cache.extend(row.kv, work.n_fed)
             slices.append(RowSlice(row.kv, row.chain.tokens[start : start + work.n_tokens] + work.draft))
             n_tokens += work.n_fed
             if work.completes:
                 with_logits += range(n_tokens - len(work.draft) - 1, n_tokens)
-        step = Step(self._cache, slices, self._device)
+        step = Step(self._cache, slices, self._device, width=plan.width)
+        if plan.width is not None:
+            with_logits += [0] * (plan.width - len(with_logits))
         output = self.model(
             input_ids=step.input_ids,
             position_ids=step.position_ids,
@@ -202,7 +210,7 @@ class Decoder:
         highest, tokens = logits.max(dim=-1)
         answers = logits[:, self._answers]
         self.stats.steps += 1
-        for work in plan:
+        for work in plan.work:
             if work.n_tokens == 1:
                 self.stats.decode_tokens += 1
             else:
@@ -222,7 +230,7 @@ class Decoder:
             if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
                 return _not_finite(row)
             n_before = len(row.chain.tokens)
-            unchanged = row.chain.advance(next_token.id)
+            unchanged = row.advance(next_token.id)
             if unchanged < n_before or row.chain.tokens[n_before:] != [drafted]:
                 self._cache.truncate(row.kv, unchanged)
                 break

@@ -74,6 +74,10 @@ class Prefixes:
         self._computing.clear()
 
 
+def n_shared(row: Row) -> int:
+    """How many tokens a row shares. Never the last of its prompt: the model must see at least one to give logits."""
+    return min(row.request.n_shared, len(row.request.prompt) - 1)
+
+
 def _key(row: Row) -> Key:
-    # The last token of a prompt is never shared: the model must see at least one to give logits.
-    return tuple(row.request.prompt[: min(row.request.n_shared, len(row.request.prompt) - 1)])
+    return tuple(row.request.prompt[: n_shared(row)])

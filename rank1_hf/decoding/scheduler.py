@@ -15,8 +15,6 @@ from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.speculation import LEAST_DRAFT, MAX_DRAFT
 
-_LEAST_PREFILL_TOKENS = 32  # a row that has no memory for steps of so many tokens does not fit
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -40,6 +38,19 @@ class Work:
         return self.n_tokens + len(self.draft)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A step: rows with a single token first. It is empty when no request and no row is left.
+
+    Attributes:
+        work: the rows' parts.
+        width: pad the step to so many tokens, and attend every row by itself; None: neither.
+    """
+
+    work: list[Work]
+    width: int | None = None
+
+
 class Scheduler:
     """Admits waiting requests as rows leave, and splits prompts into chunks so that they do not stall the others.
 
@@ -54,6 +65,9 @@ class Scheduler:
             one token is in every step.)
         max_draft_tokens: the most tokens a step speculates on, over all rows; 0: no speculation.
     """
+
+    least_prefill_tokens = 32
+    """A row that has no memory for steps of so many tokens does not fit."""
 
     def __init__(
         self,
@@ -76,17 +90,17 @@ class Scheduler:
         self._requests = requests
         self._make_row = make_row
         self._cache = cache
-        self._max_rows = max_rows
+        self._width = self._max_rows = max_rows
         self._max_prefill_tokens = max_prefill_tokens
         self._max_draft_tokens = max_draft_tokens
         self._prefixes = Prefixes(cache, capacity=max_rows)
 
-    def plan(self) -> list[Work]:
-        """The next step, rows with a single token first; empty when no request and no row is left."""
+    def plan(self) -> Plan:
+        """The next step."""
         while True:
             self._admit()
             plan = self._split()
-            if sum(self._cache.pages_needed(work.row.kv, work.n_fed) for work in plan) <= self._cache.n_pages_free:
+            if sum(self._cache.pages_needed(work.row.kv, work.n_fed) for work in plan.work) <= self._cache.n_pages_free:
                 return plan
             self._make_room()
 
@@ -109,7 +123,7 @@ class Scheduler:
             self._max_rows = len(self.rows) // 2
             while len(self.rows) > self._max_rows:
                 self._preempt_youngest()
-        elif self._max_prefill_tokens > _LEAST_PREFILL_TOKENS:
+        elif self._max_prefill_tokens > self.least_prefill_tokens:
             self._max_prefill_tokens //= 2
         else:
             self._fail_last()
@@ -141,7 +155,7 @@ class Scheduler:
         """Free pages that no live row needs for the context it has."""
         return self._cache.n_pages_free - sum(self._cache.pages_needed(row.kv, row.pending) for row in self.rows)
 
-    def _split(self) -> list[Work]:
+    def _split(self) -> Plan:
         """One token of every row that decodes, and a chunk of the others, oldest first."""
         plan = [Work(row, 1, completes=True, draft=self._draft(row)) for row in self.rows if row.pending == 1]
         room = self._max_prefill_tokens
@@ -152,7 +166,8 @@ class Scheduler:
                 n_tokens = min(row.pending, room)
                 room -= n_tokens
                 plan.append(Work(row, n_tokens, completes=n_tokens == row.pending))
-        return sorted(plan, key=lambda work: work.n_fed > 1)  # the last chunk of a prompt may be a single token
+        # The last chunk of a prompt may be a single token.
+        return Plan(sorted(plan, key=lambda work: work.n_fed > 1))
 
     def _draft(self, row: Row) -> list[int]:
         """Tokens to speculate on, where few rows are live and memory is not short (a draft may take another page)."""

@@ -66,13 +66,17 @@ class Step:
         cache: the pool that the rows' pages belong to.
         slices: the rows' parts. Those with a single token must come first.
         device: where the model takes its input.
+        width: pad the step to so many tokens, and attend every row by itself, so that a row's numbers depend on no
+            other row; None: neither.
     """
 
-    def __init__(self, cache: KVCache, slices: list[RowSlice], device: torch.device) -> None:
+    def __init__(
+        self, cache: KVCache, slices: list[RowSlice], device: torch.device, *, width: int | None = None
+    ) -> None:
         self.cache = cache
         self.device = device
-        self.decoding = [part.kv for part in slices if len(part.tokens) == 1]
-        if any(len(part.tokens) == 1 for part in slices[len(self.decoding) :]):
+        self.decoding = [part.kv for part in slices if len(part.tokens) == 1 and width is None]
+        if width is None and any(len(part.tokens) == 1 for part in slices[len(self.decoding) :]):
             raise ValueError("rows with a single token come first in a step")
         tokens: list[int] = []
         positions: list[int] = []
@@ -84,16 +88,18 @@ class Step:
             for position in range(part.kv.length - len(part.tokens), part.kv.length):
                 positions.append(position)
                 pages.append(part.kv.pages[position // PAGE_SIZE])
-            if len(part.tokens) > 1:
+            if len(part.tokens) > 1 or width is not None:
                 self.segments.append(Segment(start, stop, self._tensor(part.kv.pages), part.kv.length))
-        self.input_ids = self._tensor(tokens)[None]
-        """[1, tokens], int64."""
-        self.position_ids = self._tensor(positions)[None]
-        """[1, tokens], int64: each token's place in its own row."""
+        self.n_tokens = len(tokens)
+        padding = [0] * ((width or self.n_tokens) - self.n_tokens)
+        self.input_ids = self._tensor(tokens + padding)[None]
+        """[1, tokens], int64, the padding included."""
+        self.position_ids = self._tensor(positions + padding)[None]
+        """[1, tokens], int64: each token's place in its own row; 0 for padding."""
         self.pages = self._tensor(pages)
-        """[tokens], int64: the page that each token is written to."""
-        self.offsets = self.position_ids[0] % PAGE_SIZE
-        """[tokens], int64: its place in that page."""
+        """[n_tokens], int64: the page that each token is written to; padding is not."""
+        self.offsets = self.position_ids[0, : self.n_tokens] % PAGE_SIZE
+        """[n_tokens], int64: its place in that page."""
         self._page_masks: dict[int | None, Tensor] = {}
 
     @cached_property

@@ -63,7 +63,8 @@ class Oracle:
         """Pairs of a few queries with passages of 0 to 100 words, so some prompts fill several pages and some none."""
         requests = []
         for i in range(n):
-            query = " ".join(WORDS[7 * (i // 4) : 7 * (i // 4) + 5 + 20 * (i // 8)])
+            begin = 7 * (i // 4) % len(WORDS)
+            query = " ".join((WORDS * 2)[begin : begin + 5 + 20 * (i // 8 % 3)])
             start, length = (13 * i) % len(WORDS), (0, 3, 25, 60, 100)[i % 5]
             prompt = self.encoder.encode(query, " ".join((WORDS * 3)[start : start + length]))
             requests.append(Request(i, prompt.ids, prompt.n_shared, max(1, limit - i % 7)))

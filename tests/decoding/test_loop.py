@@ -11,7 +11,7 @@ import torch
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.decoding.scheduler import Work
+from rank1_hf.decoding.scheduler import Plan, Work
 from rank1_hf.prompt import Markers, PromptEncoder
 from tests.decoding.oracle import WORDS, Oracle, assert_same
 
@@ -253,11 +253,11 @@ def test_running_out_of_memory_loses_nothing(case, caplog, moment: str, times: i
         }[moment]
 
     def run_out(module, args, kwargs):
-        if left[0] and any(map(is_now, plans[-1])):
+        if left[0] and any(map(is_now, plans[-1].work)):
             left[0] -= 1
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    plans: list[list[Work]] = []
+    plans: list[Plan] = []
     decoder._forward = lambda plan: plans.append(plan) or forward(plan)
     # half-way through the model, when some layers have written their part and others have not
     decoder.model.model.layers[1].register_forward_pre_hook(run_out, with_kwargs=True)

@@ -41,7 +41,7 @@ def simulate(
     )
     seen = Simulation([], [], [], {}, [])
     for _ in range(10_000):
-        plan = scheduler.plan()
+        plan = scheduler.plan().work
         seen.failed += [row.request.index for row in scheduler.failed]
         scheduler.failed.clear()
         if not plan:

@@ -1,0 +1,113 @@
+"""Reproducible mode: the same bits whatever else is in the batch; and still the chains of the oracle."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rank1_hf.decoding.kv_cache import PAGE_SIZE
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.requests import Decoded
+from tests.decoding.oracle import Oracle, assert_same
+
+
+def decoder(oracle: Oracle, folder: Path, dtype: torch.dtype = torch.float32, **options: object) -> Decoder:
+    """A reproducible decoder on a model of its own."""
+    return Decoder(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype),
+        oracle.encoder.chain_rules(oracle.eos),
+        true_id=oracle.encoder.true_id,
+        false_id=oracle.encoder.false_id,
+        reproducible=True,
+        **options,
+    )
+
+
+def bits(results: list[Decoded]) -> dict[int, Decoded]:
+    """By index; equal where the chains are, and every bit of the verdicts."""
+    return {result.index: result for result in results}
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral"])
+def test_chains_are_those_of_the_oracle(checkpoint: Callable[..., Path], kind: str) -> None:
+    folder = checkpoint(kind)
+    oracle = Oracle.load(folder)
+    requests = oracle.requests()
+    expected = [oracle.decode(request) for request in requests]
+    assert_same(list(decoder(oracle, folder).run(requests, max_rows=4)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_subset_in_every_order_gives_the_same_bits(checkpoint: Callable[..., Path], dtype: torch.dtype) -> None:
+    folder = checkpoint("qwen2")
+    oracle = Oracle.load(folder)
+    model = decoder(oracle, folder, dtype)
+    requests = oracle.requests(200, limit=12)
+    expected = bits(list(model.run(requests, max_rows=16)))
+    assert len({result.true_logit for result in expected.values()}) > 100, "the pairs are too much alike to tell"
+    rng = random.Random(0)
+    for _ in range(20):
+        subset = rng.sample(requests, rng.randint(1, 60))
+        results = list(model.run(subset, max_rows=16))
+        assert bits(results) == {request.index: expected[request.index] for request in subset}
+
+
+def test_preempted_and_rethinking_rows_get_the_same_bits(checkpoint: Callable[..., Path]) -> None:
+    folder = checkpoint("qwen2")
+    oracle = Oracle.load(folder)
+    # Prompts that nearly fill a page, so that several rows start and then each needs another one.
+    requests = [
+        replace(request, prompt=request.prompt[: PAGE_SIZE - 3] + request.prompt[-1:], n_shared=0)
+        for request in oracle.requests(40, limit=30)
+        if len(request.prompt) >= PAGE_SIZE
+    ]
+    expected = bits(list(decoder(oracle, folder, torch.bfloat16, rethinks=1).run(requests, max_rows=9)))
+    tight = decoder(oracle, folder, torch.bfloat16, rethinks=1, kv_cache_tokens=5 * PAGE_SIZE)
+    assert bits(list(tight.run(requests, max_rows=9))) == expected
+    assert tight.stats.preemptions > 0
+
+
+def test_running_out_of_memory_does_not_change_the_bits(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint("qwen2")
+    oracle = Oracle.load(folder)
+    requests = oracle.requests(24)
+    model = decoder(oracle, folder, torch.bfloat16)
+    expected = bits(list(model.run(requests, max_rows=8)))
+    forward, calls = model.model.forward, []
+
+    def fails_once(**inputs: object) -> object:
+        calls.append(inputs)
+        if len(calls) == 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(**inputs)
+
+    monkeypatch.setattr(model.model, "forward", fails_once)
+    assert bits(list(model.run(requests, max_rows=8))) == expected
+    assert model.stats.out_of_memory == 1
+
+
+def test_the_step_is_as_wide_with_one_pair_as_with_many(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint("qwen2")
+    oracle = Oracle.load(folder)
+    model = decoder(oracle, folder)
+    forward, widths = model.model.forward, set()
+
+    def spy(**inputs: torch.Tensor) -> object:
+        widths.add((inputs["input_ids"].shape[1], len(inputs["logits_to_keep"])))
+        return forward(**inputs)
+
+    monkeypatch.setattr(model.model, "forward", spy)
+    list(model.run([replace(oracle.requests(1)[0], index=0)], max_rows=7))
+    alone = set(widths)
+    widths.clear()
+    list(model.run(oracle.requests(20), max_rows=7))
+    assert widths == alone
+    assert {width for width, _ in alone} == {7, 128}
