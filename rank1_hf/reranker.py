@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.loading import (
     Checkpoint,
@@ -129,7 +130,11 @@ class Rank1:
         self.truncation = truncation
         self._check_budget()
         # Last, since it takes longest: whatever is wrong with the rest has been said by now.
-        self.model = model if isinstance(model, PreTrainedModel) else load_model(checkpoint, dtype=dtype, device=device)
+        if isinstance(model, PreTrainedModel):
+            self.model = model
+        else:
+            self.model = load_model(checkpoint, dtype=dtype, device=device)
+            pack_linear_layers(self.model)  # only ours: a model that was handed over keeps its weights
         self.decoder = Decoder(
             self.model,
             self.encoder.chain_rules(eos_ids(self.model, self.tokenizer)),

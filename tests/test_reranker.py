@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Bloom
 
 from rank1_hf import Interrupted, PairError, Rank1
 from rank1_hf.decoding.requests import Decoded
+from rank1_hf.loading import load_model, open_checkpoint
 from rank1_hf.results import sigmoid
 from tests import models
 from tests.models import prompt_of
@@ -429,7 +430,9 @@ class TestBrokenNumbers:
     @pytest.fixture
     def poisoned(self, checkpoint):
         """A model and a word whose embedding is NaN once `poison` is called; the model never says it by itself."""
-        reranker = Rank1(checkpoint("qwen2"), device="cpu", dtype="float32", max_new_tokens=BUDGET)
+        opened = open_checkpoint(checkpoint("qwen2"))
+        model = load_model(opened, dtype=torch.float32, device="cpu")
+        reranker = Rank1(model, tokenizer=opened.tokenizer, max_new_tokens=BUDGET)
         (bad,) = reranker.tokenizer(" wings", add_special_tokens=False).input_ids
         with torch.no_grad():
             reranker.model.get_output_embeddings().weight[bad] = 0

@@ -23,6 +23,7 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 from benchmarking.workloads import Item, Workload, to_json
 from rank1_hf.chain import ChainRules
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.loading import eos_ids
 from rank1_hf.prompt import PromptEncoder
@@ -99,7 +100,9 @@ class Ours:
             True: rules,
             False: replace(rules, close=(-1,), eos=frozenset()),  # no such tokens: no chain ends before its budget
         }
-        self._decoder = Decoder(checkpoint.copy_of_model(), rules, true_id=encoder.true_id, false_id=encoder.false_id)
+        model = checkpoint.copy_of_model()
+        pack_linear_layers(model)
+        self._decoder = Decoder(model, rules, true_id=encoder.true_id, false_id=encoder.false_id)
 
     def decoder(self, *, closes: bool) -> Decoder:
         """The decode loop, with chains that end themselves or with chains that do not."""
