@@ -48,7 +48,10 @@ ModelOption = Annotated[
 BudgetOption = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="The most tokens thought about one passage.")
 ]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="How many passages are thought about together.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="How many passages are thought about together. Default: what is fast."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 
@@ -84,7 +87,7 @@ def rerank(
     model: ModelOption = None,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the best so many.")] = None,
     max_new_tokens: BudgetOption = None,
-    batch_size: BatchOption = 32,
+    batch_size: BatchOption = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, float16 or bfloat16. Without it: the checkpoint's own.")
     ] = None,
@@ -98,6 +101,10 @@ def rerank(
         ),
     ] = None,
     instruction: Annotated[str | None, typer.Option(help="What else decides about relevance.")] = None,
+    reproducible: Annotated[
+        bool,
+        typer.Option("--reproducible", help="The same bits for a passage whatever the others are; somewhat slower."),
+    ] = False,
     show_chain: Annotated[
         bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
     ] = False,
@@ -119,7 +126,15 @@ def rerank(
     if not passages:
         _note("there are no passages to rank", quiet)
         return
-    reranker = _load(model, quiet, dtype=dtype, device=device, max_new_tokens=max_new_tokens, prompt_template=template)
+    reranker = _load(
+        model,
+        quiet,
+        dtype=dtype,
+        device=device,
+        max_new_tokens=max_new_tokens,
+        prompt_template=template,
+        reproducible=reproducible,
+    )
     outcome = _judge(reranker, [(asked, passage.passage) for passage in passages], batch_size, quiet)
     ranking = Ranking.of(outcome.judgments, top_k)
     if as_json:
@@ -192,7 +207,9 @@ def _load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  #
         _fail(str(error), BAD_INPUT)
 
 
-def _judge(reranker: "Rank1", pairs: Sequence[tuple[str, Passage]], batch_size: int, quiet: bool = False) -> Outcome:
+def _judge(
+    reranker: "Rank1", pairs: Sequence[tuple[str, Passage]], batch_size: int | None, quiet: bool = False
+) -> Outcome:
     finished: list[Judgment] = []
     stream = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=False if quiet else None, stream=True)
     try:
@@ -379,7 +396,7 @@ def demo(
     n_queries: Annotated[int | None, typer.Option("--queries", min=1, help="Only the first so many queries.")] = None,
     model: ModelOption = None,
     max_new_tokens: BudgetOption = 256,
-    batch_size: BatchOption = 32,
+    batch_size: BatchOption = None,
 ) -> None:
     """Rerank the sample of Cranfield that ships with the package, and measure it against BM25's order."""
     try:

@@ -151,7 +151,7 @@ class Rank1:
         self,
         pairs: Iterable[Pair] | Pair,
         *,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[False] = ...,
     ) -> list[Judgment]: ...
@@ -161,7 +161,7 @@ class Rank1:
         self,
         pairs: Iterable[Pair] | Pair,
         *,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[True],
     ) -> Iterator[Judgment]: ...
@@ -170,7 +170,7 @@ class Rank1:
         self,
         pairs: Iterable[Pair] | Pair,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         stream: bool = False,
     ) -> list[Judgment] | Iterator[Judgment]:
@@ -180,7 +180,7 @@ class Rank1:
         Args:
             pairs: (query, passage) each; or one pair alone. A query is text or {"text", "instruction"}, a passage is
                 text or {"title", "text"}. The same pair twice is decoded once.
-            batch_size: how many pairs decode together at most.
+            batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
 
@@ -193,7 +193,8 @@ class Rank1:
                 decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
-        _check_count("batch_size", batch_size, least=1)
+        if batch_size is not None:
+            _check_count("batch_size", batch_size, least=1)
         many = _as_pairs(pairs)
         if not stream and not isinstance(many, Sequence):
             many = list(many)
@@ -206,7 +207,7 @@ class Rank1:
         self,
         pairs: Iterable[Pair] | Pair,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray[Any, np.dtype[np.float32]] | np.float32:
         """The scores of pairs, as `CrossEncoder.predict` of sentence-transformers gives them.
@@ -229,7 +230,7 @@ class Rank1:
         top_k: int | None = None,
         return_documents: bool = False,
         instruction: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, as `CrossEncoder.rank` of sentence-transformers does.
@@ -240,7 +241,7 @@ class Rank1:
             top_k: keep only the best so many.
             return_documents: put each passage into its dict, as "text".
             instruction: what else decides about relevance; stands behind the query in the prompt.
-            batch_size: how many pairs decode together at most.
+            batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
 
         Returns:
@@ -270,7 +271,7 @@ class Rank1:
 
     # ---- one call ----------------------------------------------------------------------------------------------------
 
-    def _judge(self, pairs: Iterable[Pair], batch_size: int, show: bool | None) -> Iterator[Judgment]:
+    def _judge(self, pairs: Iterable[Pair], batch_size: int | None, show: bool | None) -> Iterator[Judgment]:
         total = len(pairs) if isinstance(pairs, Sequence) else None
         indexed = _ordered(pairs) if isinstance(pairs, Sequence) else enumerate(pairs)
         call = _Call(self, indexed)

@@ -41,7 +41,7 @@ from benchmarking.peers import (
     cores,
     free_memory,
 )
-from benchmarking.vary import Curve, Sizes, vary_lengths, vary_pairs, vary_sharing
+from benchmarking.vary import Curve, Sizes, vary_lengths, vary_modes, vary_pairs, vary_sharing
 from benchmarking.workloads import NAMES, Source, Workload, read_source
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -125,7 +125,7 @@ def main() -> None:
         for workload in workloads:
             results["workloads"][workload.name] = compare(workload, peers, options)
             report.write(options.output, results)  # it took long: keep it, whatever comes next
-        for curve in vary(source, peers, options) if options.vary else []:
+        for curve in vary(source, checkpoint, peers, options) if options.vary else []:
             results["curves"].append(dataclasses.asdict(curve))
     files = report.write(options.output, results)
     for table in report.tables(results):
@@ -291,13 +291,17 @@ def agreement(one: Outcome, other: Outcome) -> float:
     return sum((a > 0) == (b > 0) for a, b in pairs) / len(pairs)
 
 
-def vary(source: Source, peers: Sequence[Peer], options: argparse.Namespace) -> list[Curve]:
+def vary(source: Source, checkpoint: Checkpoint, peers: Sequence[Peer], options: argparse.Namespace) -> list[Curve]:
     """Every curve."""
     sizes = Sizes.quick() if options.quick else Sizes()
     ours = peers[0]
     assert isinstance(ours, Ours)
     local = [peer for peer in peers if isinstance(peer, Ours | Generate)]
-    curves = [*vary_lengths(source, local, sizes), vary_sharing(source, ours, sizes)]
+    curves = [
+        *vary_lengths(source, local, sizes),
+        vary_sharing(source, ours, sizes),
+        vary_modes(source, checkpoint, sizes),
+    ]
     if options.model is None and options.config is None:
         curves += vary_pairs(source, ours, sizes, options.batch_sizes[-1])
     return curves

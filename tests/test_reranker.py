@@ -284,7 +284,7 @@ class TestJudge:
         monkeypatch.undo()
         assert same(reranker.judge(PAIRS), expected)
 
-    @pytest.mark.parametrize("batch_size", [0, -1, True, 2.0, None])
+    @pytest.mark.parametrize("batch_size", [0, -1, True, 2.0, "8"])
     def test_bad_batch_size(self, reranker, batch_size):
         with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
             reranker.judge(PAIRS, batch_size=batch_size)

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, starmap
+from itertools import islice
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -88,6 +88,8 @@ class Decoder:
         on_cpu = self._device.type == "cpu"
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
         self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else 4096)
+        # More rows make better use of the weights that a step reads; a reproducible step is always as wide as this.
+        self._default_rows = 32 if reproducible else 128 if on_cpu else 256
         # About what a step feeds in the time that it reads the weights.
         self._max_draft_tokens = (16 if on_cpu else 64) if max_draft_tokens is None else max_draft_tokens
         if kv_cache_tokens is None:
@@ -105,7 +107,7 @@ class Decoder:
         self,
         requests: Iterable[Request],
         *,
-        max_rows: int = 32,
+        max_rows: int | None = None,
         on_step: Callable[[Stats], None] | None = None,
     ) -> Iterator[Decoded]:
         """Decode requests, yielding each as it finishes.
@@ -115,14 +117,14 @@ class Decoder:
 
         Args:
             requests: what to decode.
-            max_rows: the most rows that decode together.
+            max_rows: the most rows that decode together; None: as many as are fast on the device.
             on_step: called after every step.
         """
         scheduler = self._scheduler(
             iter(requests),
             self._make_row,
             self._cache,
-            max_rows=max_rows,
+            max_rows=max_rows or self._default_rows,
             max_prefill_tokens=self._max_prefill_tokens,
             max_draft_tokens=self._max_draft_tokens,
         )
@@ -208,7 +210,8 @@ class Decoder:
         )
         logits = output.logits[0].float()
         highest, tokens = logits.max(dim=-1)
-        answers = logits[:, self._answers]
+        # Side by side, so that the device is waited for once; float32 holds every token id exactly.
+        found = torch.column_stack([tokens.float(), highest, logits[:, self._answers]]).tolist()
         self.stats.steps += 1
         for work in plan.work:
             if work.n_tokens == 1:
@@ -216,7 +219,7 @@ class Decoder:
             else:
                 self.stats.prefill_tokens += work.n_tokens
             self.stats.draft_tokens += len(work.draft)
-        return starmap(NextToken, zip(tokens.tolist(), highest.tolist(), answers.tolist(), strict=True))
+        return (NextToken(int(token), logit, (true, false)) for token, logit, true, false in found)
 
     def _advance(self, work: Work, next_tokens: "Iterator[NextToken]") -> Decoded | None:
         """Give a row its next token, or its verdict. Returns its outcome if it is finished.

@@ -89,11 +89,11 @@ class Checkpoint:
 
 
 class Ours:
-    """This project."""
+    """This project. `options` are those of `Decoder`."""
 
     name = "rank1_hf"
 
-    def __init__(self, checkpoint: Checkpoint, batch_sizes: Sequence[int]) -> None:
+    def __init__(self, checkpoint: Checkpoint, batch_sizes: Sequence[int], **options: Any) -> None:  # noqa: ANN401
         self.settings: list[Setting] = [{"batch_size": size} for size in batch_sizes]
         rules, encoder = checkpoint.rules, checkpoint.encoder
         self._rules = {
@@ -102,7 +102,7 @@ class Ours:
         }
         model = checkpoint.copy_of_model()
         pack_linear_layers(model)
-        self._decoder = Decoder(model, rules, true_id=encoder.true_id, false_id=encoder.false_id)
+        self._decoder = Decoder(model, rules, true_id=encoder.true_id, false_id=encoder.false_id, **options)
 
     def decoder(self, *, closes: bool) -> Decoder:
         """The decode loop, with chains that end themselves or with chains that do not."""
