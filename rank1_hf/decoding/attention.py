@@ -157,12 +157,7 @@ def _attend_segment(
     context_keys, context_values = (
         pool[segment.pages].transpose(0, 1).flatten(1, 2)[None, :, :n_context] for pool in (keys, values)
     )
-    unbounded = window is None or window >= n_context
-    mask = None
-    if not unbounded or 1 < n_new < n_context:
-        position = torch.arange(n_context, device=queries.device)
-        distance = position[n_context - n_new :, None] - position
-        mask = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+    mask = segment.mask(window, queries.dtype)
     attended = F.scaled_dot_product_attention(
         queries.transpose(0, 1)[None],
         context_keys,

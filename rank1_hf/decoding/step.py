@@ -5,7 +5,8 @@ one token come first: attention reads the KV cache for all of them at once, and 
 several of them own, the start of a long query, is read once for all its readers.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 
@@ -33,6 +34,24 @@ class Segment:
     stop: int
     pages: Tensor
     n_context: int
+    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # the layers of a step ask for the same ones
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """[tokens, context], to be added to the scores: which keys a token does not see; None: causal is enough."""
+        if window not in self._masks:
+            self._masks[window] = self._mask(window, dtype)
+        return self._masks[window]
+
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        n_new = self.stop - self.start
+        if (window is None or window >= self.n_context) and n_new in (1, self.n_context):
+            return None
+        position = torch.arange(self.n_context, device=self.pages.device)
+        distance = position[self.n_context - n_new :, None] - position
+        hidden = distance < 0
+        if window is not None:
+            hidden |= distance >= window
+        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
 
 
 @dataclass(frozen=True, slots=True)
