@@ -94,6 +94,9 @@ def rerank(
     device: Annotated[
         str | None, typer.Option(help="cuda, cuda:1, mps, cpu, ... Without it: the fastest there is.")
     ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="8bit or 4bit: quantize the weights with bitsandbytes as they are read.")
+    ] = None,
     prompt_template: Annotated[
         str | None,
         typer.Option(
@@ -131,6 +134,7 @@ def rerank(
         quiet,
         dtype=dtype,
         device=device,
+        quantization=quantization,
         max_new_tokens=max_new_tokens,
         prompt_template=template,
         reproducible=reproducible,

@@ -4,25 +4,33 @@ Nothing from a checkpoint is executed: remote code is off and weights come from 
 """
 
 import contextlib
+import importlib.util
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 EMBEDDED_MODEL = Path(__file__).parent / "assets" / "rank1-tiny"
 """The checkpoint that ships with the package: a demonstration and test model."""
+
+Quantization: TypeAlias = str | QuantizationConfigMixin
+"""A kind that `quantization_config` knows, "8bit" or "4bit", or a quantization config of Transformers."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -70,6 +78,7 @@ def load_model(
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """Load a checkpoint's weights. The model is in eval mode, on its device.
 
@@ -77,17 +86,21 @@ def load_model(
         checkpoint: what `open_checkpoint` gave.
         dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own.
         device: None: CUDA, MPS or CPU, the first there is.
+        quantization: quantize the weights as they are read; see `quantization_config`.
 
     Raises:
         CheckpointError: the weights cannot be read.
-        ValueError: dtype or device is not usable here.
+        ValueError: dtype, device or quantization is not usable here.
     """
     torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
+    quantized = quantization_config(quantization, checkpoint.config, target)
     with _only_errors(), _explained(checkpoint.path, "weights"):
         model, report = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
             config=checkpoint.config,
             dtype=torch_dtype or "auto",
+            device_map={"": target},
+            quantization_config=quantized,
             revision=checkpoint.revision,
             use_safetensors=True,
             trust_remote_code=False,
@@ -99,8 +112,43 @@ def load_model(
             f"the weights of {checkpoint.path} lack {len(report['missing_keys'])} tensors that its config asks for "
             f"({missing}, ...); download or save the checkpoint again"
         )
-    loaded: PreTrainedModel = model.to(target)
-    return loaded.eval()
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def quantization_config(
+    quantization: Quantization | None, config: PretrainedConfig, device: torch.device
+) -> QuantizationConfigMixin | None:
+    """Transformers' config for a kind of quantization; one that is given stays as it is.
+
+    "8bit" is LLM.int8 (Dettmers et al. 2022), "4bit" is NF4 with double quantization (QLoRA, Dettmers et al. 2023);
+    bitsandbytes has both. The embedding and the output layer, where the verdict is read, keep their precision.
+
+    Raises:
+        ValueError: it is none of these, bitsandbytes is not installed, or the checkpoint is quantized already.
+    """
+    if quantization is None or isinstance(quantization, QuantizationConfigMixin):
+        return quantization
+    if quantization not in ("8bit", "4bit"):
+        raise ValueError(
+            f"quantization must be '8bit', '4bit', a quantization config of Transformers, or None, not {quantization!r}"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"the checkpoint is quantized already; leave quantization={quantization!r} out")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"quantization={quantization!r} needs bitsandbytes: pip install 'rank1-hf[quantization]'")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a cast at every product
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
+    # Cards before Ampere have no bfloat16.
+    has_bfloat16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16 else torch.float16,
+        llm_int8_skip_modules=["lm_head"],
+    )
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -17,10 +17,12 @@ from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.loading import (
     Checkpoint,
+    Quantization,
     context_length,
     eos_ids,
     load_model,
     open_checkpoint,
+    quantization_config,
     resolve_device,
     resolve_dtype,
 )
@@ -66,6 +68,8 @@ class Rank1:
         tokenizer: only with a loaded model.
         dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own.
         device: None: CUDA, MPS or CPU, the first there is.
+        quantization: "8bit" or "4bit" (bitsandbytes: LLM.int8, or NF4 with double quantization), or any quantization
+            config of Transformers; None: the checkpoint as it is.
         max_new_tokens: the budget: the most tokens a chain may have. None: 8192 as in the official code, or half of the
             context where that is less.
         max_length: the most tokens of prompt and chain together; the model's own limit where that is less.
@@ -94,6 +98,7 @@ class Rank1:
         tokenizer: PreTrainedTokenizerFast | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
+        quantization: Quantization | None = None,
         max_new_tokens: int | None = None,
         max_length: int = 16000,
         prompt_template: str | None = None,
@@ -117,11 +122,16 @@ class Rank1:
             raise ValueError(f"truncation must be 'passage' or 'error', not {truncation!r}")
         dtype, device = resolve_dtype(dtype), resolve_device(device)
         if isinstance(model, PreTrainedModel):
+            if quantization is not None:
+                raise ValueError(
+                    "a loaded model is quantized as it is loaded; give a name or a folder, or leave it out"
+                )
             if tokenizer is None:
                 raise ValueError("a loaded model needs its tokenizer: Rank1(model, tokenizer=tokenizer)")
             checkpoint = Checkpoint("the loaded model", None, model.config, tokenizer)
         else:
             checkpoint = open_checkpoint(model, revision=revision)
+        quantization_config(quantization, checkpoint.config, device)  # raises before anything takes long
         _check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer
         self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
@@ -133,7 +143,7 @@ class Rank1:
         if isinstance(model, PreTrainedModel):
             self.model = model
         else:
-            self.model = load_model(checkpoint, dtype=dtype, device=device)
+            self.model = load_model(checkpoint, dtype=dtype, device=device, quantization=quantization)
             pack_linear_layers(self.model)  # only ours: a model that was handed over keeps its weights
         self.decoder = Decoder(
             self.model,

@@ -1,0 +1,95 @@
+"""Quantized loading: what is quantized, how much memory it saves, how far it agrees, and what is refused."""
+
+import importlib.util
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from rank1_hf import Rank1
+from rank1_hf.decoding.packed import PackedLinear
+from rank1_hf.evaluation.beir import SAMPLE, read_beir
+from rank1_hf.evaluation.trec import read_run
+from rank1_hf.loading import EMBEDDED_MODEL, load_model, open_checkpoint
+
+N_PAIRS = 24
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[str, object]]:
+    """Real pairs, of several queries."""
+    sample, run = read_beir(SAMPLE), read_run(SAMPLE / "bm25.trec")
+    pairs = [(sample.queries[q], sample.corpus[d].passage) for q, candidates in run.items() for d in candidates]
+    return pairs[:: len(pairs) // N_PAIRS][:N_PAIRS]
+
+
+@pytest.fixture(scope="module")
+def unquantized(pairs):
+    return Rank1(device="cpu", dtype="bfloat16", max_new_tokens=128).judge(pairs)
+
+
+def linear_bytes(model: nn.Module) -> int:
+    """What the linear layers inside the decoder layers take: weights, biases and the constants of quantization."""
+    tensors: dict[int, torch.Tensor] = {}
+    for name, layer in model.named_modules():
+        if ".layers." in name and hasattr(layer, "in_features"):
+            tensors |= {id(tensor): tensor for tensor in layer.parameters()}
+            constants = [getattr(layer.weight, "SCB", None)]
+            if (state := getattr(layer.weight, "quant_state", None)) is not None:
+                constants += [state.absmax, state.state2 and state.state2.absmax]
+            tensors |= {id(tensor): tensor for tensor in constants if tensor is not None}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(("quantization", "most"), [("8bit", 0.55), ("4bit", 0.32)])
+def test_linear_layers_shrink_and_judgments_stay(pairs, unquantized, capfd, quantization: str, most: float) -> None:
+    plain = load_model(open_checkpoint(), dtype="bfloat16", device="cpu")
+    reranker = Rank1(device="cpu", dtype="bfloat16", max_new_tokens=128, quantization=quantization)
+    assert linear_bytes(reranker.model) <= most * linear_bytes(plain)
+    embedding, output = reranker.model.get_input_embeddings(), reranker.model.get_output_embeddings()
+    assert embedding.weight.dtype == torch.bfloat16
+    assert isinstance(output, nn.Linear | PackedLinear)
+    assert output.weight.dtype == torch.bfloat16
+    judgments = reranker.judge(pairs)
+    assert all(judgment.error is None for judgment in judgments)
+    agreement = sum(ours.label == theirs.label for ours, theirs in zip(judgments, unquantized, strict=True))
+    assert agreement >= 0.8 * len(pairs)
+    ours, theirs = (torch.tensor([j.log_odds for j in found]) for found in (judgments, unquantized))
+    assert torch.corrcoef(torch.stack([ours.argsort().argsort(), theirs.argsort().argsort()]).float())[0, 1] > 0.8
+    assert capfd.readouterr().err == "", "loading and judging say nothing"
+
+
+def test_a_config_of_transformers_is_taken_as_it_is() -> None:
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4")
+    model = load_model(open_checkpoint(), device="cpu", quantization=config)
+    assert model.model.layers[0].mlp.up_proj.weight.quant_state.quant_type == "fp4"
+
+
+@pytest.mark.parametrize("quantization", ["5bit", "", 4])
+def test_an_unknown_kind_is_refused(quantization: object) -> None:
+    with pytest.raises(ValueError, match="quantization must be '8bit', '4bit', a quantization config"):
+        Rank1(quantization=quantization)
+
+
+def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'rank1-hf\[quantization\]'"):
+        Rank1(quantization="4bit")
+
+
+def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path) -> None:
+    folder = shutil.copytree(EMBEDDED_MODEL, tmp_path / "awq")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match="quantized already"):
+        Rank1(folder, quantization="4bit")
+
+
+def test_a_loaded_model_is_not_quantized() -> None:
+    checkpoint = open_checkpoint()
+    with pytest.raises(ValueError, match="a loaded model is quantized as it is loaded"):
+        Rank1(load_model(checkpoint, device="cpu"), tokenizer=checkpoint.tokenizer, quantization="4bit")
