@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from transformers import (
@@ -79,27 +79,36 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     quantization: Quantization | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[int | str, int | str] | None = None,
 ) -> PreTrainedModel:
-    """Load a checkpoint's weights. The model is in eval mode, on its device.
+    """Load a checkpoint's weights. The model is in eval mode, on its device or devices.
 
     Args:
         checkpoint: what `open_checkpoint` gave.
         dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own.
         device: None: CUDA, MPS or CPU, the first there is.
         quantization: quantize the weights as they are read; see `quantization_config`.
+        device_map: how accelerate spreads the layers over devices: "auto", "balanced", "sequential", or a device for
+            each module ("cpu" and "disk" among them, slow). None: all on `device`, or "auto" with `max_memory`.
+        max_memory: the most that may be used of each device for weights, as in {0: "10GiB", "cpu": "30GiB"}.
 
     Raises:
         CheckpointError: the weights cannot be read.
-        ValueError: dtype, device or quantization is not usable here.
+        ValueError: dtype, device, quantization or device_map is not usable here.
     """
     torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
+    if device is not None and (device_map is not None or max_memory is not None):
+        raise ValueError("give either device or device_map and max_memory, not both")
+    placement: str | dict[str, Any] = device_map or ("auto" if max_memory else {"": target})
     quantized = quantization_config(quantization, checkpoint.config, target)
     with _only_errors(), _explained(checkpoint.path, "weights"):
         model, report = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
             config=checkpoint.config,
             dtype=torch_dtype or "auto",
-            device_map={"": target},
+            device_map=placement,
+            max_memory=max_memory,
             quantization_config=quantized,
             revision=checkpoint.revision,
             use_safetensors=True,
@@ -236,10 +245,26 @@ def _check_folder(path: str | Path) -> None:
         raise CheckpointError(
             f"{path} has no safetensors weights{found}; save it again with model.save_pretrained(folder)"
         )
+    _check_index(folder / "model.safetensors.index.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise CheckpointError(
             f"{path} has no tokenizer (tokenizer.json); save it there with tokenizer.save_pretrained(folder)"
         )
+
+
+def _check_index(index: Path) -> None:
+    """A sharded checkpoint's index may name files of its own folder only, and all of them must be there."""
+    if not index.is_file():
+        return
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is not an index of safetensors files: {error!r}") from error
+    for file in sorted(map(str, files)):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names {file!r}, which is not a safetensors file of its own folder")
+        if not (index.parent / file).is_file():
+            raise CheckpointError(f"{index.parent} lacks {file}, which its index names; download the checkpoint again")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
+from rank1_hf.decoding.placement import is_split
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.loading import (
     Checkpoint,
@@ -70,6 +71,9 @@ class Rank1:
         device: None: CUDA, MPS or CPU, the first there is.
         quantization: "8bit" or "4bit" (bitsandbytes: LLM.int8, or NF4 with double quantization), or any quantization
             config of Transformers; None: the checkpoint as it is.
+        device_map: how the layers are spread over several devices, as in Transformers: "auto", "balanced", or a dict;
+            each layer's KV cache lies on its layer's device. Instead of `device`.
+        max_memory: the most memory for weights on each device, as in {0: "10GiB", 1: "20GiB", "cpu": "30GiB"}.
         max_new_tokens: the budget: the most tokens a chain may have. None: 8192 as in the official code, or half of the
             context where that is less.
         max_length: the most tokens of prompt and chain together; the model's own limit where that is less.
@@ -99,6 +103,8 @@ class Rank1:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         quantization: Quantization | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        max_memory: dict[int | str, int | str] | None = None,
         max_new_tokens: int | None = None,
         max_length: int = 16000,
         prompt_template: str | None = None,
@@ -120,7 +126,7 @@ class Rank1:
             _check_count("max_new_tokens", max_new_tokens, least=1)
         if truncation not in ("passage", "error"):
             raise ValueError(f"truncation must be 'passage' or 'error', not {truncation!r}")
-        dtype, device = resolve_dtype(dtype), resolve_device(device)
+        dtype, chosen = resolve_dtype(dtype), resolve_device(device)
         if isinstance(model, PreTrainedModel):
             if quantization is not None:
                 raise ValueError(
@@ -131,7 +137,7 @@ class Rank1:
             checkpoint = Checkpoint("the loaded model", None, model.config, tokenizer)
         else:
             checkpoint = open_checkpoint(model, revision=revision)
-        quantization_config(quantization, checkpoint.config, device)  # raises before anything takes long
+        quantization_config(quantization, checkpoint.config, chosen)  # raises before anything takes long
         _check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer
         self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
@@ -143,8 +149,16 @@ class Rank1:
         if isinstance(model, PreTrainedModel):
             self.model = model
         else:
-            self.model = load_model(checkpoint, dtype=dtype, device=device, quantization=quantization)
-            pack_linear_layers(self.model)  # only ours: a model that was handed over keeps its weights
+            self.model = load_model(
+                checkpoint,
+                dtype=dtype,
+                device=device,
+                quantization=quantization,
+                device_map=device_map,
+                max_memory=max_memory,
+            )
+            if not is_split(self.model):
+                pack_linear_layers(self.model)  # only ours: a model that was handed over keeps its weights
         self.decoder = Decoder(
             self.model,
             self.encoder.chain_rules(eos_ids(self.model, self.tokenizer)),

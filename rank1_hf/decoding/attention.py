@@ -68,6 +68,7 @@ def paged_attention(
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"{type(module).__name__} needs attention with {name}, which is not supported")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    step = step.on(query.device)
     new_keys, new_values = (states[0, :, : step.n_tokens].transpose(0, 1) for states in (key, value))
     step.cache.write(layer, step.pages, step.offsets, new_keys, new_values)
     keys, values = step.cache.layer(layer)

@@ -10,6 +10,7 @@ same logits, read at the ids of the two answers, are the verdict.
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,7 @@ from rank1_hf.chain import Chain, ChainRules
 from rank1_hf.decoding.attention import use_paged_attention
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.memory import kv_budget
+from rank1_hf.decoding.placement import device_of, layer_devices
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.row import Row
@@ -84,7 +86,7 @@ class Decoder:
         self._answers = [true_id, false_id]
         self._rethinks = rethinks
         self._scheduler = ReproducibleScheduler if reproducible else Scheduler
-        self._device: torch.device = model.get_input_embeddings().weight.device
+        self._device = device_of(model.get_input_embeddings())
         on_cpu = self._device.type == "cpu"
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
         self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else 4096)
@@ -93,13 +95,18 @@ class Decoder:
         # About what a step feeds in the time that it reads the weights.
         self._max_draft_tokens = (16 if on_cpu else 64) if max_draft_tokens is None else max_draft_tokens
         if kv_cache_tokens is None:
-            kv_cache_tokens = kv_budget(
-                model.config,
-                model.dtype,
-                self._device,
-                n_tokens=self._max_prefill_tokens + _EXPECTED_ROWS,
-                n_rows=_EXPECTED_ROWS,
-                utilization=gpu_memory_utilization,
+            layers = Counter(layer_devices(model))
+            kv_cache_tokens = min(
+                kv_budget(
+                    model.config,
+                    model.dtype,
+                    device,
+                    n_tokens=self._max_prefill_tokens + _EXPECTED_ROWS,
+                    n_rows=_EXPECTED_ROWS,
+                    utilization=gpu_memory_utilization,
+                    share=n_layers / layers.total(),
+                )
+                for device, n_layers in layers.items()
             )
         self._cache = KVCache(kv_cache_tokens)
 

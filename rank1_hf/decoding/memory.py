@@ -31,6 +31,7 @@ def kv_budget(
     n_tokens: int,
     n_rows: int,
     utilization: float = 0.9,
+    share: float = 1.0,
 ) -> int:
     """How many tokens the KV cache may hold, with the weights loaded.
 
@@ -41,6 +42,7 @@ def kv_budget(
         n_tokens: the most tokens a step feeds.
         n_rows: the most rows a step gives logits for.
         utilization: the share of a GPU's memory to use in all, weights included.
+        share: the share of the model's layers that lie on this device.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -50,4 +52,4 @@ def kv_budget(
     else:
         usable = psutil.virtual_memory().available * CPU_SHARE
     usable -= activation_bytes(config, dtype, n_tokens=n_tokens, n_rows=n_rows)
-    return max(int(usable) // kv_bytes_per_token(config, dtype), 1)
+    return max(int(usable / (share * kv_bytes_per_token(config, dtype))), 1)

@@ -7,7 +7,7 @@ several of them own, the start of a long query, is read once for all its readers
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 
 import torch
@@ -94,6 +94,8 @@ class Step:
     ) -> None:
         self.cache = cache
         self.device = device
+        self._elsewhere: dict[torch.device, Step] = {}
+        self._again = partial(Step, cache, slices, width=width)
         self.decoding = [part.kv for part in slices if len(part.tokens) == 1 and width is None]
         if width is None and any(len(part.tokens) == 1 for part in slices[len(self.decoding) :]):
             raise ValueError("rows with a single token come first in a step")
@@ -120,6 +122,14 @@ class Step:
         self.offsets = self.position_ids[0, : self.n_tokens] % PAGE_SIZE
         """[n_tokens], int64: its place in that page."""
         self._page_masks: dict[int | None, Tensor] = {}
+
+    def on(self, device: torch.device) -> "Step":
+        """The same step for a layer on another device."""
+        if device == self.device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = self._again(device=device)
+        return self._elsewhere[device]
 
     @cached_property
     def shared(self) -> list[SharedPages]:

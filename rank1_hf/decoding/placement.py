@@ -1,0 +1,26 @@
+"""Where a model's layers compute, when accelerate has spread them over several devices."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def is_split(model: PreTrainedModel) -> bool:
+    """Whether accelerate has put the model's layers on several devices, or moves them there when they are needed."""
+    devices = {str(device) for device in getattr(model, "hf_device_map", {}).values()}
+    return len(devices) > 1 or "disk" in devices
+
+
+def layer_devices(model: PreTrainedModel) -> list[torch.device]:
+    """Where each decoder layer computes, and so where its keys and values lie."""
+    return [device_of(layer) for layer in model.base_model.layers]
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes; its weights may be moved there only when they are needed."""
+    for part in module.modules():
+        if (hook := getattr(part, "_hf_hook", None)) is not None:
+            device = getattr(hook, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return next(module.parameters()).device
