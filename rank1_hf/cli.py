@@ -10,8 +10,8 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -390,6 +390,69 @@ def _said(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return "none" if value is None else str(value)
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def plan(
+    gpu: Annotated[
+        str | None, typer.Option(help="Its memory (24GiB) or its name (RTX4090). Without it: the GPU of this machine.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A rank1 (rank1-7b), a hub name or a folder. Without it: the whole family.")
+    ] = None,
+    quantization: Annotated[str | None, typer.Option(help="8bit or 4bit. Without it: all three are shown.")] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="The length of a typical prompt.")] = 400,
+    chain_tokens: Annotated[int, typer.Option(min=1, help="The length of a typical chain.")] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what fits on a GPU, how many pairs decode together there, and how fast that is at best, without loading it.
+
+    The speed is a bound that no program reaches: the GPU's full memory bandwidth and full tensor throughput.
+    """
+    from rank1_hf import planning
+    from rank1_hf.family import FAMILY
+    from rank1_hf.loading import CheckpointError, open_checkpoint
+
+    kinds = [quantization] if quantization else [None, *planning.QUANTIZATIONS]
+    try:
+        device = planning.parse_gpu(gpu) if gpu else planning.gpu_here()
+        planning.check_quantization(quantization)
+        names = [model] if model else list(FAMILY)
+        configs = {name: planning.family_config(name) or open_checkpoint(name).config for name in names}
+    except CheckpointError as error:
+        _fail(str(error), BAD_MODEL)
+    except ValueError as error:
+        _fail(str(error), BAD_INPUT)
+    rows = []
+    for (name, config), kind in product(configs.items(), kinds):
+        found = planning.plan(config, device, quantization=kind, prompt_tokens=prompt_tokens, chain_tokens=chain_tokens)
+        rows.append({"model": name, "quantization": kind, "fits": found.fits, **asdict(found)})
+    if as_json:
+        for row in rows:
+            _print_json_line(row)
+    else:
+        _print_plans(device.name, rows)
+
+
+def _print_plans(gpu: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=f"On {gpu}", title_justify="left")
+    table.add_column("model", no_wrap=True, overflow="fold")
+    for heading in ("weights", "GiB", "KV KiB a token", "pairs together", "pairs a minute, at most"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        speed = row["pairs_per_minute"]
+        table.add_row(
+            _printable(row["model"]),
+            row["quantization"] or "16bit",
+            f"{row['weights'] / 2**30:.1f}",
+            f"{row['kv_per_token'] / 2**10:.0f}",
+            str(row["rows"]) if row["fits"] else "does not fit",
+            "" if speed is None else f"{speed:,.0f}",
+        )
+    _console().print(table)
 
 
 # ---- demo ------------------------------------------------------------------------------------------------------------

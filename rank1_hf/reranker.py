@@ -18,6 +18,7 @@ from rank1_hf.decoding.placement import is_split
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.loading import (
     Checkpoint,
+    CheckpointError,
     Quantization,
     context_length,
     eos_ids,
@@ -27,6 +28,7 @@ from rank1_hf.loading import (
     resolve_device,
     resolve_dtype,
 )
+from rank1_hf.planning import why_too_large
 from rank1_hf.progress import Progress
 from rank1_hf.prompt import (
     ContractError,
@@ -145,6 +147,13 @@ class Rank1:
         self.max_new_tokens = min(DEFAULT_BUDGET, self.context // 2) if max_new_tokens is None else max_new_tokens
         self.truncation = truncation
         self._check_budget()
+        if (
+            chosen.type == "cuda"
+            and device_map is None
+            and max_memory is None
+            and not isinstance(model, PreTrainedModel)
+        ):
+            _check_memory(checkpoint, dtype, quantization, chosen)
         # Last, since it takes longest: whatever is wrong with the rest has been said by now.
         if isinstance(model, PreTrainedModel):
             self.model = model
@@ -481,6 +490,18 @@ def _warn_of_failures(judgments: list[Judgment]) -> None:
         shown = "; ".join(f"pair {judgment.index}: {judgment.error}" for judgment in itertools.islice(failed, 3))
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         warnings.warn(f"{len(failed)} of {len(judgments)} pairs have no score ({shown}{more})", stacklevel=3)
+
+
+def _check_memory(
+    checkpoint: Checkpoint, dtype: torch.dtype | None, quantization: Quantization | None, device: torch.device
+) -> None:
+    """Say at once that the weights do not fit, instead of after minutes of loading them."""
+    if getattr(checkpoint.config, "quantization_config", None) or not isinstance(quantization, str | None):
+        return  # how much these weights take is known to their quantizer only
+    free, _ = torch.cuda.mem_get_info(device)
+    reason = why_too_large(checkpoint.config, dtype or checkpoint.config.dtype or torch.float32, quantization, free)
+    if reason is not None:
+        raise CheckpointError(f"{checkpoint.path} does not fit on {device}: {reason}")
 
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:

@@ -584,3 +584,34 @@ def test_demo_without_ir_measures_names_the_extra(script: Script, monkeypatch: p
     monkeypatch.delitem(sys.modules, "rank1_hf.evaluation.metrics")
     check_refusal(run("demo"), 2, "rank1-hf[eval]")
     assert script.pairs == []
+
+
+def test_plan_says_what_of_the_family_fits() -> None:
+    result = run("plan", "--gpu", "24GiB", "--json")
+    assert result.code == 0
+    found = {(row["model"], row["quantization"]): row for row in result.objects}
+    assert len(found) == 3 * 8
+    assert found["jhu-clsp/rank1-7b", None]["fits"]
+    assert not found["jhu-clsp/rank1-32b", None]["fits"]
+    assert found["jhu-clsp/rank1-14b", "4bit"]["rows"] > found["jhu-clsp/rank1-14b", "8bit"]["rows"]
+
+
+def test_plan_takes_a_checkpoint_and_a_named_gpu(checkpoint: Callable[..., Path]) -> None:
+    result = run("plan", checkpoint("llama"), "--gpu", "RTX4090", "--quantization", "4bit")
+    assert result.code == 0
+    assert "RTX4090" in result.out
+    assert "4bit" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--gpu", "tiny"], 2, "no GPU known here"),
+        (["--gpu", "24GiB", "--quantization", "5bit"], 2, "quantization must be one of"),
+        (["--gpu", "24GiB", "/no/such/folder"], 3, "no folder"),
+    ],
+)
+def test_plan_says_what_was_wrong(arguments: list[str], code: int, said: str) -> None:
+    result = run("plan", *arguments)
+    assert result.code == code
+    assert said in result.err
