@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -45,32 +45,45 @@ class Checkpoint:
 
     Attributes:
         path: a hub name or a folder.
-        revision: the hub revision.
+        source: where in it the files are, and how the hub is asked for them: the arguments of `from_pretrained`.
         config: its config; a causal LM's.
         tokenizer: its tokenizer.
     """
 
     path: str | Path
-    revision: str | None
+    source: Mapping[str, Any]
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerFast
 
 
-def open_checkpoint(name: str | Path | None = None, *, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    name: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
+) -> Checkpoint:
     """Read a checkpoint's config and tokenizer from the hub, a local folder, or (None) the package.
+
+    Args:
+        name: a hub name, a folder, or None.
+        revision: a branch, tag or commit of the hub repository.
+        subfolder: where in the repository or folder the checkpoint is.
+        token: the hub's access token, for private repositories; None: the one you logged in with, if any.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete, or not a causal LM that rank1_hf can decode.
     """
     path = EMBEDDED_MODEL if name is None else name
-    _check_folder(path)
+    source = {"revision": revision, "subfolder": subfolder or "", "token": token}
+    _check_folder(path, subfolder or "")
     with _only_errors():
         with _explained(path, "config"):
-            config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(path, **source, trust_remote_code=False)
         _check_architecture(path, config)
         with _explained(path, "tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    return Checkpoint(path, revision, config, tokenizer)
+            tokenizer = AutoTokenizer.from_pretrained(path, **source, trust_remote_code=False)
+    return Checkpoint(path, source, config, tokenizer)
 
 
 def load_model(
@@ -110,7 +123,7 @@ def load_model(
             device_map=placement,
             max_memory=max_memory,
             quantization_config=quantized,
-            revision=checkpoint.revision,
+            **checkpoint.source,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -223,8 +236,10 @@ def _check_architecture(path: str | Path, config: PretrainedConfig) -> None:
         )
 
 
-def _check_folder(path: str | Path) -> None:
+def _check_folder(path: str | Path, subfolder: str) -> None:
     """Name what a local folder lacks, which is clearer than what from_pretrained says of it."""
+    if Path(path).is_dir():
+        path = Path(path) / subfolder
     folder = Path(path)
     if not folder.exists():
         if isinstance(path, Path) or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:

@@ -89,7 +89,7 @@ class Rank1:
         gpu_memory_utilization: the share of a GPU's memory to use in all, above 0 and at most 1.
         reproducible: give every pair bit-identical chains and scores whatever else is in the call, in whatever order,
             in any dtype, for the same `batch_size` on the same machine. Slower.
-        revision: the hub revision.
+        revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -117,6 +117,8 @@ class Rank1:
         gpu_memory_utilization: float = 0.9,
         reproducible: bool = False,
         revision: str | None = None,
+        subfolder: str | None = None,
+        token: str | bool | None = None,
     ) -> None:
         _check_count("max_length", max_length, least=1)
         _check_count("rethink", rethink, least=0)
@@ -136,9 +138,9 @@ class Rank1:
                 )
             if tokenizer is None:
                 raise ValueError("a loaded model needs its tokenizer: Rank1(model, tokenizer=tokenizer)")
-            checkpoint = Checkpoint("the loaded model", None, model.config, tokenizer)
+            checkpoint = Checkpoint("the loaded model", {}, model.config, tokenizer)
         else:
-            checkpoint = open_checkpoint(model, revision=revision)
+            checkpoint = open_checkpoint(model, revision=revision, subfolder=subfolder, token=token)
         quantization_config(quantization, checkpoint.config, chosen)  # raises before anything takes long
         _check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer

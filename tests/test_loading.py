@@ -255,3 +255,23 @@ class TestArguments:
             Rank1(folder, prompt_template="no place for the query")
         with pytest.raises(ValueError, match="max_new_tokens=5000 does not fit"):
             Rank1(folder, max_new_tokens=5000)
+
+
+def test_a_checkpoint_in_a_subfolder_is_loaded(checkpoint, tmp_path):
+    shutil.copytree(checkpoint("qwen2"), tmp_path / "inner" / "model")
+    opened = open_checkpoint(tmp_path, subfolder="inner/model")
+    model, expected = load_model(opened, device="cpu"), load_model(open_checkpoint(checkpoint("qwen2")), device="cpu")
+    assert torch.equal(model.get_output_embeddings().weight, expected.get_output_embeddings().weight)
+    with pytest.raises(CheckpointError, match="no folder"):
+        open_checkpoint(tmp_path, subfolder="other")
+
+
+def test_sharded_weights_are_loaded(checkpoint, tmp_path):
+    whole = load_model(open_checkpoint(checkpoint("llama")), device="cpu")
+    shutil.copytree(checkpoint("llama"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    whole.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    sharded = load_model(open_checkpoint(tmp_path), device="cpu")
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(sharded.state_dict()[name], weight)
