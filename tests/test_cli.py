@@ -285,8 +285,11 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "float32",
         "--device",
         "cpu",
+        "--quantization",
+        "4bit",
         "--prompt-template",
         "Find FILL_QUERY_HERE",
+        "--reproducible",
     )
     run("rerank", "q", "d", "-m", "some/model", *options, "--instruction", "only new ones", "--batch-size", 3)
     assert script.model == "some/model"
@@ -294,7 +297,9 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "max_new_tokens": 7,
         "dtype": "float32",
         "device": "cpu",
+        "quantization": "4bit",
         "prompt_template": "Find FILL_QUERY_HERE",
+        "reproducible": True,
     }
     assert script.pairs == [("q only new ones", {"title": "", "text": "d"})]
     assert script.judge_options == {"batch_size": 3, "show_progress_bar": None, "stream": True}

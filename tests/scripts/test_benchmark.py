@@ -95,7 +95,7 @@ def test_phases_are_beside_the_limits_of_the_machine(results):
 
 def test_curves_have_a_value_for_every_point_and_a_picture_where_matplotlib_is_installed(folder, results):
     titles = [curve["title"] for curve in results["curves"]]
-    assert titles == ["rows", "prompt-length", "chain-length", "prefix-sharing", "pairs-time", "pairs-memory"]
+    assert titles == ["rows", "prompt-length", "chain-length", "prefix-sharing", "modes", "pairs-time", "pairs-memory"]
     for curve in results["curves"]:
         assert all(len(values) == len(curve["x"]) and min(values) > 0 for values in curve["lines"].values())
     pytest.importorskip("matplotlib")
