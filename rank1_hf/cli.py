@@ -335,13 +335,12 @@ def info(
 
 def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
     import torch
-    from transformers import AutoModelForCausalLM
 
     from rank1_hf.decoding.memory import kv_bytes_per_token
     from rank1_hf.loading import CheckpointError, context_length
+    from rank1_hf.planning import Size
 
-    with torch.device("meta"):  # the parameters that the config describes, without memory for them
-        n_parameters = AutoModelForCausalLM.from_config(config, trust_remote_code=False).num_parameters()
+    n_parameters = Size.of(config).total
     heads = getattr(config, "num_attention_heads", None)
     if heads is None:
         raise CheckpointError(f"{config.model_type!r} models have no attention heads; rank1_hf needs attention")
@@ -427,8 +426,16 @@ def plan(
     except ValueError as error:
         _fail(str(error), BAD_INPUT)
     rows = []
+    sizes = {name: planning.Size.of(config) for name, config in configs.items()}
     for (name, config), kind in product(configs.items(), kinds):
-        found = planning.plan(config, device, quantization=kind, prompt_tokens=prompt_tokens, chain_tokens=chain_tokens)
+        found = planning.plan(
+            config,
+            device,
+            size=sizes[name],
+            quantization=kind,
+            prompt_tokens=prompt_tokens,
+            chain_tokens=chain_tokens,
+        )
         rows.append({"model": name, "quantization": kind, "fits": found.fits, **asdict(found)})
     if as_json:
         for row in rows:

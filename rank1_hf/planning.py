@@ -7,14 +7,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from rank1_hf.decoding.memory import activation_bytes, kv_bytes_per_token
+from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
 from rank1_hf.family import FAMILY
 
 GIB = 2**30
 CUDA_CONTEXT_BYTES = GIB // 2
 """What the CUDA context and the libraries' workspaces take, about, before the first tensor."""
 
-_STEP_TOKENS, _STEP_ROWS = 4096 + 256, 256  # what the decode loop reserves memory for on a GPU
 _BYTES_PER_WEIGHT = {
     # LLM.int8: a byte, and a float32 for each row, which is next to nothing.
     "8bit": 1.0,
@@ -160,6 +159,11 @@ class Size:
         linear = sum(layer.weight.numel() for layer in layers)
         return cls(linear, model.num_parameters() - linear)
 
+    @property
+    def total(self) -> int:
+        """All weights, those that are shared counted once."""
+        return self.linear + self.others
+
     def n_bytes(self, dtype: torch.dtype, quantization: str | None = None) -> int:
         """What the weights take; `dtype` is that of those which are not quantized."""
         per_weight = _BYTES_PER_WEIGHT[quantization] if quantization else dtype.itemsize
@@ -170,6 +174,7 @@ def plan(
     config: PretrainedConfig,
     gpu: Gpu,
     *,
+    size: Size | None = None,
     quantization: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
     prompt_tokens: int = 400,
@@ -181,20 +186,21 @@ def plan(
     Args:
         config: a causal LM's.
         gpu: where it would run.
+        size: the model's, where it is known already.
         quantization: "8bit", "4bit" or None.
         dtype: of what is not quantized, and of the KV cache.
         prompt_tokens, chain_tokens: the typical pair.
         utilization: the share of the GPU's memory to use in all.
     """
-    size, kv_per_token = Size.of(config), kv_bytes_per_token(config, dtype)
+    size, kv_per_token = size or Size.of(config), kv_bytes_per_token(config, dtype)
     weights = size.n_bytes(dtype, quantization)
     reserve = (
         CUDA_CONTEXT_BYTES
-        + activation_bytes(config, dtype, n_tokens=_STEP_TOKENS, n_rows=_STEP_ROWS)
+        + activation_bytes(config, dtype, n_tokens=GPU_PREFILL_TOKENS + EXPECTED_ROWS, n_rows=EXPECTED_ROWS)
         + int((1 - utilization) * gpu.memory)
     )
     kv_tokens = (gpu.memory - weights - reserve) // kv_per_token
-    rows = max(0, min(_STEP_ROWS, kv_tokens // (prompt_tokens + chain_tokens)))
+    rows = max(0, min(EXPECTED_ROWS, kv_tokens // (prompt_tokens + chain_tokens)))
     pairs_per_minute = None
     if gpu.speed and rows:
         # A step reads all weights and every row's context, which is half of its chain long on average.
@@ -210,8 +216,16 @@ def largest_that_fits(gpu: Gpu, *, prompt_tokens: int = 400, chain_tokens: int =
     """The largest family member that fits a GPU, with as little quantization as it needs; None if there is none."""
     for name in reversed(FAMILY):
         config = AutoConfig.for_model(**FAMILY[name])
-        for quantization in (None, "8bit", "4bit"):
-            found = plan(config, gpu, quantization=quantization, prompt_tokens=prompt_tokens, chain_tokens=chain_tokens)
+        size = Size.of(config)
+        for quantization in (None, *QUANTIZATIONS):
+            found = plan(
+                config,
+                gpu,
+                size=size,
+                quantization=quantization,
+                prompt_tokens=prompt_tokens,
+                chain_tokens=chain_tokens,
+            )
             if found.fits:
                 return name, quantization
     return None

@@ -141,7 +141,7 @@ class Rank1:
             checkpoint = Checkpoint("the loaded model", {}, model.config, tokenizer)
         else:
             checkpoint = open_checkpoint(model, revision=revision, subfolder=subfolder, token=token)
-        quantization_config(quantization, checkpoint.config, chosen)  # raises before anything takes long
+        quantized = quantization_config(quantization, checkpoint.config, chosen)
         _check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer
         self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
@@ -164,7 +164,7 @@ class Rank1:
                 checkpoint,
                 dtype=dtype,
                 device=device,
-                quantization=quantization,
+                quantization=quantized,
                 device_map=device_map,
                 max_memory=max_memory,
             )

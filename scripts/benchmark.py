@@ -48,32 +48,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from rank1_hf.evaluation.beir import SAMPLE
+from rank1_hf.family import FAMILY
 from rank1_hf.loading import DTYPES, EMBEDDED_MODEL, context_length, load_model, open_checkpoint, resolve_device
 from rank1_hf.prompt import PromptEncoder
 
 console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width
 
-_QWEN2 = {"model_type": "qwen2", "vocab_size": 152_064, "rope_theta": 1e6, "max_position_embeddings": 32_768}
+_POSITIONS = {"rope_theta": 1e6, "max_position_embeddings": 32_768}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "qwen2.5-0.5b": _QWEN2
-    | {
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
-    },
-    "qwen2.5-7b": _QWEN2
-    | {
-        "hidden_size": 3584,
-        "intermediate_size": 18_944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "tie_word_embeddings": False,
-    },
+    "qwen2.5-0.5b": FAMILY["jhu-clsp/rank1-0.5b"] | _POSITIONS,
+    "qwen2.5-7b": FAMILY["jhu-clsp/rank1-7b"] | _POSITIONS,
 }
 """Shapes that `--config` builds with random weights, for the speed of a model that is not at hand."""
 

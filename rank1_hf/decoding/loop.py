@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from rank1_hf.chain import Chain, ChainRules
 from rank1_hf.decoding.attention import use_paged_attention
 from rank1_hf.decoding.kv_cache import KVCache
-from rank1_hf.decoding.memory import kv_budget
+from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
 from rank1_hf.decoding.placement import device_of, layer_devices
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
 from rank1_hf.decoding.requests import Decoded, Request
@@ -31,8 +31,6 @@ from rank1_hf.decoding.scheduler import Plan, Scheduler, Work
 from rank1_hf.decoding.step import RowSlice, Step
 
 logger = logging.getLogger(__name__)
-
-_EXPECTED_ROWS = 256  # the rows that memory for activations is reserved for
 
 
 @dataclass(slots=True)
@@ -89,7 +87,7 @@ class Decoder:
         self._device = device_of(model.get_input_embeddings())
         on_cpu = self._device.type == "cpu"
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
-        self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else 4096)
+        self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else GPU_PREFILL_TOKENS)
         # More rows make better use of the weights that a step reads; a reproducible step is always as wide as this.
         self._default_rows = 32 if reproducible else 128 if on_cpu else 256
         # About what a step feeds in the time that it reads the weights.
@@ -101,8 +99,8 @@ class Decoder:
                     model.config,
                     model.dtype,
                     device,
-                    n_tokens=self._max_prefill_tokens + _EXPECTED_ROWS,
-                    n_rows=_EXPECTED_ROWS,
+                    n_tokens=self._max_prefill_tokens + EXPECTED_ROWS,
+                    n_rows=EXPECTED_ROWS,
                     utilization=gpu_memory_utilization,
                     share=n_layers / layers.total(),
                 )

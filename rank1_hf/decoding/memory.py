@@ -4,6 +4,12 @@ import psutil
 import torch
 from transformers import PretrainedConfig
 
+EXPECTED_ROWS = 256
+"""The rows that memory for activations is reserved for."""
+
+GPU_PREFILL_TOKENS = 4096
+"""The most prompt tokens of a step on a GPU, which needs thousands to be busy."""
+
 CPU_SHARE = 0.5
 """The share of the free main memory that the KV cache takes on a CPU at most; other programs need some too."""
 
