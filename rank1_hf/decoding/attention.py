@@ -5,17 +5,20 @@ stores the step's keys and values in their pages first, so that every token find
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.utils import is_triton_available
 
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
-from rank1_hf.decoding.step import Segment, SharedPages, Step
+from rank1_hf.decoding.step import Segment, SharedPages, Step, TokenStep
 
 NAME = "rank1_paged"
+TokenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int | None], tuple[Tensor, Tensor, Tensor]]
 _LOWEST = -1e30  # below every score, and finite: the maximum of a page that is hidden altogether
 
 
@@ -42,7 +45,7 @@ def paged_attention(
     attention_mask: Tensor | None,  # always None: what a token may see follows from its row and position
     *,
     scaling: float,
-    step: Step,
+    step: Step | TokenStep,
     sliding_window: int | None = None,
     **kwargs: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
@@ -75,35 +78,60 @@ def paged_attention(
     queries = query[0].transpose(0, 1)
     output = torch.empty_like(queries)
     output[step.n_tokens :] = 0
-    n_decoding = len(step.decoding)
-    if n_decoding:
-        output[:n_decoding] = _attend_decoding(queries[:n_decoding], keys, values, step, scaling, sliding_window)
+    if step.n_decoding:
+        part = slice(0, step.n_decoding)
+        output[part] = _attend_decoding(queries[part], keys, values, step, scaling, sliding_window)
     for segment in step.segments:
         part = slice(segment.start, segment.stop)
         output[part] = _attend_segment(queries[part], keys, values, segment, scaling, sliding_window)
     return output[None], None
 
 
+def token_kernel(device: torch.device) -> TokenKernel | None:
+    """The kernel that attends rows through a table of their pages, where there is one for the device."""
+    if device.type != "cuda" or not is_triton_available():
+        return None
+    from rank1_hf.decoding.triton_attention import attend_tokens
+
+    return attend_tokens
+
+
 def _attend_decoding(
-    queries: Tensor, keys: Tensor, values: Tensor, step: Step, scaling: float, window: int | None
+    queries: Tensor, keys: Tensor, values: Tensor, step: Step | TokenStep, scaling: float, window: int | None
 ) -> Tensor:
     """One query token a row, over all its pages: [rows, heads, head dim] in and out.
 
-    Every page is attended on its own, and the pages of a row are merged by their softmax weights (Flash-Decoding, Dao
-    et al. 2023, with a page as the split). Pages of one row are attended as one batch over the front of the pool, which
-    reads the cache in place and never expands the KV heads; a page of several rows is read once for all of them.
+    The context is attended in parts, which are merged by their softmax weights (Flash-Decoding, Dao et al. 2023).
     """
     n_rows, n_heads, head_dim = queries.shape
     n_kv_heads = keys.shape[1]
     queries = queries.view(n_rows, n_kv_heads, n_heads // n_kv_heads, head_dim)
+    kernel = token_kernel(queries.device)
+    if kernel is not None:
+        positions = step.positions[: step.n_decoding]
+        parts = kernel(queries, keys, values, step.page_table, positions, scaling, window)
+    else:
+        assert isinstance(step, Step)  # a TokenStep is made for the kernel only
+        parts = _attend_all_pages(queries, keys, values, step, scaling, window)
+    highest, total, output = parts
+    weight = (highest - highest.amax(1, keepdim=True)).exp_()
+    merged = (weight * output.float()).sum(1) / (weight * total).sum(1)
+    return merged.to(queries.dtype).view(n_rows, n_heads, head_dim)
+
+
+def _attend_all_pages(
+    queries: Tensor, keys: Tensor, values: Tensor, step: Step, scaling: float, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend every page on its own; the parts are those of each row: [rows, most pages, KV heads, group, ...].
+
+    Pages of one row are attended as one batch over the front of the pool, which reads the cache in place and never
+    expands the KV heads; a page of several rows is read once for all of them.
+    """
     parts = [_attend_pages(queries[step.page_reader], keys, values, scaling, step.page_mask(window))]
     for shared in step.shared:
         parts.append(_attend_shared(queries[shared.readers], keys, values, shared, scaling, shared.mask(window)))
     highest, total, output = (torch.cat(part)[step.partials] for part in zip(*parts, strict=True))
-    highest = highest.masked_fill(step.is_filling[..., None, None, None], -math.inf)
-    weight = (highest - highest.amax(1, keepdim=True)).exp_()
-    merged = (weight * output.float()).sum(1) / (weight * total).sum(1)
-    return merged.to(queries.dtype).view(n_rows, n_heads, head_dim)
+    return highest.masked_fill(step.is_filling[..., None, None, None], -math.inf), total, output
 
 
 class Part(NamedTuple):

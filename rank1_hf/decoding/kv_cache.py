@@ -52,6 +52,8 @@ class KVCache:
         self._owners: list[list[RowKV]] = []  # by page; a free page has none; the last page is not free
         self._n_free = 0
         self._capacity = int(min(_INITIAL_PAGES, self.max_pages))
+        self.n_moves = 0
+        """How often a layer's pool has been put elsewhere in memory."""
 
     @property
     def n_pages(self) -> int:
@@ -76,6 +78,19 @@ class KVCache:
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, the front of the pool only: [n_pages, KV heads, PAGE_SIZE, head dim] each."""
         return self._keys[index][: self.n_pages], self._values[index][: self.n_pages]
+
+    @property
+    def is_allocated(self) -> bool:
+        """Whether a step has been run, so that the layers have their pools."""
+        return bool(self._keys)
+
+    @torch.inference_mode()
+    def settle(self) -> int:
+        """Enlarge all pools now to what has been taken, and not as each layer writes. Gives `n_moves`."""
+        for pools in (self._keys, self._values):
+            for index in pools:
+                self._grown(pools, index)
+        return self.n_moves
 
     def pages_needed(self, row: RowKV, n_tokens: int) -> int:
         """How many pages `extend` would take."""
@@ -141,6 +156,7 @@ class KVCache:
         if len(pool) < self._capacity:
             pools[layer] = pool.new_zeros((self._capacity, *pool.shape[1:]))
             pools[layer][: len(pool)] = pool
+            self.n_moves += 1
         return pools[layer]
 
     def _writes_into_shared(self, row: RowKV) -> bool:

@@ -17,10 +17,12 @@ from itertools import islice
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from rank1_hf.chain import Chain, ChainRules
-from rank1_hf.decoding.attention import use_paged_attention
+from rank1_hf.decoding.attention import token_kernel, use_paged_attention
+from rank1_hf.decoding.graphs import DecodeGraphs, can_be_captured
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
 from rank1_hf.decoding.placement import device_of, layer_devices
@@ -28,7 +30,7 @@ from rank1_hf.decoding.reproducible import ReproducibleScheduler
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Plan, Scheduler, Work
-from rank1_hf.decoding.step import RowSlice, Step
+from rank1_hf.decoding.step import RowSlice, Step, TokenStep
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class Stats:
     """What the loop has done, for progress displays and benchmarks. Counts since the decoder was made."""
 
     steps: int = 0
+    captured_steps: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0
     draft_tokens: int = 0
@@ -61,6 +64,7 @@ class Decoder:
         kv_cache_tokens: the most tokens the KV cache may hold; None: as many as there is memory for.
         gpu_memory_utilization: the share of a GPU's memory to use in all, where `kv_cache_tokens` is None.
         reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
+        cuda_graphs: capture decode steps on a GPU, where the model allows it.
     """
 
     def __init__(
@@ -76,12 +80,12 @@ class Decoder:
         kv_cache_tokens: int | None = None,
         gpu_memory_utilization: float = 0.9,
         reproducible: bool = False,
+        cuda_graphs: bool = True,
     ) -> None:
         use_paged_attention(model)
         self.model = model.eval()
         self.rules = rules
         self.stats = Stats()
-        self._answers = [true_id, false_id]
         self._rethinks = rethinks
         self._scheduler = ReproducibleScheduler if reproducible else Scheduler
         self._device = device_of(model.get_input_embeddings())
@@ -106,7 +110,11 @@ class Decoder:
                 )
                 for device, n_layers in layers.items()
             )
+        self._answers = torch.tensor([true_id, false_id], device=device_of(model.get_output_embeddings()))
         self._cache = KVCache(kv_cache_tokens)
+        self._graphs: DecodeGraphs | None = None
+        if cuda_graphs and not reproducible and token_kernel(self._device) is not None and can_be_captured(model):
+            self._graphs = DecodeGraphs(self._read, self._cache, self._device)
 
     def run(
         self,
@@ -180,6 +188,8 @@ class Decoder:
         # Outside of the handler, so that the traceback no longer holds on to the step's tensors.
         for work, length in zip(plan.work, lengths, strict=True):
             self._cache.truncate(work.row.kv, length)
+        if self._graphs is not None:
+            self._graphs.clear()
         clear_device_cache(garbage_collection=True)
         scheduler.shrink()
         self.stats.out_of_memory += 1
@@ -203,20 +213,16 @@ class Decoder:
             n_tokens += work.n_fed
             if work.completes:
                 with_logits += range(n_tokens - len(work.draft) - 1, n_tokens)
-        step = Step(self._cache, slices, self._device, width=plan.width)
-        if plan.width is not None:
-            with_logits += [0] * (plan.width - len(with_logits))
-        output = self.model(
-            input_ids=step.input_ids,
-            position_ids=step.position_ids,
-            logits_to_keep=torch.tensor(with_logits, dtype=torch.long, device=self._device),
-            use_cache=False,
-            step=step,
-        )
-        logits = output.logits[0].float()
-        highest, tokens = logits.max(dim=-1)
-        # Side by side, so that the device is waited for once; float32 holds every token id exactly.
-        found = torch.column_stack([tokens.float(), highest, logits[:, self._answers]]).tolist()
+        replayed = None if self._graphs is None else self._graphs.run(slices)
+        if replayed is not None:
+            self.stats.captured_steps += 1
+            behind_all = replayed.tolist()
+            found = [behind_all[i] for i in with_logits]
+        else:
+            if plan.width is not None:
+                with_logits += [0] * (plan.width - len(with_logits))
+            step = Step(self._cache, slices, self._device, width=plan.width)
+            found = self._read(step, torch.tensor(with_logits, dtype=torch.long, device=self._device)).tolist()
         self.stats.steps += 1
         for work in plan.work:
             if work.n_tokens == 1:
@@ -225,6 +231,24 @@ class Decoder:
                 self.stats.prefill_tokens += work.n_tokens
             self.stats.draft_tokens += len(work.draft)
         return (NextToken(int(token), logit, (true, false)) for token, logit, true, false in found)
+
+    def _read(self, step: Step | TokenStep, with_logits: Tensor | int = 0) -> Tensor:
+        """What the model says behind some of a step's tokens, or behind all (0).
+
+        Returns:
+            [tokens, 4], float32: the likeliest token (every id is exact in float32) and its logit, and the logits of
+            true and false; side by side, so that the device is waited for once.
+        """
+        output = self.model(
+            input_ids=step.input_ids,
+            position_ids=step.position_ids,
+            logits_to_keep=with_logits,
+            use_cache=False,
+            step=step,
+        )
+        logits = output.logits[0].float()
+        highest, tokens = logits.max(dim=-1)
+        return torch.column_stack([tokens.float(), highest, logits[:, self._answers]])
 
     def _advance(self, work: Work, next_tokens: "Iterator[NextToken]") -> Decoded | None:
         """Give a row its next token, or its verdict. Returns its outcome if it is finished.

@@ -119,9 +119,25 @@ class Step:
         """[1, tokens], int64: each token's place in its own row; 0 for padding."""
         self.pages = self._tensor(pages)
         """[n_tokens], int64: the page that each token is written to; padding is not."""
-        self.offsets = self.position_ids[0, : self.n_tokens] % PAGE_SIZE
+        self.offsets = self.positions % PAGE_SIZE
         """[n_tokens], int64: its place in that page."""
         self._page_masks: dict[int | None, Tensor] = {}
+
+    @property
+    def n_decoding(self) -> int:
+        """How many rows bring a single token."""
+        return len(self.decoding)
+
+    @property
+    def positions(self) -> Tensor:
+        """[n_tokens], int64: each token's place in its own row."""
+        return self.position_ids[0, : self.n_tokens]
+
+    @cached_property
+    def page_table(self) -> Tensor:
+        """[decoding rows, most pages of a row], int64: each row's pages, in order, filled up with 0."""
+        width = max(len(kv.pages) for kv in self.decoding)
+        return self._tensor([kv.pages + [0] * (width - len(kv.pages)) for kv in self.decoding])
 
     def on(self, device: torch.device) -> "Step":
         """The same step for a layer on another device."""
@@ -220,3 +236,28 @@ class Step:
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
+
+
+class TokenStep:
+    """A step of single tokens, for a kernel that goes by a table of pages: all of it is derived from one tensor.
+
+    Args:
+        cache: the pool that the rows' pages belong to.
+        table: [tokens, 2 + most pages], int64: a token's id, its position, and the pages of its row, in order.
+    """
+
+    segments: tuple[Segment, ...] = ()
+
+    def __init__(self, cache: KVCache, table: Tensor) -> None:
+        self.cache = cache
+        self.n_tokens = self.n_decoding = len(table)
+        self.input_ids = table[None, :, 0]
+        self.position_ids = table[None, :, 1]
+        self.positions = table[:, 1]
+        self.page_table = table[:, 2:]
+        self.pages = self.page_table.gather(1, (self.positions // PAGE_SIZE)[:, None])[:, 0]
+        self.offsets = self.positions % PAGE_SIZE
+
+    def on(self, device: torch.device) -> "TokenStep":
+        """The step itself: a model whose layers lie on several devices is not captured."""
+        return self

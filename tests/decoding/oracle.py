@@ -14,6 +14,21 @@ from tests import models
 
 WORDS = sorted(set(models.TEXT.split()))
 
+SHAPES = {
+    "qwen2": {},
+    "qwen2-tied": {"tie_word_embeddings": True, "close_scale": 1.0},
+    "qwen2-no-groups": {"num_key_value_heads": 4},
+    "qwen2-sliding-in-one-layer": {"sliding_window": 20, "max_window_layers": 1},
+    "llama-one-kv-head": {"num_key_value_heads": 1, "num_hidden_layers": 3},
+    "llama-wide-heads": {"head_dim": 48},
+    "mistral-sliding": {"sliding_window": 33},
+    "qwen2-repeats-itself": {"std": 0.06, "close_scale": 1.3, "seed": 1},
+    "qwen2-says-eos": {"eos_scale": 3.0},
+    "pieces": {"seed": 3},
+    "sentencepiece": {},
+}
+"""Models that differ in what matters to the loop: the kind of checkpoint, then what is changed about it."""
+
 
 @dataclass(frozen=True)
 class Oracle:

@@ -1,9 +1,6 @@
 """The decode loop against a loop of full forward passes and against generate(), in float32, token for token."""
 
-from collections.abc import Callable
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,37 +10,7 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.scheduler import Plan, Work
 from rank1_hf.prompt import Markers, PromptEncoder
-from tests.decoding.oracle import WORDS, Oracle, assert_same
-
-Checkpoint = Callable[..., Path]
-
-SHAPES = {
-    "qwen2": {},
-    "qwen2-tied": {"tie_word_embeddings": True, "close_scale": 1.0},
-    "qwen2-no-groups": {"num_key_value_heads": 4},
-    "qwen2-sliding-in-one-layer": {"sliding_window": 20, "max_window_layers": 1},
-    "llama-one-kv-head": {"num_key_value_heads": 1, "num_hidden_layers": 3},
-    "llama-wide-heads": {"head_dim": 48},
-    "mistral-sliding": {"sliding_window": 33},
-    "qwen2-repeats-itself": {"std": 0.06, "close_scale": 1.3, "seed": 1},
-    "qwen2-says-eos": {"eos_scale": 3.0},
-    "pieces": {"seed": 3},
-    "sentencepiece": {},
-}
-
-
-@pytest.fixture(scope="module")
-def case(checkpoint: Checkpoint) -> Callable[[str], tuple[Path, Oracle, list[Request], list[Decoded]]]:
-    """`case(shape)`: the checkpoint, its oracle, requests, and what the oracle says of them."""
-
-    @cache
-    def build(shape: str) -> tuple[Path, Oracle, list[Request], list[Decoded]]:
-        folder = checkpoint(shape.split("-")[0], **SHAPES[shape])
-        oracle = Oracle.load(folder)
-        requests = oracle.requests()
-        return folder, oracle, requests, [oracle.decode(request) for request in requests]
-
-    return build
+from tests.decoding.oracle import SHAPES, WORDS, Oracle, assert_same
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,0 +1,202 @@
+"""Captured decode steps, with stand-ins for what needs a GPU: a capture that runs its function again, and a kernel."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import BitsAndBytesConfig
+
+from rank1_hf.decoding import attention, graphs, loop
+from rank1_hf.decoding.kv_cache import PAGE_SIZE
+from tests.decoding.oracle import assert_same
+
+
+def plain_kernel(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    page_table: Tensor,
+    positions: Tensor,
+    scaling: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the kernel computes, by its definition: every token over a copy of all its row's pages."""
+    context = torch.arange(page_table.shape[1] * PAGE_SIZE)
+    distance = positions[:, None] - context
+    hidden = (distance < 0) | (distance >= (window or torch.inf))
+    k, v = (pool[page_table].transpose(1, 2).flatten(2, 3).float() for pool in (keys, values))
+    scores = torch.einsum("tkgd,tkcd->tkgc", queries.float(), k) * scaling
+    scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
+    highest = scores.amax(-1, keepdim=True)
+    weights = (scores - highest).exp()
+    output = torch.einsum("tkgc,tkcd->tkgd", weights, v)
+    return highest[:, None], weights.sum(-1, keepdim=True)[:, None], output[:, None]
+
+
+class Recorder:
+    """A capture that runs its function again where a graph would be replayed."""
+
+    def __init__(self) -> None:
+        self.n_captures = 0
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        self.n_captures += 1
+        found = function()
+        return found, lambda: found.copy_(function())
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Makes decoders capture their steps, on a CPU."""
+    recorder = Recorder()
+    for module in (attention, loop):
+        monkeypatch.setattr(module, "token_kernel", lambda device: plain_kernel)
+    monkeypatch.setattr(graphs, "_CudaCapture", lambda device: recorder)
+    return recorder
+
+
+@pytest.mark.parametrize("shape", ["qwen2", "llama-one-kv-head", "mistral-sliding", "qwen2-repeats-itself", "pieces"])
+@pytest.mark.parametrize("max_rows", [1, 3, 32])
+def test_captured_steps_change_nothing(case, recorder: Recorder, shape: str, max_rows: int):
+    folder, oracle, requests, expected = case(shape)
+    decoder = oracle.decoder(folder)
+    assert_same(list(decoder.run(requests, max_rows=max_rows)), expected)
+    assert decoder.stats.captured_steps > decoder.stats.steps / 2
+    assert 0 < recorder.n_captures < decoder.stats.captured_steps
+
+
+def test_they_can_be_turned_off(case, recorder: Recorder):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder, cuda_graphs=False)
+    assert_same(list(decoder.run(requests)), expected)
+    assert decoder.stats.captured_steps == recorder.n_captures == 0
+
+
+@pytest.mark.parametrize("kv_cache_tokens", [256, 700])
+def test_preempted_rows_end_as_if_they_had_never_waited(case, recorder: Recorder, kv_cache_tokens: int):
+    folder, oracle, requests, expected = case("mistral-sliding")
+    decoder = oracle.decoder(folder, kv_cache_tokens=kv_cache_tokens)
+    assert_same(list(decoder.run(requests)), expected)
+    assert decoder.stats.captured_steps > 0
+
+
+def test_no_graph_outlives_the_pools_it_reads(case, recorder: Recorder, monkeypatch: pytest.MonkeyPatch):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder)
+    decoder._cache._capacity = 1  # so that the pools soon have to grow
+    captured_at: list[tuple[int, ...]] = []
+
+    def addresses() -> tuple[int, ...]:
+        pools = decoder._cache._keys, decoder._cache._values
+        return tuple(pool.data_ptr() for layers in pools for pool in layers.values())
+
+    def capture(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        found, then = function(), addresses()
+        captured_at.append(then)
+
+        def replay() -> None:
+            assert addresses() == then
+            found.copy_(function())
+            assert addresses() == then
+
+        return found, replay
+
+    decoder._graphs._capture = capture
+    assert_same(list(decoder.run(requests, max_rows=3)), expected)
+    assert len(set(captured_at)) > 1
+
+
+def test_a_model_that_cannot_be_captured_runs_without(case, recorder: Recorder, caplog):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder)
+
+    def capture(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        function()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    decoder._graphs._capture = capture
+    assert_same(list(decoder.run(requests)), expected)
+    assert decoder.stats.captured_steps == 0
+    assert caplog.text.count("cannot be captured") == 1
+
+
+def test_running_out_of_memory_in_a_capture_is_running_out_of_memory(case, recorder: Recorder):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder)
+    failures = [2]
+
+    def capture(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        if failures[0]:
+            failures[0] -= 1
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return recorder(function)
+
+    decoder._graphs._capture = capture
+    assert_same(list(decoder.run(requests)), expected)
+    assert decoder.stats.out_of_memory == 2
+    assert decoder.stats.captured_steps > 0
+
+
+def test_llm_int8_is_not_captured(case, recorder: Recorder, caplog):
+    folder, oracle, _, _ = case("qwen2")
+    model = oracle.decoder(folder).model
+    assert graphs.can_be_captured(model)
+    model.config.quantization_config = BitsAndBytesConfig(load_in_4bit=True)
+    assert graphs.can_be_captured(model)
+    model.config.quantization_config = BitsAndBytesConfig(load_in_8bit=True)
+    with caplog.at_level("INFO"):
+        assert not graphs.can_be_captured(model)
+    assert "without CUDA graphs" in caplog.text
+
+
+@given(st.integers(1, graphs.MAX_TOKENS))
+def test_a_quarter_of_a_step_is_padding_at_most(n_tokens: int):
+    assert n_tokens <= graphs._height(n_tokens) <= n_tokens * 1.25
+
+
+def test_there_are_few_shapes():
+    heights = {graphs._height(n) for n in range(1, graphs.MAX_TOKENS + 1)}
+    widths = {graphs._width(n) for n in range(1, 257)}
+    assert (len(heights), len(widths)) == (32, 5)
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(2, 3, 8), (1, 6, 64), (4, 7, 32)])
+@pytest.mark.parametrize("window", [None, 1, 20, 100])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        (torch.float32, 1e-5),
+        (torch.float16, 4e-3),
+        pytest.param(torch.bfloat16, 3e-2, marks=pytest.mark.gpu),  # Triton's interpreter does not know it
+    ],
+)
+def test_the_triton_kernel(
+    kv_heads: int, group: int, head_dim: int, window: int | None, dtype: torch.dtype, tolerance: float
+):
+    """On a GPU, or with TRITON_INTERPRET=1 where Triton is installed."""
+    pytest.importorskip("triton")
+    if DEVICE == "cpu" and not os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("needs a GPU or TRITON_INTERPRET=1")
+    from rank1_hf.decoding.triton_attention import attend_tokens
+
+    torch.manual_seed(0)
+    positions = torch.tensor([0, 63, 64, 200, 300])
+    keys, values = torch.randn(2, 20, kv_heads, PAGE_SIZE, head_dim).to(dtype)
+    pages = torch.stack([torch.randperm(20)[:6] for _ in positions])
+    queries = torch.randn(len(positions), kv_heads, group, head_dim).to(dtype)
+    arguments = queries, keys, values, pages, positions
+
+    def merged(highest: Tensor, total: Tensor, output: Tensor) -> Tensor:
+        weight = (highest - highest.amax(1, keepdim=True)).exp()
+        return (weight * output).sum(1) / (weight * total).sum(1)
+
+    expected = merged(*plain_kernel(*arguments, 0.3, window))
+    found = merged(*attend_tokens(*(x.to(DEVICE) for x in arguments), 0.3, window)).cpu()
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
