@@ -132,14 +132,22 @@ class Rank1:
             raise ValueError(f"truncation must be 'passage' or 'error', not {truncation!r}")
         dtype, chosen = resolve_dtype(dtype), resolve_device(device)
         if isinstance(model, PreTrainedModel):
-            if quantization is not None:
-                raise ValueError(
-                    "a loaded model is quantized as it is loaded; give a name or a folder, or leave it out"
-                )
+            _check_loaded(
+                dtype=dtype,
+                device=device,
+                quantization=quantization,
+                device_map=device_map,
+                max_memory=max_memory,
+                revision=revision,
+                subfolder=subfolder,
+                token=token,
+            )
             if tokenizer is None:
                 raise ValueError("a loaded model needs its tokenizer: Rank1(model, tokenizer=tokenizer)")
             checkpoint = Checkpoint("the loaded model", {}, model.config, tokenizer)
         else:
+            if tokenizer is not None:
+                raise ValueError("a checkpoint brings its own tokenizer; leave tokenizer out, or give a loaded model")
             checkpoint = open_checkpoint(model, revision=revision, subfolder=subfolder, token=token)
         quantized = quantization_config(quantization, checkpoint.config, chosen)
         _check_vocabulary(checkpoint)
@@ -512,6 +520,15 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
         raise ContractError(
             f"the tokenizer has {n_tokens} tokens and the model has embeddings for {n_rows} only; "
             "use the tokenizer that belongs to the model, or resize its embeddings"
+        )
+
+
+def _check_loaded(**given: object) -> None:
+    """Refuse what says how a model is to be loaded, where it is loaded already."""
+    useless = [name for name, value in given.items() if value is not None]
+    if useless:
+        raise ValueError(
+            f"a loaded model is used as it was loaded: leave out {', '.join(useless)}, or give a name or a folder"
         )
 
 

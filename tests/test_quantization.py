@@ -87,9 +87,3 @@ def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ValueError, match="quantized already"):
         Rank1(folder, quantization="4bit")
-
-
-def test_a_loaded_model_is_not_quantized() -> None:
-    checkpoint = open_checkpoint()
-    with pytest.raises(ValueError, match="a loaded model is quantized as it is loaded"):
-        Rank1(load_model(checkpoint, device="cpu"), tokenizer=checkpoint.tokenizer, quantization="4bit")

@@ -500,6 +500,28 @@ class TestModels:
         ):
             Rank1(model)
 
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"dtype": "float32"},
+            {"device": "cpu"},
+            {"quantization": "4bit"},
+            {"device_map": "auto"},
+            {"max_memory": {"cpu": "1GiB"}},
+            {"revision": "main"},
+            {"subfolder": "model", "token": True},
+        ],
+        ids=str,
+    )
+    def test_a_loaded_model_is_not_loaded_otherwise(self, tokenizer, how):
+        fast = tokenizer("qwen2")
+        with pytest.raises(ValueError, match=f"used as it was loaded: leave out {', '.join(how)}, or give a name"):
+            Rank1(models.build_model("qwen2", fast), tokenizer=fast, **how)
+
+    def test_a_checkpoint_brings_its_tokenizer(self, checkpoint, tokenizer):
+        with pytest.raises(ValueError, match="leave tokenizer out, or give a loaded model"):
+            Rank1(checkpoint("qwen2"), tokenizer=tokenizer("qwen2"))
+
     def test_a_tokenizer_with_more_tokens_than_the_model(self, tokenizer):
         fast = tokenizer("qwen2")
         model = models.build_model("qwen2", fast)
