@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rank1_hf.loading import CheckpointError
     from rank1_hf.prompt import ContractError, Markers, PairError
-    from rank1_hf.reranker import Interrupted, Rank1
-    from rank1_hf.results import Judgment
+    from rank1_hf.reranker import Rank1
+    from rank1_hf.results import Interrupted, Judgment
 
 __version__ = "0.1.0"
 
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CheckpointError": "rank1_hf.loading",
     "ContractError": "rank1_hf.prompt",
-    "Interrupted": "rank1_hf.reranker",
+    "Interrupted": "rank1_hf.results",
     "Judgment": "rank1_hf.results",
     "Markers": "rank1_hf.prompt",
     "PairError": "rank1_hf.prompt",

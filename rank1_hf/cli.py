@@ -7,6 +7,7 @@ without control characters and is never read as markup.
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
 from rank1_hf.prompt import ContractError, PairError, Passage, PromptEncoder, query_text
-from rank1_hf.results import Judgment, ranking_key
+from rank1_hf.results import Interrupted, Judgment, ranking_key
 
 if TYPE_CHECKING:
     from rank1_hf.reranker import Rank1
@@ -59,7 +60,19 @@ def main() -> None:
     """The console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+    if not _speaks():
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     app(prog_name="rank1-hf")
+
+
+def _n_processes() -> int:
+    """How many processes `accelerate launch` has started; each has this very command line."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+
+
+def _speaks() -> bool:
+    """Whether this is the one of them that says what all have found."""
+    return _n_processes() == 1 or os.environ.get("RANK") == "0"
 
 
 # ---- rerank ----------------------------------------------------------------------------------------------------------
@@ -157,6 +170,8 @@ def _documents(arguments: list[str], file: Path | None, file_format: str | None)
         return read_file(file, file_format)
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("there are no passages: give them as arguments, with --file, or on stdin")
+    if _n_processes() > 1:
+        raise InputError("several processes cannot read one stdin: give the passages as arguments or with --file")
     return read_stream(sys.stdin.buffer, file_format or "txt")
 
 
@@ -202,7 +217,7 @@ def _load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  #
     if model is None:
         _note("rank1-tiny, which ships with the package, is a demonstration model, not a reranker to use", quiet)
     try:
-        return Rank1(model, **options)
+        return Rank1(model, num_gpus=_n_processes(), **options)
     except (CheckpointError, ContractError) as error:
         _fail(str(error), BAD_MODEL)
     except torch.OutOfMemoryError:
@@ -214,16 +229,16 @@ def _load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  #
 def _judge(
     reranker: "Rank1", pairs: Sequence[tuple[str, Passage]], batch_size: int | None, quiet: bool = False
 ) -> Outcome:
-    finished: list[Judgment] = []
-    stream = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=False if quiet else None, stream=True)
     try:
-        finished.extend(stream)  # what came before Ctrl-C stays in the list
-    except KeyboardInterrupt:
-        return Outcome(finished, len(pairs), interrupted=True)
-    return Outcome(finished, len(pairs), interrupted=False)
+        judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=False if quiet else None)
+    except Interrupted as interrupted:
+        return Outcome(interrupted.judgments, len(pairs), interrupted=True)
+    return Outcome(judgments, len(pairs), interrupted=False)
 
 
 def _exit(outcome: Outcome, quiet: bool = False) -> NoReturn:
+    if not _speaks():
+        raise typer.Exit(ALL_JUDGED)  # the launcher ends all processes when one fails, also the one that still prints
     if outcome.interrupted:
         _note(f"interrupted: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
         raise typer.Exit(INTERRUPTED)
@@ -240,7 +255,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _note(message: str, quiet: bool = False) -> None:
-    if not quiet:
+    if not quiet and _speaks():
         typer.echo(f"rank1-hf: {message}", err=True)
 
 

@@ -1,5 +1,6 @@
 """Rank1: predict, rank and judge. The only file most users meet."""
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -29,6 +30,7 @@ from rank1_hf.loading import (
     resolve_dtype,
 )
 from rank1_hf.planning import why_too_large
+from rank1_hf.processes import Processes
 from rank1_hf.progress import Progress
 from rank1_hf.prompt import (
     ContractError,
@@ -43,7 +45,8 @@ from rank1_hf.prompt import (
     passage_text,
     query_text,
 )
-from rank1_hf.results import Judgment, ranking_key, sigmoid
+from rank1_hf.results import Interrupted, Judgment, ranking_key, sigmoid
+from rank1_hf.shares import shares
 
 Pair = tuple[Query, Passage] | Sequence[str]
 
@@ -51,15 +54,8 @@ DEFAULT_BUDGET = 8192
 """The official code's `max_output_tokens`."""
 
 _CLOSE_RESERVE = 8  # what a forced close adds behind a chain besides `</think>`: two line breaks, and pieces that split
+_TYPICAL_CHAIN = 300  # tokens, for sharing pairs out among processes
 _REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `judge` or `predict`. `judgments` holds what was finished, in input order."""
-
-    def __init__(self, judgments: list[Judgment]) -> None:
-        super().__init__(f"interrupted; {len(judgments)} finished judgments are kept in .judgments")
-        self.judgments = judgments
 
 
 class Rank1:
@@ -76,6 +72,9 @@ class Rank1:
         device_map: how the layers are spread over several devices, as in Transformers: "auto", "balanced", or a dict;
             each layer's KV cache lies on its layer's device. Instead of `device`.
         max_memory: the most memory for weights on each device, as in {0: "10GiB", 1: "20GiB", "cpu": "30GiB"}.
+        num_gpus: how many GPUs share the pairs of each call, each with a whole model and a process of its own, which
+            `accelerate launch --num_processes N` starts. Every process must be given the same pairs, and gets all
+            judgments.
         max_new_tokens: the budget: the most tokens a chain may have. None: 8192 as in the official code, or half of the
             context where that is less.
         max_length: the most tokens of prompt and chain together; the model's own limit where that is less.
@@ -107,6 +106,7 @@ class Rank1:
         quantization: Quantization | None = None,
         device_map: str | dict[str, Any] | None = None,
         max_memory: dict[int | str, int | str] | None = None,
+        num_gpus: int = 1,
         max_new_tokens: int | None = None,
         max_length: int = 16000,
         prompt_template: str | None = None,
@@ -122,6 +122,11 @@ class Rank1:
     ) -> None:
         _check_count("max_length", max_length, least=1)
         _check_count("rethink", rethink, least=0)
+        _check_count("num_gpus", num_gpus, least=1)
+        if num_gpus > 1 and (device_map is not None or max_memory is not None):
+            raise ValueError(
+                "num_gpus puts a whole model on each GPU, device_map and max_memory spread one over several; give one"
+            )
         if kv_cache_tokens is not None:
             _check_count("kv_cache_tokens", kv_cache_tokens, least=1)
         if not 0 < gpu_memory_utilization <= 1:
@@ -149,6 +154,13 @@ class Rank1:
             if tokenizer is not None:
                 raise ValueError("a checkpoint brings its own tokenizer; leave tokenizer out, or give a loaded model")
             checkpoint = open_checkpoint(model, revision=revision, subfolder=subfolder, token=token)
+        self._processes: Processes | None = None
+        if num_gpus > 1:
+            if ":" in str(chosen):
+                raise ValueError(f"num_gpus={num_gpus} gives each process a GPU of its own; use device={chosen.type!r}")
+            kind = model.device.type if isinstance(model, PreTrainedModel) else chosen.type
+            self._processes = Processes(num_gpus, kind)
+            device = chosen = self._processes.device
         quantized = quantization_config(quantization, checkpoint.config, chosen)
         _check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer
@@ -232,6 +244,7 @@ class Rank1:
 
         Raises:
             TypeError: `pairs` is not a collection of pairs.
+            ValueError: `stream` with `num_gpus`; or its processes were given different pairs.
             PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is
                 decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
@@ -239,11 +252,17 @@ class Rank1:
         if batch_size is not None:
             _check_count("batch_size", batch_size, least=1)
         many = _as_pairs(pairs)
+        if stream and self._processes is not None:
+            raise ValueError("the judgments of several processes come together at the end; leave stream out")
         if not stream and not isinstance(many, Sequence):
             many = list(many)
         if self.truncation == "error" and isinstance(many, Sequence):
             self._check_lengths(many)
-        judgments = self._judge(many, batch_size, show_progress_bar)
+        if self._processes is not None:
+            return self._judge_together(self._processes, list(many), batch_size, show_progress_bar)
+        total = len(many) if isinstance(many, Sequence) else None
+        indexed = _ordered(many) if isinstance(many, Sequence) else enumerate(many)
+        judgments = self._judge(indexed, total, batch_size, show_progress_bar)
         return judgments if stream else _collect(judgments)
 
     def predict(
@@ -314,10 +333,10 @@ class Rank1:
 
     # ---- one call ----------------------------------------------------------------------------------------------------
 
-    def _judge(self, pairs: Iterable[Pair], batch_size: int | None, show: bool | None) -> Iterator[Judgment]:
-        total = len(pairs) if isinstance(pairs, Sequence) else None
-        indexed = _ordered(pairs) if isinstance(pairs, Sequence) else enumerate(pairs)
-        call = _Call(self, indexed)
+    def _judge(
+        self, pairs: Iterator[tuple[int, Pair]], total: int | None, batch_size: int | None, show: bool | None
+    ) -> Iterator[Judgment]:
+        call = _Call(self, pairs)
         with Progress(total, show) as progress:
             for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
                 call.finish(decoded)
@@ -327,6 +346,34 @@ class Rank1:
             for judgment in call.take_ready():
                 progress.done()
                 yield judgment
+
+    def _judge_together(
+        self, processes: Processes, pairs: Sequence[Pair], batch_size: int | None, show: bool | None
+    ) -> list[Judgment]:
+        """Judge this process's share of the pairs; the judgments of all."""
+        ordered = list(_ordered(pairs))
+        mine = shares(self._costs(ordered), processes.n)[processes.index]
+        show = show if processes.index == 0 else False
+        share = (ordered[place] for place in mine)
+        judgments = processes.collect(self._judge(share, len(mine), batch_size, show))
+        if [judgment.index for judgment in judgments] != list(range(len(pairs))):
+            raise ValueError("the processes of num_gpus must all be given the same pairs; each takes its share itself")
+        return judgments
+
+    def _costs(self, pairs: Sequence[tuple[int, Pair]]) -> list[int]:
+        """About how many tokens each pair takes: none where it is equal to the one before it or cannot be judged."""
+        costs: list[int] = []
+        before = None
+        for _, pair in pairs:
+            cost = 0
+            with contextlib.suppress(PairError):
+                query, passage = _unpack(pair)
+                key = (query_text(query), passage_text(passage))
+                if key != before:
+                    cost = len(self.encode(query, passage).ids) + min(self.max_new_tokens, _TYPICAL_CHAIN)
+                before = key
+            costs.append(cost)
+        return costs
 
     def encode(self, query: Query, passage: Passage) -> Prompt:
         """The prompt of one pair, cut as it will be decoded.

@@ -63,6 +63,14 @@ class Judgment:
         return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in fields.items()}
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `judge` or `predict`. `judgments` holds what was finished, in input order."""
+
+    def __init__(self, judgments: list[Judgment]) -> None:
+        super().__init__(f"interrupted; {len(judgments)} finished judgments are kept in .judgments")
+        self.judgments = judgments
+
+
 def sigmoid(log_odds: float) -> float:
     """1 / (1 + exp(-log_odds)) without overflow."""
     if log_odds >= 0:

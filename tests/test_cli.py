@@ -15,7 +15,7 @@ from rank1_hf import Rank1, cli, loading, reranker
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.evaluation.trec import read_run
-from rank1_hf.results import Judgment, sigmoid
+from rank1_hf.results import Interrupted, Judgment, sigmoid
 
 QUERY = "how do wings carry an aeroplane?"
 DOCS = ["The wing is carried by the pressure of the air.", "Bread needs flour.", "A river ends in a sea."]
@@ -67,13 +67,13 @@ class Script:
         self.model, self.options = model, options
         return self
 
-    def judge(self, pairs: list[Any], **options: Any) -> Iterator[Judgment]:
+    def judge(self, pairs: list[Any], **options: Any) -> list[Judgment]:
         self.pairs, self.judge_options = pairs, options
         log_odds = self.log_odds or [0.0] * len(pairs)
-        for count, index in enumerate(reversed(range(len(pairs)))):  # not in order, as a stream is not
-            if count == self.interrupt_after:
-                raise KeyboardInterrupt
-            yield self._judgment(index, log_odds[index])
+        judgments = [self._judgment(index, value) for index, value in enumerate(log_odds)]
+        if self.interrupt_after is not None:
+            raise Interrupted(judgments[: self.interrupt_after])
+        return judgments
 
     def _judgment(self, index: int, log_odds: float | None) -> Judgment:
         if log_odds is None:
@@ -300,9 +300,10 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "quantization": "4bit",
         "prompt_template": "Find FILL_QUERY_HERE",
         "reproducible": True,
+        "num_gpus": 1,
     }
     assert script.pairs == [("q only new ones", {"title": "", "text": "d"})]
-    assert script.judge_options == {"batch_size": 3, "show_progress_bar": None, "stream": True}
+    assert script.judge_options == {"batch_size": 3, "show_progress_bar": None}
 
 
 def test_a_prompt_template_comes_from_a_file(script: Script, tmp_path: Path) -> None:
@@ -553,7 +554,7 @@ def test_demo_ranks_the_sample_and_measures_it(script: Script) -> None:
     perfect = {query: {document: float(qrels[query].get(document, 0)) for document in bm25[query]} for query in qrels}
     assert result.code == 0
     assert "demonstration model, not a reranker" in result.err
-    assert script.options == {"max_new_tokens": 9}
+    assert script.options == {"max_new_tokens": 9, "num_gpus": 1}
     assert script.judge_options["batch_size"] == 4
     assert len(script.pairs) == 3 * 20
     for query in list(qrels)[:2]:

@@ -1,0 +1,25 @@
+"""How much of a call each of several processes takes."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+
+def shares(costs: Sequence[int], n: int) -> list[range]:
+    """Cut a sequence into n runs that cost about the same.
+
+    Runs are consecutive, so that neighbours, the pairs of one query, are parted at n - 1 places at most. Each run costs
+    an nth of the total, give or take the largest single cost. What costs nothing stays with what stands before it.
+
+    Args:
+        costs: what each element costs, 0 or more.
+        n: how many runs.
+
+    Returns:
+        n ranges of places, in order, some of them empty where there are few elements.
+    """
+    total = sum(costs)
+    # An element belongs to the run in which its cost ends.
+    owners = [max(-(-n * end // total) - 1, 0) if total else 0 for end in accumulate(costs)]
+    cuts = [bisect_left(owners, run) for run in range(n + 1)]
+    return [range(start, stop) for start, stop in pairwise(cuts)]

@@ -1,0 +1,75 @@
+"""What each process of `test_processes.py` runs: `accelerate launch ... tests/launched.py FOLDER`."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rank1_hf import Interrupted, Rank1
+from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.processes import Processes
+from tests.models import TEXT
+
+PASSAGES = [line for line in TEXT.splitlines() if line]
+PAIRS: list[Any] = [
+    (query, passage) for query in ("what carries an aeroplane?", "what is bread?") for passage in PASSAGES
+]
+PAIRS += [(" ", "air"), PAIRS[3], ("what is bread?", "Bread. " * 60), PAIRS[0]]
+"""Of two queries; a blank one, two that stand there twice and a long one."""
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=48, num_gpus=2)
+    index = reranker._processes.index
+    requests: list[Request] = []
+    run = reranker.decoder.run
+
+    def spy(incoming: Iterable[Request], **options: Any) -> Iterator[Decoded]:
+        return run((requests.append(request) or request for request in incoming), **options)
+
+    reranker.decoder.run = spy
+    judgments = reranker.judge(PAIRS)
+    report: dict[str, Any] = {
+        "judgments": [judgment.to_dict() for judgment in judgments],
+        "decoded": [request.index for request in requests],
+        "tokens": sum(len(request.prompt) for request in requests),
+        "rank": [hit["corpus_id"] for hit in reranker.rank("what is bread?", PASSAGES, top_k=3)],
+        "nothing": reranker.judge([]),
+        "different": message_of(lambda: reranker.judge(PAIRS[: 3 + index])),
+        "stream": message_of(lambda: reranker.judge(PAIRS, stream=True)),
+        "three": message_of(lambda: Processes(3, "cpu")),
+    }
+
+    def spoilt(incoming: Iterable[Request], error: BaseException, **options: Any) -> Iterator[Decoded]:
+        yield next(iter(run(incoming, **options)))
+        if index == 1:
+            raise error
+
+    reranker.decoder.run = lambda incoming, **options: spoilt(incoming, OSError("no disk"), **options)
+    report["failure"] = message_of(lambda: reranker.judge(PAIRS))
+    reranker.decoder.run = lambda incoming, **options: spoilt(incoming, KeyboardInterrupt(), **options)
+    try:
+        reranker.judge(PAIRS)
+    except Interrupted as interrupted:
+        report["interrupted"] = [judgment.index for judgment in interrupted.judgments]
+    (folder / f"{index}.json").write_text(json.dumps(report), encoding="utf-8")
+    if index == 1:
+        os._exit(3)  # as if killed
+    reranker.judge(PAIRS)
+
+
+def message_of(call: Any) -> str:
+    try:
+        call()
+    except (OSError, RuntimeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
