@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rank1_hf.loading import CheckpointError
+    from rank1_hf.official import rank1
     from rank1_hf.prompt import ContractError, Markers, PairError
     from rank1_hf.reranker import Rank1
     from rank1_hf.results import Interrupted, Judgment
@@ -20,9 +21,10 @@ _HOMES = {
     "Markers": "rank1_hf.prompt",
     "PairError": "rank1_hf.prompt",
     "Rank1": "rank1_hf.reranker",
+    "rank1": "rank1_hf.official",
 }
 
-__all__ = ["CheckpointError", "ContractError", "Interrupted", "Judgment", "Markers", "PairError", "Rank1"]
+__all__ = ["CheckpointError", "ContractError", "Interrupted", "Judgment", "Markers", "PairError", "Rank1", "rank1"]
 
 
 def __getattr__(name: str) -> object:
