@@ -352,7 +352,7 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
     import torch
 
     from rank1_hf.decoding.memory import kv_bytes_per_token
-    from rank1_hf.loading import CheckpointError, context_length
+    from rank1_hf.loading import CheckpointError, context_length, stored_quantization
     from rank1_hf.planning import Size
 
     n_parameters = Size.of(config).total
@@ -361,7 +361,6 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
         raise CheckpointError(f"{config.model_type!r} models have no attention heads; rank1_hf needs attention")
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     dtype = config.dtype or torch.float32  # what Transformers takes where the config does not say
-    quantization = getattr(config, "quantization_config", None) or {}
     return {
         "architecture": config.model_type,
         "parameters": n_parameters,
@@ -370,7 +369,7 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
         "attention_heads": heads,
         "kv_heads": kv_heads,
         "dtype": str(dtype).removeprefix("torch."),
-        "quantization": quantization.get("quant_method"),
+        "quantization": stored_quantization(config),
         "context": context_length(config),
         "kv_bytes_per_token": kv_bytes_per_token(config, dtype),
     }

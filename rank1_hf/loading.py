@@ -5,6 +5,7 @@ Nothing from a checkpoint is executed: remote code is off and weights come from 
 
 import contextlib
 import importlib.util
+import io
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -107,7 +108,7 @@ def load_model(
         max_memory: the most that may be used of each device for weights, as in {0: "10GiB", "cpu": "30GiB"}.
 
     Raises:
-        CheckpointError: the weights cannot be read.
+        CheckpointError: the weights cannot be read, or are AWQ weights and gptqmodel is not installed.
         ValueError: dtype, device, quantization or device_map is not usable here.
     """
     torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
@@ -115,7 +116,10 @@ def load_model(
         raise ValueError("give either device or device_map and max_memory, not both")
     placement: str | dict[str, Any] = device_map or ("auto" if max_memory else {"": target})
     quantized = quantization_config(quantization, checkpoint.config, target)
-    with _only_errors(), _explained(checkpoint.path, "weights"):
+    is_awq = stored_quantization(checkpoint.config) == "awq"
+    if is_awq and importlib.util.find_spec("gptqmodel") is None:
+        raise CheckpointError(f"{checkpoint.path} has AWQ weights, which need gptqmodel: pip install 'rank1-hf[awq]'")
+    with _only_errors(), _silence() if is_awq else contextlib.nullcontext(), _explained(checkpoint.path, "weights"):
         model, report = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
             config=checkpoint.config,
@@ -155,7 +159,7 @@ def quantization_config(
         raise ValueError(
             f"quantization must be '8bit', '4bit', a quantization config of Transformers, or None, not {quantization!r}"
         )
-    if getattr(config, "quantization_config", None) is not None:
+    if stored_quantization(config) is not None:
         raise ValueError(f"the checkpoint is quantized already; leave quantization={quantization!r} out")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(f"quantization={quantization!r} needs bitsandbytes: pip install 'rank1-hf[quantization]'")
@@ -171,6 +175,15 @@ def quantization_config(
         bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16 else torch.float16,
         llm_int8_skip_modules=["lm_head"],
     )
+
+
+def stored_quantization(config: PretrainedConfig) -> str | None:
+    """How a checkpoint's weights are quantized on disk ("awq", ...), by the name that Transformers has for it."""
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return None
+    method = stored.get("quant_method") if isinstance(stored, Mapping) else stored.quant_method
+    return str(getattr(method, "value", method or "unknown"))
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -310,3 +323,15 @@ def _only_errors() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep gptqmodel's banner and reports, on both streams and in logs, from the user; what goes wrong it raises."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)

@@ -28,6 +28,7 @@ from rank1_hf.loading import (
     quantization_config,
     resolve_device,
     resolve_dtype,
+    stored_quantization,
 )
 from rank1_hf.planning import why_too_large
 from rank1_hf.processes import Processes
@@ -553,7 +554,7 @@ def _check_memory(
     checkpoint: Checkpoint, dtype: torch.dtype | None, quantization: Quantization | None, device: torch.device
 ) -> None:
     """Say at once that the weights do not fit, instead of after minutes of loading them."""
-    if getattr(checkpoint.config, "quantization_config", None) or not isinstance(quantization, str | None):
+    if stored_quantization(checkpoint.config) or not isinstance(quantization, str | None):
         return  # how much these weights take is known to their quantizer only
     free, _ = torch.cuda.mem_get_info(device)
     reason = why_too_large(checkpoint.config, dtype or checkpoint.config.dtype or torch.float32, quantization, free)

@@ -6,10 +6,12 @@ wander instead of repeating one token, and a `</think>` that is likely enough fo
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -127,6 +129,52 @@ def save_checkpoint(folder: Path, kind: str, *, seed: int = 0, tokenizer: str | 
     fast.save_pretrained(folder)
     build_model(kind, fast, seed=seed, **options).save_pretrained(folder)
     return folder
+
+
+def save_awq_checkpoint(source: Path, awq: Path, plain: Path, *, group: int = 32) -> None:
+    """Write a checkpoint's weights in AWQ's format, and written out again as what they stand for there.
+
+    The GEMM format of Lin et al. 2023 and AutoAWQ: each group of `group` weights of an output has a float16 scale and a
+    4-bit zero point; eight 4-bit numbers of neighbouring outputs share an int32, in the order of `_AWQ_ORDER`.
+
+    Args:
+        source: a checkpoint folder, in one file.
+        awq: gets the 4-bit numbers, in float16 otherwise.
+        plain: gets the weights (number - zero) * scale, in float16.
+        group: divides every layer's inputs.
+    """
+    packed, written = {}, {}
+    for name, weight in load_file(source / "model.safetensors").items():
+        packed[name] = written[name] = weight.half()
+        if not name.endswith("_proj.weight"):
+            continue
+        grouped = weight.float().unflatten(1, (-1, group))
+        low, high = grouped.amin(-1, keepdim=True).clamp(max=0), grouped.amax(-1, keepdim=True).clamp(min=0)
+        scale = ((high - low) / 15).clamp(min=1e-4).half()
+        zero = (-low / scale).round().clamp(0, 15)
+        numbers = (grouped / scale + zero).round().clamp(0, 15)
+        written[name] = ((numbers - zero) * scale).flatten(1).half()
+        del packed[name]
+        layer = name.removesuffix("weight")
+        packed[f"{layer}qweight"] = _int32(numbers.flatten(1).T)
+        packed[f"{layer}qzeros"] = _int32(zero.squeeze(-1).T)
+        packed[f"{layer}scales"] = scale.squeeze(-1).T.contiguous()
+    config = json.loads((source / "config.json").read_text(encoding="utf-8")) | {"dtype": "float16"}
+    settings = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": "gemm"}
+    for folder, tensors, more in ((awq, packed, {"quantization_config": settings}), (plain, written, {})):
+        shutil.copytree(source, folder)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config | more), encoding="utf-8")
+
+
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+
+def _int32(numbers: torch.Tensor) -> torch.Tensor:
+    """4-bit numbers [rows, columns] as int32 [rows, columns / 8]."""
+    eights = numbers.long().unflatten(1, (-1, 8))
+    together = sum(eights[..., column] << (4 * place) for place, column in enumerate(_AWQ_ORDER))
+    return together.to(torch.int32).contiguous()  # the highest bit becomes the sign
 
 
 def _config(kind: str, tokenizer: PreTrainedTokenizerFast, **options: Any) -> PretrainedConfig:
