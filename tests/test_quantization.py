@@ -14,6 +14,7 @@ from rank1_hf.decoding.packed import PackedLinear
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.trec import read_run
 from rank1_hf.loading import EMBEDDED_MODEL, load_model, open_checkpoint
+from scripts.quantization_agreement import linear_bytes
 
 N_PAIRS = 24
 
@@ -29,19 +30,6 @@ def pairs() -> list[tuple[str, object]]:
 @pytest.fixture(scope="module")
 def unquantized(pairs):
     return Rank1(device="cpu", dtype="bfloat16", max_new_tokens=128).judge(pairs)
-
-
-def linear_bytes(model: nn.Module) -> int:
-    """What the linear layers inside the decoder layers take: weights, biases and the constants of quantization."""
-    tensors: dict[int, torch.Tensor] = {}
-    for name, layer in model.named_modules():
-        if ".layers." in name and hasattr(layer, "in_features"):
-            tensors |= {id(tensor): tensor for tensor in layer.parameters()}
-            constants = [getattr(layer.weight, "SCB", None)]
-            if (state := getattr(layer.weight, "quant_state", None)) is not None:
-                constants += [state.absmax, state.state2 and state.state2.absmax]
-            tensors |= {id(tensor): tensor for tensor in constants if tensor is not None}
-    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 @pytest.mark.parametrize(("quantization", "most"), [("8bit", 0.55), ("4bit", 0.32)])
