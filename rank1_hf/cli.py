@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -426,24 +426,28 @@ def plan(
     The speed is a bound that no program reaches: the GPU's full memory bandwidth and full tensor throughput.
     """
     from rank1_hf import planning
-    from rank1_hf.family import FAMILY
+    from rank1_hf.family import AWQ_FAMILY, FAMILY
     from rank1_hf.loading import CheckpointError, open_checkpoint
 
-    kinds = [quantization] if quantization else [None, *planning.QUANTIZATIONS]
     try:
         device = planning.parse_gpu(gpu) if gpu else planning.gpu_here()
         planning.check_quantization(quantization)
-        names = [model] if model else list(FAMILY)
+        names = [model] if model else [*FAMILY, *AWQ_FAMILY]
         configs = {name: planning.family_config(name) or open_checkpoint(name).config for name in names}
+        ways = [(name, kind) for name in names for kind in planning.ways_to_load(configs[name])]
     except CheckpointError as error:
         _fail(str(error), BAD_MODEL)
     except ValueError as error:
         _fail(str(error), BAD_INPUT)
+    if quantization:
+        ways = [(name, kind) for name, kind in ways if kind == quantization]
+    if not ways:
+        _fail(f"{model} is quantized already; leave --quantization out", BAD_INPUT)
     rows = []
     sizes = {name: planning.Size.of(config) for name, config in configs.items()}
-    for (name, config), kind in product(configs.items(), kinds):
+    for name, kind in ways:
         found = planning.plan(
-            config,
+            configs[name],
             device,
             size=sizes[name],
             quantization=kind,

@@ -83,4 +83,16 @@ FAMILY: dict[str, dict[str, Any]] = {
     "jhu-clsp/rank1-mistral-2501-24b": _MISTRAL_24B,
     "jhu-clsp/rank1-32b": _QWEN_32B,
 }
-"""Hub name -> the arguments of its config, smallest first. The AWQ checkpoints have the shapes of their originals."""
+"""Hub name -> the arguments of its config, smallest first."""
+
+AWQ_FAMILY: dict[str, dict[str, Any]] = {
+    f"{name}-awq": FAMILY[name] | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
+    for name in (
+        "jhu-clsp/rank1-7b",
+        "jhu-clsp/rank1-llama3-8b",
+        "jhu-clsp/rank1-14b",
+        "jhu-clsp/rank1-mistral-2501-24b",
+        "jhu-clsp/rank1-32b",
+    )
+}
+"""The checkpoints with AWQ weights, in the shapes of their originals."""

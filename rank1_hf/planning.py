@@ -8,7 +8,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
-from rank1_hf.family import FAMILY
+from rank1_hf.family import AWQ_FAMILY, FAMILY
+from rank1_hf.loading import stored_quantization
 
 GIB = 2**30
 CUDA_CONTEXT_BYTES = GIB // 2
@@ -19,11 +20,15 @@ _BYTES_PER_WEIGHT = {
     "8bit": 1.0,
     # NF4 with double quantization: half a byte, a byte for 64 weights, a float32 for 256 of these bytes.
     "4bit": 0.5 + 1 / 64 + 4 / (64 * 256),
+    # AWQ as rank1's checkpoints have it: half a byte; a float16 and half a byte for 128 weights.
+    "awq": 0.5 + (2 + 0.5) / 128,
 }
 
-
-QUANTIZATIONS = tuple(_BYTES_PER_WEIGHT)
+PLANNED = tuple(_BYTES_PER_WEIGHT)
 """The kinds of quantization that are planned for."""
+
+QUANTIZATIONS = ("8bit", "4bit")
+"""Those that weights can be given as they are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +136,29 @@ def check_quantization(quantization: str | None) -> None:
         raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, not {quantization!r}")
 
 
+def ways_to_load(config: PretrainedConfig) -> tuple[str | None, ...]:
+    """The kinds of quantization that a checkpoint's weights may have in memory; None: as they are.
+
+    Raises:
+        ValueError: they are quantized on disk, in a way that is not planned for.
+    """
+    stored = stored_quantization(config)
+    if stored is None:
+        return (None, *QUANTIZATIONS)
+    if stored not in PLANNED:
+        raise ValueError(f"the checkpoint is quantized by {stored!r}, and what that takes is not known here")
+    return (stored,)
+
+
 def known_gpus() -> str:
     """The names that `parse_gpu` knows."""
     return ", ".join(gpu.name for gpu in GPUS.values())
 
 
 def family_config(name: str) -> PretrainedConfig | None:
-    """The config of a family member, from the table; None for other names."""
-    arguments = FAMILY.get(name) or FAMILY.get(f"jhu-clsp/{name}")
+    """The config of a family member, from the tables; None for other names."""
+    members = FAMILY | AWQ_FAMILY
+    arguments = members.get(name) or members.get(f"jhu-clsp/{name}")
     return None if arguments is None else AutoConfig.for_model(**arguments)
 
 
@@ -187,7 +207,7 @@ def plan(
         config: a causal LM's.
         gpu: where it would run.
         size: the model's, where it is known already.
-        quantization: "8bit", "4bit" or None.
+        quantization: one of `ways_to_load`.
         dtype: of what is not quantized, and of the KV cache.
         prompt_tokens, chain_tokens: the typical pair.
         utilization: the share of the GPU's memory to use in all.
@@ -237,7 +257,7 @@ def why_too_large(config: PretrainedConfig, dtype: torch.dtype, quantization: st
     needed = size.n_bytes(dtype, quantization)
     if needed <= free:
         return None
-    smaller = [kind for kind in QUANTIZATIONS if size.n_bytes(dtype, kind) < min(free, needed)]
+    smaller = [kind for kind in ways_to_load(config) if size.n_bytes(dtype, kind) < min(free, needed)]
     advice = [f"quantization={smaller[0]!r}"] if smaller else []
     if (largest := largest_that_fits(room)) is not None:
         name, kind = largest

@@ -30,7 +30,7 @@ from rank1_hf.loading import (
     resolve_dtype,
     stored_quantization,
 )
-from rank1_hf.planning import why_too_large
+from rank1_hf.planning import PLANNED, why_too_large
 from rank1_hf.processes import Processes
 from rank1_hf.progress import Progress
 from rank1_hf.prompt import (
@@ -554,10 +554,11 @@ def _check_memory(
     checkpoint: Checkpoint, dtype: torch.dtype | None, quantization: Quantization | None, device: torch.device
 ) -> None:
     """Say at once that the weights do not fit, instead of after minutes of loading them."""
-    if stored_quantization(checkpoint.config) or not isinstance(quantization, str | None):
+    kind = stored_quantization(checkpoint.config) if quantization is None else quantization
+    if not isinstance(kind, str | None) or kind not in (None, *PLANNED):
         return  # how much these weights take is known to their quantizer only
     free, _ = torch.cuda.mem_get_info(device)
-    reason = why_too_large(checkpoint.config, dtype or checkpoint.config.dtype or torch.float32, quantization, free)
+    reason = why_too_large(checkpoint.config, dtype or checkpoint.config.dtype or torch.float32, kind, free)
     if reason is not None:
         raise CheckpointError(f"{checkpoint.path} does not fit on {device}: {reason}")
 

@@ -596,7 +596,8 @@ def test_plan_says_what_of_the_family_fits() -> None:
     result = run("plan", "--gpu", "24GiB", "--json")
     assert result.code == 0
     found = {(row["model"], row["quantization"]): row for row in result.objects}
-    assert len(found) == 3 * 8
+    assert len(found) == 3 * 8 + 5
+    assert found["jhu-clsp/rank1-32b-awq", "awq"]["fits"]
     assert found["jhu-clsp/rank1-7b", None]["fits"]
     assert not found["jhu-clsp/rank1-32b", None]["fits"]
     assert found["jhu-clsp/rank1-14b", "4bit"]["rows"] > found["jhu-clsp/rank1-14b", "8bit"]["rows"]
@@ -615,6 +616,7 @@ def test_plan_takes_a_checkpoint_and_a_named_gpu(checkpoint: Callable[..., Path]
         (["--gpu", "tiny"], 2, "no GPU known here"),
         (["--gpu", "24GiB", "--quantization", "5bit"], 2, "quantization must be one of"),
         (["--gpu", "24GiB", "/no/such/folder"], 3, "no folder"),
+        (["--gpu", "24GiB", "rank1-7b-awq", "--quantization", "4bit"], 2, "quantized already"),
     ],
 )
 def test_plan_says_what_was_wrong(arguments: list[str], code: int, said: str) -> None:

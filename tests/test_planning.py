@@ -5,12 +5,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig
 
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.family import FAMILY
-from rank1_hf.loading import load_model, open_checkpoint
-from rank1_hf.planning import GIB, GPUS, Gpu, Size, family_config, largest_that_fits, parse_gpu, plan, why_too_large
+from rank1_hf.loading import EMBEDDED_MODEL, load_model, open_checkpoint
+from rank1_hf.planning import (
+    GIB,
+    GPUS,
+    Gpu,
+    Size,
+    family_config,
+    largest_that_fits,
+    parse_gpu,
+    plan,
+    ways_to_load,
+    why_too_large,
+)
+from tests import models
 
 BILLIONS = {  # as the base models' cards give them
     "0.5b": 0.49,
@@ -46,6 +59,35 @@ def test_quantized_weights_take_what_a_loaded_model_takes(quantization: str) -> 
     assert Size.of(opened.config).n_bytes(torch.bfloat16, quantization) == pytest.approx(
         model.get_memory_footprint(), rel=0.1
     )
+
+
+def test_awq_weights_take_what_they_take_on_disk(tmp_path: Path) -> None:
+    """Of the embedded model the linear layers are a small part, and 128 weights share a scale and a zero."""
+    models.save_awq_checkpoint(EMBEDDED_MODEL, tmp_path / "awq", tmp_path / "plain", group=128)
+    config = open_checkpoint(tmp_path / "awq").config
+    assert ways_to_load(config) == ("awq",)
+    with safe_open(tmp_path / "awq" / "model.safetensors", "pt") as file:
+        n_bytes = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+    assert Size.of(config).n_bytes(torch.float16, "awq") == pytest.approx(n_bytes, rel=0.01)
+
+
+def test_awq_members_are_planned_for_as_they_are() -> None:
+    plain, awq = family_config("rank1-14b"), family_config("jhu-clsp/rank1-14b-awq")
+    assert Size.of(plain) == Size.of(awq)
+    assert ways_to_load(plain) == (None, "8bit", "4bit")
+    assert ways_to_load(awq) == ("awq",)
+    gpu = parse_gpu("16GiB")
+    assert plan(awq, gpu, quantization="awq").fits
+    assert not plan(plain, gpu).fits
+    reason = why_too_large(awq, torch.float16, "awq", 8 * GIB)
+    assert reason is not None
+    assert "quantization='4bit' or" not in reason, "what is quantized already cannot be quantized again"
+
+
+def test_other_kinds_of_stored_weights_are_not_planned_for() -> None:
+    config = AutoConfig.for_model(**FAMILY["jhu-clsp/rank1-7b"], quantization_config={"quant_method": "gptq"})
+    with pytest.raises(ValueError, match="quantized by 'gptq'"):
+        ways_to_load(config)
 
 
 def test_kv_takes_what_the_cache_allocates() -> None:
