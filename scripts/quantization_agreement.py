@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor, nn
 
@@ -90,8 +91,8 @@ def measure(workload: dict[Settings, Pairs], **arguments: Any) -> Measured:  # n
     n_bytes = 0
     for (budget, template), pairs in workload.items():
         reranker = Rank1(max_new_tokens=budget, prompt_template=template, **arguments)
-        n_bytes = linear_bytes(reranker.model)
         judgments += reranker.judge(pairs)
+        n_bytes = linear_bytes(reranker.model)  # now that the first step has brought them into their final form
     return Measured(judgments, n_bytes)
 
 
@@ -100,10 +101,12 @@ def linear_bytes(model: nn.Module) -> int:
     tensors: dict[int, Tensor] = {}
     for name, layer in model.named_modules():
         if ".layers." in name and hasattr(layer, "in_features"):
-            found = [*layer.parameters(), getattr(layer.weight, "SCB", None)]
-            if (state := getattr(layer.weight, "quant_state", None)) is not None:
-                found += [state.absmax, state.state2 and state.state2.absmax]
-            tensors |= {id(tensor): tensor for tensor in found if tensor is not None}
+            # bitsandbytes keeps its constants beside the weight, and the same memory once more in the layer's state.
+            owners = [layer.weight, getattr(layer.weight, "quant_state", None), getattr(layer, "state", None)]
+            owners.append(getattr(owners[1], "state2", None))
+            held = [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
+            found = [value for value in [*layer.parameters(), *held] if isinstance(value, Tensor)]
+            tensors |= {t.data_ptr() if t.layout == torch.strided else id(t): t for t in found}
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
