@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rank1_hf.processes import is_launched
 from rank1_hf.reranker import Rank1
 
 _VLLM_ROWS = 256  # the most sequences that vLLM itself decodes together
@@ -23,8 +24,8 @@ class rank1:  # noqa: N801
         context_size: `max_length`.
         max_output_tokens: `max_new_tokens`.
         fp_options: `dtype`.
-        num_gpus: as in `Rank1`: each GPU has a whole model and a share of the pairs, where vLLM spreads one model over
-            all. For a model that is too large for one GPU, leave it at 1 and give `device_map="auto"`.
+        num_gpus: more than 1 spreads one model over the GPUs there are, as vLLM does, layer by layer; under `accelerate
+            launch` each GPU has a whole model and a share of the pairs, as in `Rank1`, which is faster where it fits.
         device: as in `Rank1`; None: CUDA where there is one.
         force_rethink: `rethink`. (The official loop for it fails; this one works.)
         dataset_prompt: `prompt_template`.
@@ -57,13 +58,17 @@ class rank1:  # noqa: N801
         silent: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
+        n_gpus = int(num_gpus)  # the official scripts pass what argparse gave them
+        if n_gpus > 1 and not is_launched():
+            kwargs.setdefault("device_map", "auto")
+            n_gpus = 1
         self.batch_size = batch_size
         self.silent = silent
         self.model = Rank1(
             model_name_or_path,
             dtype=fp_options,
-            device=device,
-            num_gpus=int(num_gpus),  # the official scripts pass what argparse gave them
+            device=None if "device_map" in kwargs else device,
+            num_gpus=n_gpus,
             max_length=context_size,
             max_new_tokens=max_output_tokens,
             rethink=force_rethink,

@@ -21,6 +21,11 @@ from rank1_hf.results import Interrupted, Judgment
 _PATIENCE = timedelta(days=30)  # the launcher ends all processes when one dies; one that is slow is waited for
 
 
+def is_launched() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return "LOCAL_RANK" in os.environ
+
+
 class Processes:
     """The processes of one launch, as seen from one of them.
 
@@ -42,7 +47,7 @@ class Processes:
             f"start the program with `accelerate launch --num_processes {n} PROGRAM`, or leave num_gpus out and spread "
             "one model over the GPUs with device_map='auto'"
         )
-        if "LOCAL_RANK" not in os.environ:
+        if not is_launched():
             raise ValueError(f"num_gpus={n} needs {n} processes, one for each GPU, and this one is alone; {how}")
         state = PartialState(cpu=kind == "cpu", backend="gloo", timeout=_PATIENCE)
         if not state.use_distributed or state.num_processes != n:

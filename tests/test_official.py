@@ -108,8 +108,6 @@ def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch):
         small(tensor_parallel_size=2)
     with pytest.raises(TypeError, match="temperature"):
         small().predict([(QUERY, PASSAGE)], temperature=0.5)
-    with pytest.raises(ValueError, match="accelerate launch --num_processes 2"):
-        small(num_gpus="2")
     with pytest.raises(ValueError, match="FILL_QUERY_HERE"):
         small(dataset_prompt="no place for it")
     with pytest.raises(ValueError, match="dtype must be one of"):
@@ -117,6 +115,14 @@ def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="'cuda' is not available on this machine"):
         small(device="cuda")
+
+
+def test_several_gpus_without_a_launcher_share_one_model_as_vllm_does(ours: Rank1, monkeypatch):
+    options = {}
+    monkeypatch.setattr("rank1_hf.official.Rank1", lambda *given, **named: options.update(named) or ours)
+    model = small(num_gpus="2", device="cuda")  # as argparse gives it
+    assert (options["num_gpus"], options["device_map"], options["device"]) == (1, "auto", None)
+    np.testing.assert_allclose(model.predict([(QUERY, PASSAGE)]), ours.predict([(QUERY, PASSAGE)]), atol=1e-5)
 
 
 def test_what_rank1_offers_besides_is_there():
