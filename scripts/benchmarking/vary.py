@@ -78,12 +78,14 @@ def vary_sharing(source: Source, ours: Ours, sizes: Sizes) -> Curve:
 
 
 def vary_modes(source: Source, checkpoint: Checkpoint, sizes: Sizes) -> Curve:
-    """Real chains with the defaults, without speculation, and in reproducible mode, against the rows."""
+    """Real chains with the defaults, and with one of them turned off or reproducible mode on, against the rows."""
     modes: dict[str, dict[str, Any]] = {
         "default": {},
         "no speculation": {"max_draft_tokens": 0},
         "reproducible": {"reproducible": True},
     }
+    if checkpoint.model.device.type == "cuda":
+        modes["no CUDA graphs"] = {"cuda_graphs": False}
     peers = {name: Ours(checkpoint, sizes.rows, **options) for name, options in modes.items()}
     lines: dict[str, list[float]] = {name: [] for name in modes}
     rows = [n_rows for n_rows in sizes.rows if n_rows <= 64]
