@@ -5,7 +5,6 @@ document *says* is not judged here: empty and strange texts are the reranker's t
 """
 
 import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -50,11 +49,7 @@ def read_file(path: Path, file_format: str | None = None) -> Iterator[Document]:
         InputError: the file or one of its lines cannot be read.
     """
     parse = _parser(file_format or path.suffix.removeprefix(".").lower(), str(path))
-    try:
-        with path.open("rb") as stream:
-            yield from parse(_lines(stream, str(path)), str(path))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    yield from parse(read_lines(path), str(path))
 
 
 def read_stream(stream: BinaryIO, file_format: str, name: str = "standard input") -> Iterator[Document]:
@@ -72,22 +67,62 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
+    return "".join(read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """A file's lines with their ends, one at a time.
+
+    Raises:
+        InputError: the file cannot be read, or a line of it.
+    """
+    with _open(path) as stream:
+        yield from _lines(stream, str(path))
+
+
+def read_jsonl(path: Path, skip: Callable[[InputError], None]) -> Iterator[tuple[str, Any]]:
+    """The value on each line of a .jsonl file, and where it stands ("FILE, line 3").
+
+    Args:
+        path: the file.
+        skip: called with what is wrong with a line; the lines behind it are read all the same.
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
+    with _open(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                value = _json(_decoded(line, number, str(path)), where)
+            except InputError as error:
+                skip(error)
+            else:
+                yield where, value
+
+
+def _open(path: Path) -> BinaryIO:
     try:
-        return "".join(_lines(io.BytesIO(path.read_bytes()), str(path)))
+        return path.open("rb")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
     """Decoded lines with their ends. Only line feeds divide them: JSON may hold other separators unescaped."""
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}, line {number}: not UTF-8 (byte {line[error.start]:#04x}); save it as UTF-8, "
-                "for example with: iconv -f ISO-8859-1 -t UTF-8"
-            ) from error
+    return (_decoded(line, number, name) for number, line in enumerate(stream, start=1))
+
+
+def _decoded(line: bytes, number: int, name: str) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name}, line {number}: not UTF-8 (byte {line[error.start]:#04x}); save it as UTF-8, "
+            "for example with: iconv -f ISO-8859-1 -t UTF-8"
+        ) from error
 
 
 def _parse_txt(lines: Iterable[str], name: str) -> Iterator[Document]:
@@ -96,17 +131,29 @@ def _parse_txt(lines: Iterable[str], name: str) -> Iterator[Document]:
 
 def _parse_jsonl(lines: Iterable[str], name: str) -> Iterator[Document]:
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise InputError(f"{name}, line {number}: not valid JSON ({reason}); mend or remove the line") from error
-        yield _from_json(value, f"{name}, line {number}")
+        if line.strip():
+            where = f"{name}, line {number}"
+            yield document_of(_json(line, where), where)
 
 
-def _from_json(value: Any, where: str) -> Document:  # noqa: ANN401
+def _json(line: str, where: str) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(f"{where}: not valid JSON ({reason}); mend or remove the line") from error
+
+
+def document_of(value: Any, where: str) -> Document:  # noqa: ANN401
+    """The document that a JSON value is: a string, or an object with "text" and optional "title" and "_id" or "id".
+
+    Args:
+        value: the value.
+        where: where it stands, for the error.
+
+    Raises:
+        InputError: it is neither.
+    """
     if isinstance(value, str):
         return Document(value)
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):

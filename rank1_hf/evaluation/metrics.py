@@ -1,7 +1,6 @@
 """Metrics, computed by ir_measures."""
 
-from rank1_hf.evaluation.beir import Qrels
-from rank1_hf.evaluation.trec import Run
+from rank1_hf.evaluation.trec import Qrels, Run
 
 try:
     import ir_measures

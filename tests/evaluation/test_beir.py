@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rank1_hf.evaluation.beir import SAMPLE, read_beir, read_qrels
+from rank1_hf.evaluation.beir import SAMPLE, read_beir, read_queries, stream_documents
 from rank1_hf.evaluation.trec import read_run
 from rank1_hf.inputs import Document, InputError
 
@@ -42,14 +42,23 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         read_beir(folder)
 
 
-@pytest.mark.parametrize(
-    "content", [f"{HEADER}q1\td1\thigh\n", f"{HEADER}q1\td1\n", f"{HEADER}q1 d1 1\n", "q1\td1\t1\nq1\td2\t1\n"]
-)
-def test_a_bad_judgment_is_named(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "qrels.tsv"
-    path.write_text(content)
-    with pytest.raises(InputError, match=r"qrels\.tsv, line 2"):
-        read_qrels(path)
+def test_a_corpus_is_streamed_past_what_is_wrong_with_it(folder: Path) -> None:
+    bad = [b"{", b"\xff\xfe", b'{"_id": "d3"}', b'{"_id": "d4", "text": 5}', b"[]", b"[" * 100_000]
+    with (folder / "corpus.jsonl").open("ab") as file:
+        file.write(b"\n".join([*bad, b'{"_id": 5, "text": "five"}', b""]))
+    problems: list[InputError] = []
+    documents = list(stream_documents(folder, problems.append))
+    assert [document.id for document in documents] == ["d1", "d2", "5"]
+    assert [f"line {number}:" in str(problem) for number, problem in enumerate(problems, start=3)] == [True] * len(bad)
+
+
+def test_queries_may_have_instructions(folder: Path) -> None:
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q2", "text": "who?", "instruction": "Name one."}\nnonsense\n')
+    problems: list[InputError] = []
+    queries = read_queries(folder, problems.append)
+    assert queries == {"q1": "what?", "q2": {"text": "who?", "instruction": "Name one."}}
+    assert "queries.jsonl, line 3" in str(*problems)
 
 
 def test_the_sample_that_ships_is_whole() -> None:

@@ -1,0 +1,66 @@
+"""The documents of a run, on disk: a corpus is read once, front to back, and what the run asks for is kept by its id.
+
+So any source that can be read front to back will do, and none is ever held in memory.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+
+from rank1_hf.inputs import Document
+
+
+class DocumentStore:
+    """Documents in an SQLite file that lives as long as this object does.
+
+    Args:
+        path: the file; one that is there is replaced.
+        documents: the corpus.
+        wanted: the ids that will be asked for.
+        named: the ids that the digest is about.
+
+    Attributes:
+        digest: SHA-256 over the named documents, in the corpus's order.
+    """
+
+    def __init__(
+        self, path: Path, documents: Iterable[Document], *, wanted: Container[str], named: Container[str]
+    ) -> None:
+        path.unlink(missing_ok=True)
+        self._path = path
+        self._sha = hashlib.sha256()
+        self._database = sqlite3.connect(path)
+        # A file that nobody reads after a crash needs no care to survive one.
+        self._database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; CREATE TABLE documents (id TEXT, content TEXT)"
+        )
+        self._database.executemany("INSERT INTO documents VALUES (?, ?)", self._rows(documents, wanted, named))
+        # Afterwards, since sorting once is faster than keeping an index in order.
+        self._database.execute("CREATE INDEX by_id ON documents (id)")
+        self._database.commit()
+        self.digest = self._sha.hexdigest()
+
+    def get(self, id_: str) -> Document | None:
+        """A wanted document, or None where the corpus lacks it. Of several with the same id, the last one."""
+        found = self._database.execute(
+            "SELECT content FROM documents WHERE id = ? ORDER BY rowid DESC LIMIT 1", (id_,)
+        ).fetchone()
+        return None if found is None else Document(*json.loads(found[0]))
+
+    def close(self) -> None:
+        """Delete the file."""
+        self._database.close()
+        self._path.unlink(missing_ok=True)
+
+    def _rows(
+        self, documents: Iterable[Document], wanted: Container[str], named: Container[str]
+    ) -> Iterator[tuple[str, str]]:
+        for document in documents:
+            if document.id in named:
+                # As ASCII: a lone surrogate, which is for the reranker to report, cannot be stored otherwise.
+                content = json.dumps([document.text, document.title, document.id])
+                self._sha.update(content.encode())
+                if document.id in wanted:
+                    yield document.id, content

@@ -1,0 +1,220 @@
+"""Where a collection comes from: a BEIR folder, a `datasets` dataset, or `ir_datasets`.
+
+All are read front to back: documents come one at a time, and what is wrong with one of them costs no other.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rank1_hf.evaluation import beir
+from rank1_hf.evaluation.trec import Qrels, Run, best_first, read_qrels
+from rank1_hf.inputs import Document, InputError, document_of
+from rank1_hf.prompt import Query
+
+IR_DATASETS = "ir_datasets:"
+"""What stands before an id of ir_datasets."""
+
+Skip = Callable[[InputError], None]
+
+
+class Source(Protocol):
+    """A collection that can be read. Every method raises `InputError` where its part cannot be read at all."""
+
+    def queries(self, skip: Skip) -> dict[str, Query]:
+        """The queries by their ids; what is wrong with one goes to `skip`."""
+
+    def documents(self, skip: Skip) -> Iterator[Document]:
+        """The documents, one at a time; what is wrong with one goes to `skip`."""
+
+    def qrels(self) -> Qrels | None:
+        """The judgments, if it has any."""
+
+    def run(self) -> Run | None:
+        """The candidates to rerank, best first, if it has any."""
+
+
+def open_source(name: str, split: str = "test") -> Source:
+    """Find out what a name means.
+
+    Args:
+        name: a folder with a `corpus.jsonl`; `ir_datasets:` and an id; or a dataset of `datasets`, on disk or by its
+            hub name.
+        split: of the judgments, where there are several.
+    """
+    if name.startswith(IR_DATASETS):
+        return IrDataset(name.removeprefix(IR_DATASETS))
+    if (Path(name) / "corpus.jsonl").is_file():
+        return BeirFolder(Path(name), split)
+    if Path(name).exists() and not (Path(name) / "corpus").is_dir():
+        raise InputError(f"{name} has neither a corpus.jsonl nor a folder named corpus, so it is not a collection")
+    return HubDataset(name, split)
+
+
+class BeirFolder:
+    """A folder with `corpus.jsonl`, `queries.jsonl` and perhaps `qrels/{split}.tsv` or `qrels.tsv`."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder, self._split = folder, split
+
+    def queries(self, skip: Skip) -> dict[str, Query]:
+        """See `Source`."""
+        return beir.read_queries(self._folder, skip)
+
+    def documents(self, skip: Skip) -> Iterator[Document]:
+        """See `Source`."""
+        return beir.stream_documents(self._folder, skip)
+
+    def qrels(self) -> Qrels | None:
+        """See `Source`."""
+        file = beir.qrels_file(self._folder, self._split)
+        return read_qrels(file) if file.exists() else None
+
+    def run(self) -> Run | None:
+        """None: a BEIR folder has no candidates."""
+        return None
+
+
+class HubDataset:
+    """A dataset of `datasets` in the layout that BEIR and MTEB use on the hub: the configs (or folders) "corpus" and
+    "queries", and perhaps "default" or "qrels", "instruction", and "top_ranked", the candidates.
+
+    On disk, each may be what `save_to_disk` wrote, or a folder of Parquet or JSON files.
+    """
+
+    def __init__(self, name: str, split: str) -> None:
+        try:
+            import datasets
+        except ImportError as error:
+            raise InputError(
+                f"{name} is no folder with a corpus.jsonl; for a dataset of the hub: pip install 'rank1-hf[datasets]'"
+            ) from error
+        self._datasets = datasets
+        self._name, self._split = name, split
+        self._on_disk = Path(name).exists()
+        with _explained(name):
+            self._parts = (
+                {folder.name for folder in Path(name).iterdir() if folder.is_dir()}
+                if self._on_disk
+                else set(datasets.get_dataset_config_names(name))
+            )
+
+    def queries(self, skip: Skip) -> dict[str, Query]:
+        """See `Source`."""
+        instructions: dict[str, str] = {}
+        if "instruction" in self._parts:
+            instructions = {str(row["query-id"]): row["instruction"] for row in self._rows("instruction")}
+        queries: dict[str, Query] = {}
+        for query in self._records("queries", skip):
+            instruction = instructions.get(query.id)
+            queries[query.id] = {"text": query.text, "instruction": instruction} if instruction else query.text
+        return queries
+
+    def documents(self, skip: Skip) -> Iterator[Document]:
+        """See `Source`."""
+        return self._records("corpus", skip)
+
+    def qrels(self) -> Qrels | None:
+        """See `Source`."""
+        part = next((part for part in ("default", "qrels") if part in self._parts), None)
+        if part is None:
+            return None
+        qrels: Qrels = {}
+        for row in self._rows(part):
+            qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
+        return qrels
+
+    def run(self) -> Run | None:
+        """See `Source`. The dataset says an order and no scores, so the scores only say the order."""
+        if "top_ranked" not in self._parts:
+            return None
+        return {
+            str(row["query-id"]): {str(id_): -float(rank) for rank, id_ in enumerate(row["corpus-ids"], start=1)}
+            for row in self._rows("top_ranked")
+        }
+
+    def _records(self, part: str, skip: Skip) -> Iterator[Document]:
+        for number, row in enumerate(self._rows(part), start=1):
+            try:
+                record = document_of(row, f"{self._name}, {part}, row {number}")
+            except InputError as error:
+                skip(error)
+            else:
+                yield record
+
+    def _rows(self, part: str) -> Iterator[dict[str, Any]]:
+        with _explained(self._name):
+            splits = self._load(part)
+            if not isinstance(splits, dict):
+                yield from splits
+                return
+            name = next((name for name in (self._split, part) if name in splits), None)
+            if name is None and len(splits) == 1:
+                (name,) = splits
+            if name is None:
+                raise InputError(f"{self._name}, {part}: --split must be one of {', '.join(splits)}")
+            yield from splits[name]
+
+    def _load(self, part: str) -> Any:  # noqa: ANN401
+        folder = Path(self._name) / part
+        if not self._on_disk:
+            return self._datasets.load_dataset(self._name, part, streaming=True)
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            return self._datasets.load_from_disk(folder)
+        return self._datasets.load_dataset(str(folder), streaming=True)
+
+
+class IrDataset:
+    """A dataset of ir_datasets, by its id."""
+
+    def __init__(self, id_: str) -> None:
+        try:
+            import ir_datasets
+        except ImportError as error:
+            raise InputError(f"{IR_DATASETS}{id_} needs ir_datasets: pip install ir_datasets") from error
+        self._name = IR_DATASETS + id_
+        with _explained(self._name):
+            self._dataset: Any = ir_datasets.load(id_)
+
+    def queries(self, skip: Skip) -> dict[str, Query]:
+        """See `Source`."""
+        with _explained(self._name):
+            return {query.query_id: query.default_text() for query in self._dataset.queries_iter()}
+
+    def documents(self, skip: Skip) -> Iterator[Document]:
+        """See `Source`."""
+        with _explained(self._name):
+            for document in self._dataset.docs_iter():
+                if {"title", "text"} <= set(document._fields):
+                    yield Document(document.text, document.title, document.doc_id)
+                else:
+                    yield Document(document.default_text(), "", document.doc_id)
+
+    def qrels(self) -> Qrels | None:
+        """See `Source`."""
+        if not self._dataset.has_qrels():
+            return None
+        with _explained(self._name):
+            return {query: dict(grades) for query, grades in self._dataset.qrels_dict().items()}
+
+    def run(self) -> Run | None:
+        """See `Source`."""
+        if not self._dataset.has_scoreddocs():
+            return None
+        run: Run = {}
+        with _explained(self._name):
+            for scored in self._dataset.scoreddocs_iter():
+                run.setdefault(scored.query_id, {})[scored.doc_id] = float(scored.score)
+        return {query: best_first(scores) for query, scores in run.items()}
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn whatever a library raises over a collection into one kind of error that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot load {name}: {error}") from error

@@ -1,0 +1,104 @@
+"""Collections from folders, `datasets` and `ir_datasets`: the same content, read from each."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rank1_hf.evaluation.sources import Source, open_source
+from rank1_hf.inputs import Document, InputError
+
+QUERIES = [{"_id": "q1", "text": "what?"}, {"_id": "q2", "text": "who?"}]
+CORPUS = [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "title": "", "text": "two"}]
+QRELS = [{"query-id": "q1", "corpus-id": "d1", "score": 2}]
+RANKED = [{"query-id": "q1", "corpus-ids": ["d2", "d1"]}]
+
+
+def refuse(problem: InputError) -> None:
+    raise AssertionError(problem)
+
+
+def check(source: Source) -> None:
+    assert source.queries(refuse) == {"q1": "what?", "q2": "who?"}
+    assert list(source.documents(refuse)) == [Document("one", "T", "d1"), Document("two", "", "d2")]
+    assert source.qrels() == {"q1": {"d1": 2}}
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    import json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_beir_folder(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "queries.jsonl", QUERIES)
+    write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    assert open_source(str(tmp_path)).qrels() is None
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\n")
+    source = open_source(str(tmp_path), split="dev")
+    check(source)
+    assert source.run() is None
+
+
+def save_to_disk(path: Path, rows: list[dict]) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(rows).save_to_disk(path)
+
+
+def save_parquet(path: Path, rows: list[dict]) -> None:
+    datasets = pytest.importorskip("datasets")
+    path.mkdir(parents=True)
+    datasets.Dataset.from_list(rows).to_parquet(path / "test.parquet")
+
+
+@pytest.mark.parametrize("save", [save_to_disk, save_parquet])
+def test_a_dataset_on_disk(tmp_path: Path, save: Callable[[Path, list[dict]], None]) -> None:
+    for part, rows in (("queries", QUERIES), ("corpus", CORPUS), ("default", QRELS), ("top_ranked", RANKED)):
+        save(tmp_path / part, rows)
+    source = open_source(str(tmp_path))
+    check(source)
+    run = source.run()
+    assert run is not None
+    assert list(run["q1"]) == ["d2", "d1"]
+    assert run["q1"]["d2"] > run["q1"]["d1"]
+    save(tmp_path / "instruction", [{"query-id": "q2", "instruction": "Name one."}])
+    queries = open_source(str(tmp_path)).queries(refuse)
+    assert queries == {"q1": "what?", "q2": {"text": "who?", "instruction": "Name one."}}
+
+
+def test_what_is_wrong_with_a_row_costs_no_other(tmp_path: Path) -> None:
+    save_to_disk(tmp_path / "corpus", [{"_id": "d1", "text": None}, {"_id": "d2", "text": "two"}])
+    problems: list[InputError] = []
+    assert list(open_source(str(tmp_path)).documents(problems.append)) == [Document("two", "", "d2")]
+    assert "corpus, row 1" in str(*problems)
+
+
+def test_an_id_of_ir_datasets(tmp_path: Path) -> None:
+    ir_datasets = pytest.importorskip("ir_datasets")
+    (tmp_path / "docs.tsv").write_text("d1\tone\nd2\ttwo\n")
+    (tmp_path / "queries.tsv").write_text("q1\twhat?\nq2\twho?\n")
+    (tmp_path / "qrels").write_text("q1 0 d1 2\n")
+    dataset = ir_datasets.create_dataset(
+        docs_tsv=str(tmp_path / "docs.tsv"),
+        queries_tsv=str(tmp_path / "queries.tsv"),
+        qrels_trec=str(tmp_path / "qrels"),
+    )
+    ir_datasets.registry.register("rank1-test", dataset)
+    source = open_source("ir_datasets:rank1-test")
+    assert source.queries(refuse) == {"q1": "what?", "q2": "who?"}
+    assert list(source.documents(refuse)) == [Document("one", "", "d1"), Document("two", "", "d2")]
+    assert source.qrels() == {"q1": {"d1": 2}}
+    assert source.run() is None
+
+
+def test_a_name_that_means_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"neither a corpus\.jsonl nor a folder named corpus"):
+        open_source(str(tmp_path))
+    pytest.importorskip("ir_datasets")
+    with pytest.raises(InputError, match="cannot load ir_datasets:no-such-set"):
+        open_source("ir_datasets:no-such-set")
+    pytest.importorskip("datasets")
+    with pytest.raises(InputError, match="cannot load nobody/nothing"):
+        open_source("nobody/nothing")  # the tests are offline
