@@ -1,0 +1,200 @@
+"""The journal of a job: every judgment is appended as it finishes, so that a job that was killed can go on.
+
+    {"journal": 1, "settings": {...}}       the first line: what decides the judgments
+    {"index": 7, "score": 0.93, ...}        one line for each judgment, in the order of finishing
+
+A line is written by one system call, so a process that dies leaves it whole, absent, or cut short at the end of the
+file, where the next one drops it. Lines reach the disk in groups: a machine that dies loses at most about a second of
+them. A line that cannot be read, which a file system may leave behind when the power fails, is as good as absent.
+"""
+
+import errno
+import json
+import os
+import time
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+FORMAT = 1
+"""The version of the file's layout."""
+
+_SYNC_SECONDS = 1.0  # how long a line may wait for the disk while others follow
+_SHOWN = 60  # characters of a setting in an error
+
+
+class JournalError(ValueError):
+    """A folder's journal cannot be used; the message says why and what to do."""
+
+
+class Journal:
+    """Judgments on disk, by the index of their pair.
+
+    Args:
+        path: the file; made where there is none.
+        settings: what decides the judgments, by its name; values as JSON has them.
+        n_pairs: how many pairs there are; indices are below this.
+
+    Attributes:
+        n_scored: how many pairs have a score.
+        n_unreadable: how many lines of the file could not be read, apart from a half-written last one.
+
+    Raises:
+        JournalError: the file belongs to a job with other settings, or is no journal.
+        OSError: it cannot be read or written.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], n_pairs: int) -> None:
+        self._path = path
+        self._offsets = array("q", [-1]) * n_pairs  # where each pair's last line starts
+        self._scored = bytearray(n_pairs)
+        self.n_scored = self.n_unreadable = 0
+        if not path.exists():
+            _create(path, {"journal": FORMAT, "settings": dict(settings)})
+        self._file = path.open("ab", buffering=0)
+        self._reader = path.open("rb")
+        try:
+            self._check(settings)
+            self._end = self._scan()
+        except BaseException:
+            self.close()
+            raise
+        self._file.truncate(self._end)
+        self._last_sync = time.monotonic()
+
+    def has_score(self, index: int) -> bool:
+        """Whether a pair was judged. One that failed was not: it is tried again by the next process."""
+        return bool(self._scored[index])
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a judgment: an "index", an "error" (None if there is a score), and whatever else belongs to it.
+
+        Raises:
+            OSError: it cannot be written (the disk is full); the file is as it was before.
+        """
+        line = _line(record)
+        if self._file.write(line) != len(line):  # no room for all of it
+            self._file.truncate(self._end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._note(record, self._end)
+        self._end += len(line)
+        if time.monotonic() - self._last_sync >= _SYNC_SECONDS:
+            self.sync()
+
+    def read(self, index: int) -> dict[str, Any] | None:
+        """A pair's last judgment, or None where it has none."""
+        offset = self._offsets[index]
+        if offset < 0:
+            return None
+        self._reader.seek(offset)
+        record: dict[str, Any] = json.loads(self._reader.readline())
+        return record
+
+    def sync(self) -> None:
+        """Bring all lines to the disk."""
+        os.fsync(self._file.fileno())
+        self._last_sync = time.monotonic()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+        self._reader.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.sync()
+        finally:
+            self.close()
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        header = _parsed(self._reader.readline())
+        if header is None or header.get("journal") != FORMAT or not isinstance(header.get("settings"), dict):
+            raise JournalError(f"{self._path} is not a journal of this version of rank1_hf; give another output folder")
+        found, asked = header["settings"], json.loads(json.dumps(dict(settings)))
+        others = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
+        if others:
+            differences = "; ".join(
+                f"{name} was {_short(found.get(name))}, now {_short(asked.get(name))}" for name in others
+            )
+            raise JournalError(
+                f"{self._path} was begun with other settings ({differences}); to go on with it give the same ones, "
+                "to begin anew another output folder"
+            )
+
+    def _scan(self) -> int:
+        """Read all lines behind the first. Gives where the last whole line ends."""
+        end = self._reader.tell()
+        for line in self._reader:
+            if not line.endswith(b"\n"):
+                break
+            record = _parsed(line)
+            if record is not None and _is_judgment(record, len(self._offsets)):
+                self._note(record, end)
+            else:
+                self.n_unreadable += 1
+            end += len(line)
+        return end
+
+    def _note(self, record: Mapping[str, Any], offset: int) -> None:
+        index = record["index"]
+        self._offsets[index] = offset
+        if record["error"] is None and not self._scored[index]:
+            self._scored[index] = True
+            self.n_scored += 1
+
+
+def lock(folder: Path) -> FileLock:
+    """Make a folder this process's own until the lock is released or the process ends, however it ends.
+
+    Raises:
+        JournalError: another process has it.
+    """
+    # The kernel's file lock through filelock: it dies with its process, so that a crash leaves nothing to clean up.
+    held = FileLock(folder / ".lock", timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise JournalError(f"{folder} is in use by another process; wait for it or give another folder") from None
+    return held
+
+
+def _create(path: Path, header: Mapping[str, Any]) -> None:
+    """Make a journal that is there with its whole first line, or not at all."""
+    unfinished = path.with_name(f"{path.name}.new")
+    with unfinished.open("wb") as file:
+        file.write(_line(header))
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    # A lone surrogate becomes \\udXXX, which is JSON's own escape.
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _is_judgment(record: Mapping[str, Any], n_pairs: int) -> bool:
+    index = record.get("index")
+    return isinstance(index, int) and 0 <= index < n_pairs and "error" in record
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
