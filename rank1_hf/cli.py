@@ -1,4 +1,4 @@
-"""The command line: rerank, info, demo.
+"""The command line: rerank, info, plan, demo; evaluate is in `evaluation/command.py`.
 
 What is read and said happens here, what is thought elsewhere. torch and transformers are imported inside the commands,
 so that `--help` and errors in the input come at once. Text from documents and models is data: it reaches the terminal
@@ -8,7 +8,6 @@ without control characters and is never read as markup.
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,68 +16,71 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
+from rank1_hf.evaluation.command import evaluate
+from rank1_hf.inputs import Document, InputError, read_file, read_stream
+from rank1_hf.options import (
+    ALL_JUDGED,
+    BAD_INPUT,
+    BAD_MODEL,
+    EXIT_CODES,
+    INTERRUPTED,
+    SOME_FAILED,
+    BatchOption,
+    BudgetOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    QuantizationOption,
+    QuietOption,
+    ReproducibleOption,
+    TemplateOption,
+    fail,
+    load,
+    n_processes,
+    note,
+    one_line,
+    plain_console,
+    printable,
+    speaks,
+    template_text,
+)
 from rank1_hf.prompt import ContractError, PairError, Passage, PromptEncoder, query_text
 from rank1_hf.results import Interrupted, Judgment, ranking_key
 
 if TYPE_CHECKING:
     from rank1_hf.reranker import Rank1
 
-ALL_JUDGED, SOME_FAILED, BAD_INPUT, BAD_MODEL, INTERRUPTED = 0, 1, 2, 3, 130
-
 N_SHOWN_QUERIES, N_SHOWN_PASSAGES = 2, 5  # of the demo; all are measured
 
 app = typer.Typer(
     help="Rerank passages with rank1 reasoning models on plain Hugging Face Transformers.",
-    epilog="Exit codes: 0 every passage was judged; 1 some passages could not be judged (the others are shown); 2 bad "
-    "usage or input; 3 the model cannot be loaded or its tokenizer does not fit; 130 interrupted (what was finished is "
-    "shown).",
+    epilog=EXIT_CODES,
     rich_markup_mode="markdown",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="A hub name or a checkpoint folder. Without it: a small demonstration model."),
-]
-BudgetOption = Annotated[
-    int | None, typer.Option("--max-new-tokens", min=1, help="The most tokens thought about one passage.")
-]
-BatchOption = Annotated[
-    int | None,
-    typer.Option("--batch-size", min=1, help="How many passages are thought about together. Default: what is fast."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
-
 
 def main() -> None:
     """The console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
-    if not _speaks():
+    if not speaks():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     app(prog_name="rank1-hf")
 
 
-def _n_processes() -> int:
-    """How many processes `accelerate launch` has started; each has this very command line."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
-
-
-def _speaks() -> bool:
-    """Whether this is the one of them that says what all have found."""
-    return _n_processes() == 1 or os.environ.get("RANK") == "0"
+app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
 
 
 # ---- rerank ----------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog=app.info.epilog)
+@app.command(epilog=EXIT_CODES)
 def rerank(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What is searched for.")],
     documents: Annotated[
@@ -101,31 +103,17 @@ def rerank(
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the best so many.")] = None,
     max_new_tokens: BudgetOption = None,
     batch_size: BatchOption = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, float16 or bfloat16. Without it: the checkpoint's own.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cuda, cuda:1, mps, cpu, ... Without it: the fastest there is.")
-    ] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="8bit or 4bit: quantize the weights with bitsandbytes as they are read.")
-    ] = None,
-    prompt_template: Annotated[
-        str | None,
-        typer.Option(
-            help="A dataset prompt with FILL_QUERY_HERE, which stands in the query's place; or @FILE, which holds one."
-        ),
-    ] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    quantization: QuantizationOption = None,
+    prompt_template: TemplateOption = None,
     instruction: Annotated[str | None, typer.Option(help="What else decides about relevance.")] = None,
-    reproducible: Annotated[
-        bool,
-        typer.Option("--reproducible", help="The same bits for a passage whatever the others are; somewhat slower."),
-    ] = False,
+    reproducible: ReproducibleOption = False,
     show_chain: Annotated[
         bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
     ] = False,
     as_json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Rank passages by their relevance to a query.
 
@@ -135,14 +123,14 @@ def rerank(
     """
     try:
         asked = query_text({"text": query, "instruction": instruction})
-        template = _template(prompt_template)
+        template = template_text(prompt_template)
         passages = list(_documents(documents or [], file, file_format))
     except (InputError, PairError) as error:
-        _fail(str(error), BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     if not passages:
-        _note("there are no passages to rank", quiet)
+        note("there are no passages to rank", quiet)
         return
-    reranker = _load(
+    reranker = load(
         model,
         quiet,
         dtype=dtype,
@@ -170,15 +158,9 @@ def _documents(arguments: list[str], file: Path | None, file_format: str | None)
         return read_file(file, file_format)
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("there are no passages: give them as arguments, with --file, or on stdin")
-    if _n_processes() > 1:
+    if n_processes() > 1:
         raise InputError("several processes cannot read one stdin: give the passages as arguments or with --file")
     return read_stream(sys.stdin.buffer, file_format or "txt")
-
-
-def _template(option: str | None) -> str | None:
-    if option is None or not option.startswith("@"):
-        return option
-    return read_text(Path(option[1:])).rstrip("\r\n")
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------
@@ -208,24 +190,6 @@ class Ranking:
         return cls(ordered[: len(ordered) - len(failed)][:top_k], failed)
 
 
-def _load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401
-    import torch
-
-    from rank1_hf.loading import CheckpointError
-    from rank1_hf.reranker import Rank1
-
-    if model is None:
-        _note("rank1-tiny, which ships with the package, is a demonstration model, not a reranker to use", quiet)
-    try:
-        return Rank1(model, num_gpus=_n_processes(), **options)
-    except (CheckpointError, ContractError) as error:
-        _fail(str(error), BAD_MODEL)
-    except torch.OutOfMemoryError:
-        _fail(f"the device has not enough memory for {model}; try --dtype bfloat16 or --device cpu", BAD_MODEL)
-    except ValueError as error:
-        _fail(str(error), BAD_INPUT)
-
-
 def _judge(
     reranker: "Rank1", pairs: Sequence[tuple[str, Passage]], batch_size: int | None, quiet: bool = False
 ) -> Outcome:
@@ -237,67 +201,40 @@ def _judge(
 
 
 def _exit(outcome: Outcome, quiet: bool = False) -> NoReturn:
-    if not _speaks():
+    if not speaks():
         raise typer.Exit(ALL_JUDGED)  # the launcher ends all processes when one fails, also the one that still prints
     if outcome.interrupted:
-        _note(f"interrupted: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
+        note(f"interrupted: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
         raise typer.Exit(INTERRUPTED)
     n_failed = sum(judgment.error is not None for judgment in outcome.judgments)
     if n_failed:
-        _note(f"{n_failed} of {outcome.n_pairs} passages could not be judged", quiet)
+        note(f"{n_failed} of {outcome.n_pairs} passages could not be judged", quiet)
         raise typer.Exit(SOME_FAILED)
     raise typer.Exit(ALL_JUDGED)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"rank1-hf: {_one_line(message)}", err=True)
-    raise typer.Exit(code)
-
-
-def _note(message: str, quiet: bool = False) -> None:
-    if not quiet and _speaks():
-        typer.echo(f"rank1-hf: {message}", err=True)
-
-
 # ---- printing --------------------------------------------------------------------------------------------------------
-
-# Escape sequences, and the marks that turn the direction of whatever is written after them; lone surrogates, which
-# cannot be written at all. Line feeds and tabs stay.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def _printable(text: str) -> str:
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _one_line(text: str) -> str:
-    return _printable(" ".join(text.split()))
 
 
 def _start(text: str, length: int) -> str:
-    line = _one_line(text)
+    line = one_line(text)
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def _console() -> Console:
-    """A console that prints text as it is."""
-    return Console(markup=False, highlight=False, emoji=False)
-
-
 def _print_ranking(ranking: Ranking, documents: Sequence[Document], *, whole_chain: bool = False) -> None:
-    console = _console()
+    console = plain_console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading, numeric in (("rank", True), ("score", True), ("tokens", True), ("chain", False), ("passage", False)):
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for rank, judgment in enumerate(ranking.best, start=1):
-        chain = _printable(judgment.chain.strip()) if whole_chain else _start(judgment.chain, 120)
+        chain = printable(judgment.chain.strip()) if whole_chain else _start(judgment.chain, 120)
         passage = _start(_title_and_text(documents[judgment.index]), 100)
         table.add_row(str(rank), f"{judgment.score:.4f}", str(judgment.n_chain_tokens), chain, passage)
     if ranking.best:
         console.print(table)
     for judgment in ranking.failed:
         passage = _start(_title_and_text(documents[judgment.index]), 40)
-        reason = _printable(judgment.error or "")
+        reason = printable(judgment.error or "")
         console.print(f"not judged: passage {judgment.index + 1} ({passage}): {reason}", soft_wrap=True)
 
 
@@ -338,14 +275,14 @@ def info(
         checkpoint = open_checkpoint(name)
         facts = {"model": str(name), **_architecture(checkpoint.config)}
     except CheckpointError as error:
-        _fail(str(error), BAD_MODEL)
+        fail(str(error), BAD_MODEL)
     contract = _contract(checkpoint.tokenizer)
     if as_json:
         _print_json_line({**facts, **contract})
     else:
         _print_facts({**facts, **contract})
     if contract["contract_error"] is not None:
-        _fail(f"the tokenizer of {name} does not meet the prompt contract: {contract['contract_error']}", BAD_MODEL)
+        fail(f"the tokenizer of {name} does not meet the prompt contract: {contract['contract_error']}", BAD_MODEL)
 
 
 def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -393,8 +330,8 @@ def _contract(tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
 def _print_facts(facts: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _printable(_said(value)))
-    _console().print(table)
+        table.add_row(name.replace("_", " "), printable(_said(value)))
+    plain_console().print(table)
 
 
 def _said(value: object) -> str:
@@ -436,13 +373,13 @@ def plan(
         configs = {name: planning.family_config(name) or open_checkpoint(name).config for name in names}
         ways = [(name, kind) for name in names for kind in planning.ways_to_load(configs[name])]
     except CheckpointError as error:
-        _fail(str(error), BAD_MODEL)
+        fail(str(error), BAD_MODEL)
     except ValueError as error:
-        _fail(str(error), BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     if quantization:
         ways = [(name, kind) for name, kind in ways if kind == quantization]
     if not ways:
-        _fail(f"{model} is quantized already; leave --quantization out", BAD_INPUT)
+        fail(f"{model} is quantized already; leave --quantization out", BAD_INPUT)
     rows = []
     sizes = {name: planning.Size.of(config) for name, config in configs.items()}
     for name, kind in ways:
@@ -470,14 +407,14 @@ def _print_plans(gpu: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         speed = row["pairs_per_minute"]
         table.add_row(
-            _printable(row["model"]),
+            printable(row["model"]),
             row["quantization"] or "16bit",
             f"{row['weights'] / 2**30:.1f}",
             f"{row['kv_per_token'] / 2**10:.0f}",
             str(row["rows"]) if row["fits"] else "does not fit",
             "" if speed is None else f"{speed:,.0f}",
         )
-    _console().print(table)
+    plain_console().print(table)
 
 
 # ---- demo ------------------------------------------------------------------------------------------------------------
@@ -494,7 +431,7 @@ def demo(
     try:
         from rank1_hf.evaluation.metrics import ndcg
     except ImportError as error:
-        _fail(str(error), BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     from rank1_hf.evaluation.beir import SAMPLE, read_beir
     from rank1_hf.evaluation.trec import read_run
 
@@ -503,9 +440,9 @@ def demo(
     candidates = [(query, document) for query, scores in before.items() for document in scores]
     documents = [collection.corpus[document] for _, document in candidates]
     pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
-    outcome = _judge(_load(model, max_new_tokens=max_new_tokens), pairs, batch_size)
+    outcome = _judge(load(model, max_new_tokens=max_new_tokens), pairs, batch_size)
 
-    console = _console()
+    console = plain_console()
     judged: dict[str, list[Judgment]] = {query: [] for query in before}
     for judgment in outcome.judgments:
         judged[candidates[judgment.index][0]].append(judgment)

@@ -5,7 +5,7 @@ import itertools
 import math
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -261,7 +261,7 @@ class Rank1:
             self._check_lengths(many)
         if self._processes is not None:
             return self._judge_together(self._processes, list(many), batch_size, show_progress_bar)
-        total = len(many) if isinstance(many, Sequence) else None
+        total = len(many) if isinstance(many, Sized) else None
         indexed = _ordered(many) if isinstance(many, Sequence) else enumerate(many)
         judgments = self._judge(indexed, total, batch_size, show_progress_bar)
         return judgments if stream else _collect(judgments)

@@ -13,7 +13,8 @@ import json
 import os
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -76,7 +77,7 @@ class Journal:
         Raises:
             OSError: it cannot be written (the disk is full); the file is as it was before.
         """
-        line = _line(record)
+        line = json_line(record)
         if self._file.write(line) != len(line):  # no room for all of it
             self._file.truncate(self._end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
@@ -152,34 +153,39 @@ class Journal:
             self.n_scored += 1
 
 
-def lock(folder: Path) -> FileLock:
-    """Make a folder this process's own until the lock is released or the process ends, however it ends.
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Make a folder this process's own, until the block or the process ends, however it ends.
 
     Raises:
         JournalError: another process has it.
     """
     # The kernel's file lock through filelock: it dies with its process, so that a crash leaves nothing to clean up.
-    held = FileLock(folder / ".lock", timeout=0)
+    held = FileLock(folder / ".lock")
     try:
-        held.acquire()
+        held.acquire(timeout=0)
     except Timeout:
         raise JournalError(f"{folder} is in use by another process; wait for it or give another folder") from None
-    return held
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """A line of a .jsonl file."""
+    # A lone surrogate becomes \udXXX, which is JSON's own escape.
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _create(path: Path, header: Mapping[str, Any]) -> None:
     """Make a journal that is there with its whole first line, or not at all."""
     unfinished = path.with_name(f"{path.name}.new")
     with unfinished.open("wb") as file:
-        file.write(_line(header))
+        file.write(json_line(header))
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    # A lone surrogate becomes \\udXXX, which is JSON's own escape.
-    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

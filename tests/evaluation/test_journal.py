@@ -139,14 +139,15 @@ def test_where_there_is_no_room_for_a_line_none_of_it_stays(path: Path) -> None:
 
 def test_a_folder_belongs_to_one_process_until_it_ends(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from rank1_hf.evaluation.journal import lock; "
-    hold = "held = lock(Path(sys.argv[1])); print('held', flush=True); input()"
+    hold = "held = lock(Path(sys.argv[1])); held.__enter__(); print('held', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code + hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(JournalError, match="in use by another process"):
-            lock(tmp_path)
+        with pytest.raises(JournalError, match="in use by another process"), lock(tmp_path):
+            pass
         other.kill()
         other.wait()
-        lock(tmp_path).release()
+        with lock(tmp_path):
+            pass

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from rank1_hf.evaluation.metrics import ndcg
+from rank1_hf.evaluation.metrics import Comparison, check_measures, compare, measure, ndcg, p_mrr, pairwise_accuracy
+from rank1_hf.inputs import InputError
 
 QRELS = {"q1": {"good": 1, "bad": 0, "unseen": 1}}
 
@@ -24,6 +25,55 @@ def test_nothing_below_the_cutoff_counts() -> None:
 def test_a_judged_query_that_the_run_lacks_counts_as_nothing_found() -> None:
     qrels = {"q1": {"good": 1}, "q2": {"good": 1}}
     assert ndcg(qrels, {"q1": {"good": 1.0}}) == 0.5
+
+
+def test_measures_are_those_of_ir_measures_for_every_judged_query() -> None:
+    qrels = {"q1": {"good": 1, "bad": 0}, "q2": {"good": 1}}
+    values = measure(qrels, {"q1": {"bad": 2.0, "good": 1.0}, "unjudged": {"good": 1.0}}, ["RR@10", "R@1"])
+    assert values == {"RR@10": {"q1": 0.5, "q2": 0.0}, "R@1": {"q1": 0.0, "q2": 0.0}}
+
+
+@pytest.mark.parametrize("name", ["nDCG@ten", "no measure", "", "import os"])
+def test_what_is_no_measure_is_named(name: str) -> None:
+    with pytest.raises(InputError, match="no measure that ir_measures knows"):
+        check_measures(["AP", name])
+
+
+def test_a_pair_of_nevir_is_right_only_if_both_queries_are() -> None:
+    qrels = {f"{pair}_q{n}": {f"doc{n}": 1} for pair in ("1", "2", "3") for n in (1, 2)}
+    first_doc, second_doc = {"doc1": 2.0, "doc2": 1.0}, {"doc1": 1.0, "doc2": 2.0}
+    run = {"1_q1": first_doc, "1_q2": second_doc, "2_q1": first_doc, "2_q2": first_doc, "3_q1": first_doc}
+    assert pairwise_accuracy(qrels, run) == {"1": 1.0, "2": 0.0, "3": 0.0}
+    assert measure(qrels, run, ["R@1"])["pairwise accuracy"] == {"1": 1.0, "2": 0.0, "3": 0.0}
+
+
+def test_p_mrr_says_how_far_documents_fall_that_became_irrelevant() -> None:
+    qrels = {"7-og": {"a": 1, "b": 1, "c": 1, "d": 0}, "7-changed": {"a": 0, "c": 1, "d": 0}, "8-og": {"a": 1}}
+    original = {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}  # a at rank 1, b at rank 2
+    changed = {"c": 4.0, "b": 3.0, "d": 2.0, "a": 1.0}  # a falls to rank 4, b stays
+    assert p_mrr(qrels, {"7-og": original, "7-changed": changed}) == {"7": pytest.approx(((1 - 1 / 4) + 0) / 2)}
+    assert p_mrr(qrels, {"7-og": changed, "7-changed": original}) == {"7": pytest.approx(((1 / 4 - 1) + 0) / 2)}
+    absent = {"c": 4.0, "b": 3.0, "d": 2.0}  # behind the end, at rank 4
+    assert p_mrr(qrels, {"7-og": original, "7-changed": absent}) == {"7": pytest.approx((1 - 1 / 4) / 2)}
+
+
+def test_ordinary_queries_have_ordinary_measures_only() -> None:
+    assert list(measure(QRELS, {"q1": {"good": 1.0}}, ["AP"])) == ["AP"]
+
+
+def test_a_difference_is_tested_over_the_queries() -> None:
+    before, after = {"a": 0.1, "b": 0.4, "c": 0.2}, {"a": 0.3, "b": 0.5, "c": 0.6}
+    differences = [0.2, 0.1, 0.4]
+    mean = sum(differences) / 3
+    t = mean / (math.sqrt(sum((d - mean) ** 2 for d in differences) / 2) / math.sqrt(3))
+    p = 1 - t / math.sqrt(2 + t * t)  # of Student's t with two degrees of freedom, both sides
+    (found,) = compare({"AP": before}, {"AP": after})
+    assert found == Comparison("AP", pytest.approx(0.7 / 3), pytest.approx(1.4 / 3), pytest.approx(p), 3)
+
+
+def test_where_nothing_differs_there_is_nothing_to_test() -> None:
+    assert compare({"AP": {"a": 0.5, "b": 0.1}}, {"AP": {"a": 0.5, "b": 0.1}})[0].p_value is None
+    assert compare({"AP": {"a": 0.5}}, {"AP": {"a": 0.1}})[0].p_value is None
 
 
 def test_without_ir_measures_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

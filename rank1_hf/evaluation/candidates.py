@@ -1,0 +1,58 @@
+"""What is evaluated: the candidates of a run, and which of them are judged."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from rank1_hf.evaluation.sources import Source
+from rank1_hf.evaluation.trec import Qrels, Run
+from rank1_hf.inputs import InputError
+from rank1_hf.prompt import Query
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pair to judge: its index over all pairs of the run, and the ids of its query and document."""
+
+    index: int
+    query: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is evaluated.
+
+    Attributes:
+        source: the collection.
+        queries: its queries by their ids.
+        run: the candidates, best first.
+        qrels: the judgments, or None: nothing is measured.
+        top_k: how many candidates of each query are reranked; those below keep their order behind them.
+        problems: what was wrong with single queries.
+    """
+
+    source: Source
+    queries: Mapping[str, Query]
+    run: Run
+    qrels: Qrels | None
+    top_k: int
+    problems: Sequence[InputError] = ()
+
+    def candidates(self) -> Iterator[Candidate]:
+        """The pairs to judge. Their indices do not depend on `top_k`, so that a job can go on with another one."""
+        start = 0
+        for query, scores in self.run.items():
+            for index, document in enumerate(islice(scores, self.top_k), start):
+                yield Candidate(index, query, document)
+            start += len(scores)
+
+    def digests(self) -> dict[str, str]:
+        """What tells these queries and this run from others."""
+        queries, run = hashlib.sha256(), hashlib.sha256()
+        for query, scores in self.run.items():
+            queries.update(json.dumps([query, self.queries.get(query)]).encode())
+            run.update(json.dumps([query, *scores]).encode())
+        return {"queries": queries.hexdigest(), "run": run.hexdigest()}

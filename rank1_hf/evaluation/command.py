@@ -1,0 +1,177 @@
+"""The command `rank1-hf evaluate`. As in `cli.py`, what takes seconds to import waits until it is needed."""
+
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from rank1_hf import options
+from rank1_hf.inputs import InputError
+from rank1_hf.options import fail, note
+
+if TYPE_CHECKING:
+    from rank1_hf.evaluation.candidates import Inputs
+    from rank1_hf.evaluation.job import Outcome
+    from rank1_hf.evaluation.metrics import Comparison
+
+
+def evaluate(
+    corpus: Annotated[
+        str,
+        typer.Option(
+            help="The collection: a BEIR folder (corpus.jsonl, queries.jsonl), a dataset of datasets (a folder or a "
+            "hub name), or ir_datasets: and an id."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to go on.")
+    ],
+    run: Annotated[
+        Path | None, typer.Option(help="The candidates, a TREC run. Without it: the collection's own, if it has any.")
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the collection's own judgments.")] = "test",
+    top_k: Annotated[
+        int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
+    ] = 100,
+    measure: Annotated[
+        list[str] | None, typer.Option(help="What to measure, as ir_measures names it; may be given several times.")
+    ] = None,
+    model: options.ModelOption = None,
+    max_new_tokens: options.BudgetOption = None,
+    batch_size: options.BatchOption = None,
+    dtype: options.DtypeOption = None,
+    device: options.DeviceOption = None,
+    quantization: options.QuantizationOption = None,
+    prompt_template: options.TemplateOption = None,
+    reproducible: options.ReproducibleOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Rerank a run over a collection, and measure it before and after.
+
+    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished. A job that was ended, by Ctrl-C or by a power
+    failure, goes on when the same command is given again. When all is judged, OUTPUT gets run.trec, judgments.jsonl
+    (and .parquet with pyarrow), metrics.json, per_query.tsv, and errors.jsonl if anything could not be read or judged.
+    """
+    try:
+        from rank1_hf.evaluation.job import run_job
+        from rank1_hf.evaluation.journal import JournalError
+        from rank1_hf.evaluation.metrics import MEASURES, check_measures
+    except ImportError as error:
+        fail(str(error), options.BAD_INPUT)
+    measures = measure or MEASURES
+    try:
+        check_measures(measures)
+        template = options.template_text(prompt_template)
+        inputs = _read_inputs(corpus, run, qrels, split, top_k)
+        decisive = {
+            "model": _identity(model),
+            "dtype": dtype,
+            "quantization": quantization,
+            "max_new_tokens": max_new_tokens,
+            "prompt_template": template,
+            "reproducible": reproducible,
+            "batch_size": batch_size if reproducible else None,  # which decides nothing elsewhere
+        }
+        if (output / "journal.jsonl").exists():
+            note(f"going on with the job in {output}", quiet)
+        outcome = run_job(
+            inputs,
+            output,
+            decisive,
+            lambda: options.load(
+                model,
+                quiet,
+                dtype=dtype,
+                device=device,
+                quantization=quantization,
+                max_new_tokens=max_new_tokens,
+                prompt_template=template,
+                reproducible=reproducible,
+            ),
+            batch_size=batch_size,
+            measures=measures,
+            show_progress=False if quiet else None,
+        )
+    except (InputError, JournalError) as error:
+        fail(str(error), options.BAD_INPUT)
+    except OSError as error:
+        fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
+    _print(outcome, output, as_json, quiet)
+
+
+def _read_inputs(corpus: str, run: Path | None, qrels: Path | None, split: str, top_k: int) -> "Inputs":
+    from rank1_hf.evaluation.candidates import Inputs
+    from rank1_hf.evaluation.sources import open_source
+    from rank1_hf.evaluation.trec import read_qrels, read_run
+
+    candidates = read_run(run) if run else None
+    grades = read_qrels(qrels) if qrels else None
+    source = open_source(corpus, split)
+    candidates = source.run() if candidates is None else candidates
+    if not candidates:
+        raise InputError(
+            f"there is nothing to rerank: {run or corpus} has no candidates" + ("" if run else "; give --run")
+        )
+    problems: list[InputError] = []
+    queries = source.queries(problems.append)
+    return Inputs(source, queries, candidates, source.qrels() if grades is None else grades, top_k, problems)
+
+
+def _identity(model: str | None) -> str:
+    from rank1_hf.evaluation.identity import checkpoint_identity
+    from rank1_hf.loading import CheckpointError
+
+    try:
+        return checkpoint_identity(model)
+    except CheckpointError as error:
+        fail(str(error), options.BAD_MODEL)
+
+
+def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None:
+    """Say what came of the job, and exit."""
+    if outcome.stopped is not None:
+        kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; the same command goes on from there"
+        if isinstance(outcome.stopped, OSError):
+            fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)
+        terminated = outcome.stopped is signal.SIGTERM
+        note(f"{'terminated' if terminated else 'interrupted'}: {kept}", quiet)
+        raise typer.Exit(options.TERMINATED if terminated else options.INTERRUPTED)
+    if as_json:
+        typer.echo(json.dumps(_facts(outcome)))
+    elif outcome.metrics:
+        options.plain_console().print(_table(outcome.metrics))
+    note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)
+    if outcome.n_problems or outcome.n_failed:
+        note(
+            f"{outcome.n_failed} pairs could not be judged, {outcome.n_problems} queries and documents could not be "
+            f"read: {output / 'errors.jsonl'} says why",
+            quiet,
+        )
+    raise typer.Exit(options.SOME_FAILED if outcome.n_failed else options.ALL_JUDGED)
+
+
+def _facts(outcome: "Outcome") -> dict[str, Any]:
+    counts = {"n_pairs": outcome.n_pairs, "n_scored": outcome.n_scored, "n_failed": outcome.n_failed}
+    return counts | {"metrics": [asdict(row) for row in outcome.metrics]}
+
+
+def _table(metrics: "Sequence[Comparison]") -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("measure")
+    for heading in ("before", "after", "difference", "p", "queries"):
+        table.add_column(heading, justify="right")
+    for row in metrics:
+        p_value = "" if row.p_value is None else f"{row.p_value:.4f}"
+        table.add_row(
+            row.measure, f"{row.before:.4f}", f"{row.after:.4f}", f"{row.after - row.before:+.4f}", p_value, str(row.n)
+        )
+    return table

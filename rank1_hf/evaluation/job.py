@@ -1,0 +1,196 @@
+"""An evaluation, from its inputs to its files, that survives whatever ends its process.
+
+    run + collection -> candidates -> reranker -> journal -> run.trec, judgments.jsonl, metrics.json, ...
+
+Judgments go to the journal in the order of finishing; the files are written from it once every candidate has been
+judged, in the order of the input. So they are the same however often the job was interrupted.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+from tqdm.auto import tqdm
+
+from rank1_hf.evaluation import outputs
+from rank1_hf.evaluation.candidates import Candidate, Inputs
+from rank1_hf.evaluation.documents import DocumentStore
+from rank1_hf.evaluation.journal import Journal, lock
+from rank1_hf.evaluation.metrics import MEASURES, Comparison
+from rank1_hf.inputs import Document
+from rank1_hf.prompt import Passage, Query
+from rank1_hf.results import Judgment
+
+
+class Reranker(Protocol):
+    """What judges: `Rank1`, or whatever else has its method."""
+
+    def judge(
+        self,
+        pairs: Iterable[tuple[Query, Passage]],
+        *,
+        batch_size: int | None,
+        show_progress_bar: bool | None,
+        stream: Literal[True],
+    ) -> Iterator[Judgment]:
+        """See `Rank1.judge`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        n_pairs: how many pairs there are to judge.
+        n_scored: how many of them have a score by now.
+        n_failed: how many could not be judged.
+        n_problems: how many queries and documents could not be read.
+        stopped: None: all is done and the files are written. Else the signal or the error that ended the job; what was
+            judged is kept.
+        metrics: the comparison; empty without qrels, and where the job was stopped.
+    """
+
+    n_pairs: int
+    n_scored: int
+    n_failed: int
+    n_problems: int
+    stopped: signal.Signals | OSError | None
+    metrics: Sequence[Comparison] = ()
+
+
+def run_job(
+    inputs: Inputs,
+    output: Path,
+    settings: Mapping[str, Any],
+    load: Callable[[], Reranker],
+    *,
+    batch_size: int | None = None,
+    measures: Sequence[str] = MEASURES,
+    show_progress: bool | None = None,
+) -> Outcome:
+    """Judge what has no judgment yet, then write the files.
+
+    Args:
+        inputs: what is evaluated.
+        output: the folder of the journal and the files; made where there is none.
+        settings: what else decides a judgment, as JSON: the model, its budget, ...
+        load: gives the reranker; called if there is anything left to judge.
+        batch_size: how many pairs decode together at most.
+        measures: what to measure, as ir_measures names it.
+        show_progress: None: only on a terminal.
+
+    Raises:
+        JournalError: the folder is in use, or belongs to a job with other settings.
+        InputError: the collection cannot be read.
+        OSError: the folder cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    n_pairs = sum(1 for _ in inputs.candidates())
+    with (
+        lock(output),
+        outputs.ErrorList(output / "errors.jsonl") as errors,
+        _read(inputs, output, errors, show_progress) as documents,
+    ):
+        decisive = {**settings, **inputs.digests(), "documents": documents.digest}
+        with Journal(output / "journal.jsonl", decisive, sum(map(len, inputs.run.values()))) as journal:
+            pending = Pending(inputs, documents, journal)
+            stopped: signal.Signals | OSError | None = None
+            metrics: Sequence[Comparison] = ()
+            try:
+                with _terminable():
+                    if len(pending):
+                        reranker = load()
+                        for judgment in reranker.judge(
+                            pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
+                        ):
+                            pending.finish(judgment)
+                    metrics = outputs.write(output, inputs, journal, errors, measures)
+            except KeyboardInterrupt as interrupt:
+                stopped = interrupt.args[0] if interrupt.args else signal.SIGINT
+            except OSError as error:
+                stopped = error
+            n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates())
+            return Outcome(n_pairs, n_scored, errors.n_pairs, errors.n_inputs, stopped, metrics)
+
+
+class Pending:
+    """The pairs without a score, as a reranker takes them; it knows which is which until each is finished.
+
+    Documents are looked up as they are taken. A pair that lacks its query or its document fails here.
+    """
+
+    def __init__(self, inputs: Inputs, documents: DocumentStore, journal: Journal) -> None:
+        self._inputs, self._documents, self._journal = inputs, documents, journal
+        self._taken: dict[int, Candidate] = {}
+
+    def __len__(self) -> int:
+        return sum(not self._journal.has_score(candidate.index) for candidate in self._inputs.candidates())
+
+    def __iter__(self) -> Iterator[tuple[Query, Passage]]:
+        n_taken = 0
+        for candidate in self._inputs.candidates():
+            if self._journal.has_score(candidate.index):
+                continue
+            query, document = self._inputs.queries.get(candidate.query), self._documents.get(candidate.document)
+            if query is None or document is None:
+                missing = f"query {candidate.query}" if query is None else f"document {candidate.document}"
+                self._append(candidate, Judgment.failed(0, f"the collection has no {missing} that can be read"))
+                continue
+            self._taken[n_taken] = candidate
+            n_taken += 1
+            yield query, document.passage
+
+    def finish(self, judgment: Judgment) -> None:
+        """Put a judgment into the journal."""
+        self._append(self._taken.pop(judgment.index), judgment)
+
+    def _append(self, candidate: Candidate, judgment: Judgment) -> None:
+        self._journal.append({**judgment.to_dict(), **asdict(candidate)})
+
+
+@contextmanager
+def _read(
+    inputs: Inputs, output: Path, errors: outputs.ErrorList, show_progress: bool | None
+) -> Iterator[DocumentStore]:
+    """The documents of the run, for as long as they are needed."""
+    for problem in inputs.problems:
+        errors.add_input(problem)
+    corpus: Iterator[Document] = tqdm(
+        inputs.source.documents(errors.add_input),
+        desc="Reading the corpus",
+        unit="document",
+        disable=None if show_progress is None else not show_progress,
+        leave=False,
+    )
+    documents = DocumentStore(
+        output / ".documents.sqlite",
+        corpus,
+        wanted={candidate.document for candidate in inputs.candidates()},
+        named={document for scores in inputs.run.values() for document in scores},
+    )
+    try:
+        yield documents
+    finally:
+        documents.close()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does. (Only the main thread may ask for that; elsewhere nothing changes.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number))
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

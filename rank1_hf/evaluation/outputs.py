@@ -1,0 +1,194 @@
+"""The files of a finished job. Each is written beside its name and put there whole."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from rank1_hf.evaluation import metrics
+from rank1_hf.evaluation.candidates import Inputs
+from rank1_hf.evaluation.journal import Journal, json_line
+from rank1_hf.evaluation.trec import Run, run_line
+from rank1_hf.inputs import InputError
+
+_COLUMNS = {
+    "query": "string",
+    "document": "string",
+    "rank": "int64",
+    "score": "float64",
+    "log_odds": "float64",
+    "label": "bool_",
+    "chain": "string",
+    "n_prompt_tokens": "int64",
+    "n_chain_tokens": "int64",
+    "ended": "string",
+    "truncated": "bool_",
+    "error": "string",
+}
+"""What is said of a judged pair, and the Arrow type of it."""
+
+
+class Place(NamedTuple):
+    """A document's place in the new ranking of its query.
+
+    Attributes:
+        document: its id.
+        score: strictly decreasing from place to place, and a float32, so that whoever reads the run finds this order:
+            the log-odds, or the number just below the score before where that is not less. Documents that were not
+            judged count down from there.
+        judgment: what the journal says of it; None below the candidates that were reranked.
+    """
+
+    document: str
+    score: float
+    judgment: dict[str, Any] | None
+
+
+def rankings(inputs: Inputs, journal: Journal) -> Iterator[tuple[str, list[Place]]]:
+    """Each query's new ranking: candidates by their log-odds, ties as they stood; those without a score behind them,
+    then the documents that were not reranked, as they stood.
+    """
+    start = 0
+    for query, scores in inputs.run.items():
+        judged = [
+            (document, journal.read(start + place)) for place, document in enumerate(scores) if place < inputs.top_k
+        ]
+        judged.sort(key=lambda item: _key(item[1]))
+        below = [(document, None) for place, document in enumerate(scores) if place >= inputs.top_k]
+        yield query, places([*judged, *below])
+        start += len(scores)
+
+
+def _key(judgment: Mapping[str, Any] | None) -> tuple[bool, float]:
+    log_odds = None if judgment is None else judgment["log_odds"]
+    return (True, 0.0) if log_odds is None else (False, -log_odds)
+
+
+def places(ranked: Sequence[tuple[str, dict[str, Any] | None]]) -> list[Place]:
+    """One query's places, from its documents and their judgments in their new order."""
+    found: list[Place] = []
+    last = np.float32(np.inf)
+    for document, judgment in ranked:
+        log_odds = None if judgment is None else judgment["log_odds"]
+        if log_odds is not None:
+            score = np.float32(log_odds)
+        else:
+            score = np.floor(last) - np.float32(1) if found else np.float32(-1)
+        last = min(score, np.nextafter(last, np.float32(-np.inf)))
+        found.append(Place(document, float(last), judgment))
+    return found
+
+
+def write(
+    folder: Path, inputs: Inputs, journal: Journal, errors: "ErrorList", measures: Sequence[str]
+) -> list[metrics.Comparison]:
+    """Write all files of a job whose candidates all have their judgment. Gives what was measured."""
+    reranked: Run = {}
+    with (
+        replacing(folder / "run.trec") as run,
+        replacing(folder / "judgments.jsonl") as judgments,
+    ):
+        for query, ranking in rankings(inputs, journal):
+            reranked[query] = {place.document: place.score for place in ranking}
+            for rank, place in enumerate(ranking, start=1):
+                run.write(run_line(query, place.document, rank, f"{place.score:.9g}").encode())
+                if place.judgment is not None:
+                    record = _record(query, place.document, rank, place.judgment)
+                    judgments.write(json_line(record))
+                    if record["error"] is not None:
+                        errors.add_pair(query, place.document, record["error"])
+    _write_parquet(folder / "judgments.jsonl", folder / "judgments.parquet")
+    if inputs.qrels is None:
+        return []
+    before = metrics.measure(inputs.qrels, inputs.run, measures)
+    after = metrics.measure(inputs.qrels, reranked, measures)
+    comparison = metrics.compare(before, after)
+    with replacing(folder / "metrics.json") as file:
+        file.write(json.dumps([asdict(row) for row in comparison], indent=2).encode() + b"\n")
+    with replacing(folder / "per_query.tsv") as file:
+        file.write(b"measure\tquery\tbefore\tafter\n")
+        for name, values in after.items():
+            for query, value in values.items():
+                file.write(f"{name}\t{query}\t{before[name][query]!r}\t{value!r}\n".encode())
+    return comparison
+
+
+def _record(query: str, document: str, rank: int, judgment: Mapping[str, Any]) -> dict[str, Any]:
+    known = {"query": query, "document": document, "rank": rank, **judgment}
+    return {name: known[name] for name in _COLUMNS}
+
+
+class ErrorList:
+    """The errors file: what was wrong with queries, documents and pairs, a line each. None where nothing was.
+
+    Attributes:
+        n_inputs, n_pairs: how many of each there are.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._new = path.with_name(f"{path.name}.new")
+        self._file = self._new.open("wb")
+        self.n_inputs = self.n_pairs = 0
+
+    def add_input(self, problem: InputError) -> None:
+        """A query or a document that could not be read."""
+        self.n_inputs += 1
+        self._file.write(json_line({"error": str(problem)}))
+
+    def add_pair(self, query: str, document: str, error: str) -> None:
+        """A pair that could not be judged."""
+        self.n_pairs += 1
+        self._file.write(json_line({"query": query, "document": document, "error": error}))
+
+    def __enter__(self) -> "ErrorList":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self.n_inputs or self.n_pairs:
+            self._new.replace(self._path)
+        else:
+            self._new.unlink()
+            self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is put at its path when it is whole and on the disk; until then, what was there stays."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        with new.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _write_parquet(source: Path, target: Path) -> None:
+    """The judgments once more, for those who read tables; only where pyarrow is installed."""
+    try:
+        import pyarrow.json
+        import pyarrow.parquet
+    except ImportError:
+        return
+    types = {name: getattr(pyarrow, type_)() for name, type_ in _COLUMNS.items()}
+    schema = pyarrow.schema(types)
+    parsing = pyarrow.json.ParseOptions(explicit_schema=schema)
+    with (
+        pyarrow.json.open_json(source, parse_options=parsing) as batches,
+        replacing(target) as file,
+        pyarrow.parquet.ParquetWriter(file, schema) as table,
+    ):
+        for batch in batches:
+            table.write_batch(batch)

@@ -1,0 +1,213 @@
+"""`rank1-hf evaluate`: what goes in, what comes out, and the exit codes."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rank1_hf import cli, reranker
+from rank1_hf.evaluation import identity
+from rank1_hf.results import Judgment
+from tests.evaluation.stub import Stub, results, run, write_collection
+
+
+class Result:
+    """What a command did."""
+
+    def __init__(self, *arguments: object) -> None:
+        result = CliRunner(env={"COLUMNS": "400"}).invoke(cli.app, ["evaluate", *map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    return write_collection(tmp_path / "collection")
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """Stands in for Rank1; `.options` are what it was loaded with."""
+    stub: Any = Stub()
+
+    def load(name: str | None = None, **options: Any) -> Stub:
+        stub.name, stub.options = name, options
+        return stub
+
+    monkeypatch.setattr(reranker, "Rank1", load)
+    monkeypatch.setattr(identity, "checkpoint_identity", str)
+    return stub
+
+
+def given(collection: Path, output: Path, *more: object) -> tuple[object, ...]:
+    return ("--corpus", collection, "--run", collection / "run.trec", "--output", output, *more)
+
+
+def test_it_writes_what_the_job_writes_and_shows_the_metrics(collection: Path, tmp_path: Path, model: Stub) -> None:
+    result = Result(*given(collection, tmp_path / "output", "--qrels", collection / "qrels.tsv", "--top-k", 15))
+    assert result.code == 0
+    metrics = run(collection, tmp_path / "expected", top_k=15).metrics
+    assert results(tmp_path / "output") == results(tmp_path / "expected")
+    heading, *rows = result.out.splitlines()
+    assert heading.split() == ["measure", "before", "after", "difference", "p", "queries"]
+    assert [row.split()[:3] for row in rows] == [[m.measure, f"{m.before:.4f}", f"{m.after:.4f}"] for m in metrics]
+    assert "90 of 90 pairs have a score" in result.err
+
+
+def test_json_says_the_same(collection: Path, tmp_path: Path, model: Stub) -> None:
+    measures = ("--measure", "P@5", "--measure", "nDCG@3")
+    result = Result(*given(collection, tmp_path / "output", "--json", "--quiet", "--top-k", 15, *measures))
+    said = json.loads(result.out)
+    assert (said["n_pairs"], said["n_scored"], said["n_failed"]) == (90, 90, 0)
+    assert [row["measure"] for row in said["metrics"]] == ["P@5", "nDCG@3"]
+    assert said["metrics"] == json.loads((tmp_path / "output" / "metrics.json").read_text())
+    assert result.err == ""
+
+
+def test_every_option_reaches_the_reranker(collection: Path, tmp_path: Path, model: Any) -> None:
+    options = ("-m", "some/model", "--max-new-tokens", 7, "--dtype", "float32", "--device", "cpu")
+    more = ("--quantization", "4bit", "--prompt-template", "Find FILL_QUERY_HERE", "--reproducible")
+    assert Result(*given(collection, tmp_path / "output", *options, *more)).code == 0
+    assert model.name == "some/model"
+    assert model.options == {
+        "max_new_tokens": 7,
+        "dtype": "float32",
+        "device": "cpu",
+        "quantization": "4bit",
+        "prompt_template": "Find FILL_QUERY_HERE",
+        "reproducible": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("-m", "other/model"), 'model was "None", now "other/model"'),
+        (("--prompt-template", "Find FILL_QUERY_HERE"), "prompt_template was null"),
+        (("--max-new-tokens", 7), "max_new_tokens was null, now 7"),
+        (("--dtype", "float32"), "dtype was null"),
+        (("--reproducible",), "reproducible was false, now true"),
+    ],
+)
+def test_another_job_s_journal_is_refused(
+    collection: Path, tmp_path: Path, model: Stub, option: tuple[object, ...], said: str
+) -> None:
+    Result(*given(collection, tmp_path / "output"))
+    result = Result(*given(collection, tmp_path / "output", "--quiet", *option))
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_with_a_summary(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    def interrupt(n_judged: int) -> None:
+        if n_judged == 30:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_before_each", interrupt)
+        result = Result(*given(collection, tmp_path / "output"))
+    assert result.code == code
+    assert "of 120 pairs are judged and kept; the same command goes on from there" in result.err
+    again = Result(*given(collection, tmp_path / "output"))
+    assert again.code == 0
+    assert f"going on with the job in {tmp_path / 'output'}" in again.err
+
+
+def test_pairs_that_fail_are_told_and_listed(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "judgment", lambda index, query, passage: Judgment.failed(index, "no memory"))
+    result = Result(*given(collection, tmp_path / "output"))
+    assert result.code == 1
+    assert "120 pairs could not be judged" in result.err
+    assert len((tmp_path / "output" / "errors.jsonl").read_text().splitlines()) == 120
+
+
+def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, model: Stub) -> None:
+    (tmp_path / "file").write_text("")
+    result = Result(*given(collection, tmp_path / "file" / "output"))
+    assert result.code == 4
+    assert "cannot write to" in result.err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"--run": "no.trec"}, "cannot read no.trec"),
+        ({"--qrels": "no.tsv"}, "cannot read no.tsv"),
+        ({"--corpus": "."}, "neither a corpus.jsonl"),
+        ({"--measure": "nDCG@ten"}, "no measure"),
+        ({"--prompt-template": "@no.txt"}, "cannot read no.txt"),
+    ],
+)
+def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"--corpus": collection, "--run": collection / "run.trec", "--output": "output"} | change
+    result = Result(*(part for option in options.items() for part in option))
+    assert result.code == 2
+    assert said in result.err
+    assert not hasattr(model, "name")
+
+
+def test_a_model_that_is_not_there(collection: Path, tmp_path: Path) -> None:
+    result = Result(*given(collection, tmp_path / "output", "--model", tmp_path / "nothing"))
+    assert result.code == 3
+    assert "there is no folder" in result.err
+
+
+def test_a_real_model_is_told_from_another(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    first, other = checkpoint("qwen2"), checkpoint("qwen2", seed=1)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in first.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert identity.checkpoint_identity(str(copy)) == identity.checkpoint_identity(str(first))
+    assert identity.checkpoint_identity(str(other)) != identity.checkpoint_identity(str(first))
+
+
+def test_a_large_file_is_told_from_another_by_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "_BLOCK", 4)
+    monkeypatch.setattr(identity, "_BLOCKS", 8)
+    file = tmp_path / "model.safetensors"
+
+    def sample(content: bytes) -> bytes:
+        file.write_bytes(content)
+        return identity._sample(file)
+
+    content = bytes(range(200))
+    assert sample(content) == sample(content)
+    assert sample(content + b"x") != sample(content)
+    assert sample(bytes(255 - byte for byte in content)) != sample(content)
+
+
+def test_a_model_judges_the_same_after_an_interrupt(
+    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = write_collection(tmp_path / "collection", n_queries=2)
+    options = ("-m", checkpoint("qwen2"), "--max-new-tokens", 6, "--reproducible", "--batch-size", 4, "--top-k", 6)
+    assert Result(*given(collection, tmp_path / "undisturbed", *options)).code == 0
+    judge = reranker.Rank1._judge
+
+    def interrupted(self: Any, *arguments: Any) -> Iterator[Judgment]:
+        judgments = judge(self, *arguments)
+        for _ in range(5):
+            yield next(judgments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reranker.Rank1, "_judge", interrupted)
+        result = Result(*given(collection, tmp_path / "output", *options))
+    assert (result.code, "5 of 12" in result.err) == (130, True)
+    assert Result(*given(collection, tmp_path / "output", *options)).code == 0
+    assert results(tmp_path / "output") == results(tmp_path / "undisturbed")

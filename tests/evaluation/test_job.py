@@ -1,0 +1,295 @@
+"""A job, from its inputs to its files, through everything that may end it on the way."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rank1_hf.evaluation.job import run_job
+from rank1_hf.evaluation.journal import JournalError, lock
+from rank1_hf.evaluation.trec import read_qrels, read_run
+from rank1_hf.inputs import InputError
+from rank1_hf.results import Judgment
+from tests.evaluation.stub import Stub, inputs, log_odds_of, results, run, write_collection
+
+N_PAIRS = 6 * 15
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_collection(tmp_path_factory.mktemp("collection"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert run(collection, output).stopped is None
+    return results(output)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_the_run_has_the_judged_ones_first_by_their_log_odds_and_the_others_below_in_their_order(
+    collection: Path, tmp_path: Path
+) -> None:
+    outcome = run(collection, tmp_path)
+    assert (outcome.n_pairs, outcome.n_scored, outcome.n_failed, outcome.stopped) == (N_PAIRS, N_PAIRS, 0, None)
+    before, after = read_run(collection / "run.trec"), read_run(tmp_path / "run.trec")
+    assert list(after) == list(before)
+    for query, scores in before.items():
+        given = list(scores)
+        odds = [log_odds_of(f"query {query[1:]}", f"T{d[1:]} text {d[1:]} 翼") for d in given[:15]]
+        best_first = sorted(range(15), key=lambda place: (-odds[place], place))
+        assert list(after[query]) == [given[place] for place in best_first] + given[15:]
+        for place in best_first:  # the scores are the log-odds, up to what parts those that tie
+            assert after[query][given[place]] == pytest.approx(odds[place], abs=1e-4)
+
+
+def test_every_judgment_is_written_with_its_chain_and_its_rank(collection: Path, tmp_path: Path) -> None:
+    run(collection, tmp_path)
+    judgments = lines(tmp_path / "judgments.jsonl")
+    after = read_run(tmp_path / "run.trec")
+    assert len(judgments) == N_PAIRS
+    for judgment in judgments:
+        assert list(after[judgment["query"]])[judgment["rank"] - 1] == judgment["document"]
+        passage = f"T{judgment['document'][1:]} text {judgment['document'][1:]} 翼"
+        assert judgment["chain"] == f"\nIt says: {passage}\n"
+        assert judgment["log_odds"] == log_odds_of(f"query {judgment['query'][1:]}", passage)
+        assert judgment["error"] is None
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert parquet.read_table(tmp_path / "judgments.parquet").to_pylist() == judgments
+
+
+def test_the_metrics_are_those_of_trec_eval_over_the_written_run(collection: Path, tmp_path: Path) -> None:
+    import pytrec_eval
+
+    outcome = run(collection, tmp_path)
+    names = {"nDCG@10": "ndcg_cut_10", "AP": "map", "R@10": "recall_10", "R@100": "recall_100"}
+    evaluator = pytrec_eval.RelevanceEvaluator(
+        read_qrels(collection / "qrels.tsv"), {"ndcg_cut.10", "map", "recall.10,100"}
+    )
+    per_query = [line.split("\t") for line in (tmp_path / "per_query.tsv").read_text().splitlines()[1:]]
+    for file, column in ((collection / "run.trec", 2), (tmp_path / "run.trec", 3)):
+        expected = evaluator.evaluate(read_run(file))
+        for measure, name in names.items():
+            found = {row[1]: float(row[column]) for row in per_query if row[0] == measure}
+            assert found == {query: values[name] for query, values in expected.items()}
+    written = {row["measure"]: row for row in json.loads((tmp_path / "metrics.json").read_text())}
+    assert [row.measure for row in outcome.metrics] == list(written)
+    mean = sum(values["ndcg_cut_10"] for values in expected.values()) / len(expected)
+    assert written["nDCG@10"]["after"] == pytest.approx(mean, abs=1e-12)
+
+
+def test_without_qrels_nothing_is_measured(collection: Path, tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "collection")
+    (folder / "qrels.tsv").unlink()
+    assert not run(folder, tmp_path / "output").metrics
+    assert not (tmp_path / "output" / "metrics.json").exists()
+
+
+# ---- what ends a job -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_was_judged_and_the_same_call_goes_on(
+    collection: Path, tmp_path: Path, undisturbed: dict[str, bytes], number: signal.Signals
+) -> None:
+    handlers = signal.getsignal(signal.SIGTERM)
+
+    def interrupt(n_judged: int) -> None:
+        if n_judged == 50:
+            os.kill(os.getpid(), number)
+
+    outcome = run(collection, tmp_path, Stub(before_each=interrupt))
+    assert outcome.stopped is number
+    assert 0 < outcome.n_scored <= 50
+    assert signal.getsignal(signal.SIGTERM) is handlers
+    assert results(tmp_path) == {}
+    rest = Stub()
+    assert run(collection, tmp_path, rest).stopped is None
+    assert len(rest.seen) == N_PAIRS - outcome.n_scored
+    assert results(tmp_path) == undisturbed
+
+
+def test_a_finished_job_is_not_judged_again(collection: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    run(collection, tmp_path)
+    again = Stub()
+    assert run(collection, tmp_path, again).n_scored == N_PAIRS
+    assert again.seen == []
+    assert results(tmp_path) == undisturbed
+
+
+def test_a_full_disk_keeps_what_was_judged(collection: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(n_judged: int) -> None:
+        if n_judged == 40:
+            size = (tmp_path / "journal.jsonl").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, limits[1]))
+
+    try:
+        outcome = run(collection, tmp_path, Stub(before_each=fill))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(outcome.stopped, OSError)
+    assert outcome.n_scored == 40
+    assert run(collection, tmp_path).stopped is None
+    assert results(tmp_path) == undisturbed
+
+
+def test_twenty_kills_lose_nothing_repeat_nothing_and_change_nothing(tmp_path: Path) -> None:
+    """Each process is killed once its journal has grown by a random number of lines; one that was writing the files,
+    too."""
+    collection = write_collection(tmp_path / "collection", n_queries=100, n_documents=200, depth=20)
+    output, journal = tmp_path / "killed", tmp_path / "killed" / "journal.jsonl"
+    command = [sys.executable, "-m", "tests.evaluation.stub", str(collection), str(output), "0.0005"]
+    rng = random.Random(5)
+    n_kills = 0
+
+    def n_lines() -> int:
+        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+    def kill_when(condition: Any) -> None:
+        nonlocal n_kills
+        with subprocess.Popen(command) as process:
+            while process.poll() is None and not condition():
+                time.sleep(0.001)
+            n_kills += process.poll() is None
+            process.kill()
+
+    for _ in range(20):
+        target = n_lines() + rng.randrange(60)
+        kill_when(lambda target=target: n_lines() >= target)
+    kill_when((output / "run.trec.new").exists)
+    assert n_kills >= 20
+    subprocess.run(command, check=True)
+    judged = [json.loads(line)["index"] for line in journal.read_bytes().splitlines()[1:]]
+    assert sorted(judged) == [20 * query + place for query in range(100) for place in range(15)]
+    run(collection, tmp_path / "undisturbed")
+    assert results(output) == results(tmp_path / "undisturbed")
+
+
+# ---- what goes on, and what does not ---------------------------------------------------------------------------------
+
+
+def test_a_job_goes_on_with_more_candidates(collection: Path, tmp_path: Path) -> None:
+    run(collection, tmp_path, top_k=5)
+    more = Stub()
+    assert run(collection, tmp_path, more, top_k=12).n_scored == 6 * 12
+    assert len(more.seen) == 6 * 7
+    run(collection, tmp_path / "at once", top_k=12)
+    assert read_run(tmp_path / "run.trec") == read_run(tmp_path / "at once" / "run.trec")
+
+
+@pytest.mark.parametrize("part", ["run.trec", "queries.jsonl", "corpus.jsonl"])
+def test_another_input_is_refused(tmp_path: Path, part: str) -> None:
+    folder = write_collection(tmp_path / "collection")
+    run(folder, tmp_path / "output")
+    file = folder / part
+    file.write_text(file.read_text().replace("d3", "d4x").replace("query 3", "query three").replace("text 3", "other"))
+    with pytest.raises(JournalError, match=part.split(".")[0].replace("corpus", "documents")):
+        run(folder, tmp_path / "output")
+
+
+def test_other_settings_are_refused(collection: Path, tmp_path: Path) -> None:
+    run(collection, tmp_path)
+    with pytest.raises(JournalError, match="max_new_tokens was 256, now 512"):
+        run(collection, tmp_path, max_new_tokens=512)
+
+
+def test_a_folder_in_use_is_refused(collection: Path, tmp_path: Path) -> None:
+    with lock(tmp_path), pytest.raises(JournalError, match="in use by another process"):
+        run(collection, tmp_path)
+
+
+# ---- what is wrong with the inputs -----------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_finished(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "collection")
+    corpus = (folder / "corpus.jsonl").read_bytes().splitlines()
+    corpus[3] = b'{"_id": "d3", "text": '
+    corpus[10] = corpus[10].replace(b"text 10", b"caf\xe9")
+    (folder / "corpus.jsonl").write_bytes(b"\n".join(corpus))
+    queries = (folder / "queries.jsonl").read_text().splitlines()
+    (folder / "queries.jsonl").write_text("\n".join([*queries[:5], "nonsense"]))
+    outcome = run(folder, tmp_path / "output")
+    judged = {(row["query"], row["document"]): row for row in lines(tmp_path / "output" / "judgments.jsonl")}
+    errors = lines(tmp_path / "output" / "errors.jsonl")
+    lost = {pair for pair in judged if pair[0] == "q5" or pair[1] in ("d3", "d10")}
+    assert len(judged) == N_PAIRS
+    assert {pair for pair, row in judged.items() if row["error"] is not None} == lost
+    assert (outcome.n_problems, outcome.n_failed, outcome.n_scored) == (3, len(lost), N_PAIRS - len(lost))
+    assert {(row["query"], row["document"]) for row in errors if "query" in row} == lost
+    assert [row["error"].split(":")[0].split("/")[-1] for row in errors[:3]] == [
+        "queries.jsonl, line 6",
+        "corpus.jsonl, line 4",
+        "corpus.jsonl, line 11",
+    ]
+    after = read_run(tmp_path / "output" / "run.trec")
+    assert set(list(after["q5"])[:15]) == {document for query, document in lost if query == "q5"}
+    for query, scores in after.items():  # those without a score come behind those with one, and before the others
+        failed = [(query, document) in lost for document in list(scores)[:15]]
+        assert failed == sorted(failed)
+
+
+def test_a_pair_that_failed_is_tried_again(collection: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    class Failing(Stub):
+        def judgment(self, index: int, query: str, passage: str) -> Judgment:
+            return (
+                Judgment.failed(index, "no memory") if "text 7" in passage else super().judgment(index, query, passage)
+            )
+
+    first = run(collection, tmp_path, Failing())
+    assert first.n_failed > 0
+    assert first.n_scored == N_PAIRS - first.n_failed
+    again = Stub()
+    assert run(collection, tmp_path, again).n_failed == 0
+    assert len(again.seen) == first.n_failed
+    assert results(tmp_path) == undisturbed  # without an errors.jsonl, too
+
+
+def test_a_corpus_that_is_gone_ends_the_job_before_it_begins(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "collection")
+    found = inputs(folder)
+    (folder / "corpus.jsonl").unlink()
+    with pytest.raises(InputError, match=r"corpus\.jsonl"):
+        run_job(found, tmp_path / "output", {}, lambda: pytest.fail("no model is needed"))
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_what_was_judged(tmp_path: Path) -> None:
+    """3,000 chains of 4 KiB; kept, they would be 12 MiB."""
+    collection = write_collection(tmp_path / "collection", n_queries=200, n_documents=300, depth=15)
+    used: dict[int, int] = {}
+
+    class Wordy(Stub):
+        def judgment(self, index: int, query: str, passage: str) -> Judgment:
+            self.seen.clear()
+            if index in (300, 2990):
+                used[index] = tracemalloc.get_traced_memory()[0]
+            chain = f"{passage} " * (4096 // (len(passage) + 1))
+            return Judgment(index, 0.5, 0.0, False, chain, 30, 1000, "closed", False)
+
+    tracemalloc.start()
+    try:
+        assert run(collection, tmp_path / "output", Wordy()).n_scored == 3000
+    finally:
+        tracemalloc.stop()
+    assert used[2990] - used[300] < 2**18
