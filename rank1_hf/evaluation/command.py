@@ -44,6 +44,13 @@ def evaluate(
     measure: Annotated[
         list[str] | None, typer.Option(help="What to measure, as ir_measures names it; may be given several times.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Use this MTEB task's dataset prompt, as in SciFact or BrightRetrieval/biology."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Where --task looks: a JSON or YAML file that maps task names to templates.")
+    ] = None,
     model: options.ModelOption = None,
     max_new_tokens: options.BudgetOption = None,
     batch_size: options.BatchOption = None,
@@ -70,7 +77,7 @@ def evaluate(
     measures = measure or MEASURES
     try:
         check_measures(measures)
-        template = options.template_text(prompt_template)
+        template = _template(prompt_template, task, prompts)
         inputs = _read_inputs(corpus, run, qrels, split, top_k)
         decisive = {
             "model": _identity(model),
@@ -106,6 +113,21 @@ def evaluate(
     except OSError as error:
         fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
     _print(outcome, output, as_json, quiet)
+
+
+def _template(prompt_template: str | None, task: str | None, prompts: Path | None) -> str | None:
+    from rank1_hf.dataset_prompts import built_in_prompts, dataset_prompt, read_prompts
+
+    if task is None:
+        if prompts is not None:
+            raise InputError("--prompts needs --task, which says whose template to use")
+        return options.template_text(prompt_template)
+    if prompt_template is not None:
+        raise InputError("give --prompt-template or --task, not both")
+    template = dataset_prompt(read_prompts(prompts) if prompts else built_in_prompts(), *task.split("/", 1))
+    if template is None:
+        raise InputError(f"{prompts or 'this package'} has no dataset prompt for {task}")
+    return template
 
 
 def _read_inputs(corpus: str, run: Path | None, qrels: Path | None, split: str, top_k: int) -> "Inputs":

@@ -84,6 +84,15 @@ def test_every_option_reaches_the_reranker(collection: Path, tmp_path: Path, mod
     }
 
 
+def test_a_task_has_its_dataset_prompt_from_the_package_or_a_file(collection: Path, tmp_path: Path, model: Any) -> None:
+    Result(*given(collection, tmp_path / "first", "--task", "ArguAna"))
+    assert "counter-argument" in model.options["prompt_template"]
+    (tmp_path / "prompts.yaml").write_text("Bright: Find FILL_QUERY_HERE\nBright/pony: Pony, FILL_QUERY_HERE\n")
+    for task, template in (("Bright", "Find FILL_QUERY_HERE"), ("Bright/pony", "Pony, FILL_QUERY_HERE")):
+        Result(*given(collection, tmp_path / task, "--task", task, "--prompts", tmp_path / "prompts.yaml"))
+        assert model.options["prompt_template"] == template
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -147,6 +156,10 @@ def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, mode
         ({"--corpus": "."}, "neither a corpus.jsonl"),
         ({"--measure": "nDCG@ten"}, "no measure"),
         ({"--prompt-template": "@no.txt"}, "cannot read no.txt"),
+        ({"--task": "NoSuchTask"}, "no dataset prompt for NoSuchTask"),
+        ({"--prompts": "some.json"}, "--prompts needs --task"),
+        ({"--task": "ArguAna", "--prompts": "no.json"}, "cannot read no.json"),
+        ({"--task": "ArguAna", "--prompt-template": "FILL_QUERY_HERE"}, "not both"),
     ],
 )
 def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
