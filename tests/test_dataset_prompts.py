@@ -8,7 +8,10 @@ import pytest
 from rank1_hf.dataset_prompts import built_in_prompts, dataset_prompt, fill, read_prompts
 from rank1_hf.inputs import InputError
 
-DIFFERENT_RELEVANCE = "ArguAna Touche2020Retrieval.v3 SciFact FEVER ClimateFEVER SCIDOCS TRECCOVID NFCorpus FiQA2018 QuoraRetrieval DBPedia"
+DIFFERENT_RELEVANCE = (
+    "ArguAna Touche2020Retrieval.v3 SciFact FEVER ClimateFEVER SCIDOCS TRECCOVID NFCorpus FiQA2018 QuoraRetrieval "
+    "DBPedia"
+)
 BRIGHT = (
     "biology earth_science economics psychology robotics stackoverflow sustainable_living pony leetcode aops "
     "theoremqa_theorems theoremqa_questions"

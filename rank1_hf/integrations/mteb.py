@@ -1,0 +1,199 @@
+"""rank1 as a model of MTEB.
+
+    import mteb
+    from rank1_hf.integrations.mteb import rank1
+
+    model = rank1("jhu-clsp/rank1-14b", num_gpus=1, device="cuda")
+    mteb.evaluate(model, tasks=mteb.get_tasks(tasks=["NevIR"]))
+
+Instructions (FollowIR, mFollowIR) stand behind the query, as in every prompt of rank1; titles before the passage, where
+MTEB puts them. Tasks whose relevance differs get their dataset prompt.
+"""
+
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import AutoConfig
+
+from rank1_hf.dataset_prompts import Prompts, built_in_prompts, dataset_prompt, fill, read_prompts
+from rank1_hf.evaluation.identity import checkpoint_identity
+from rank1_hf.family import FAMILY
+from rank1_hf.planning import Size
+from rank1_hf.prompt import query_text
+from rank1_hf.reranker import Rank1
+
+try:
+    from mteb.models import ModelMeta
+except ImportError as error:
+    raise ImportError("this needs mteb; install it with: pip install 'rank1-hf[mteb]'") from error
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import BatchedInput, PromptType
+    from torch.utils.data import DataLoader
+
+_BASES = {
+    "jhu-clsp/rank1-0.5b": "Qwen/Qwen2.5-0.5B",
+    "jhu-clsp/rank1-1.5b": "Qwen/Qwen2.5-1.5B",
+    "jhu-clsp/rank1-3b": "Qwen/Qwen2.5-3B",
+    "jhu-clsp/rank1-7b": "Qwen/Qwen2.5-7B",
+    "jhu-clsp/rank1-14b": "Qwen/Qwen2.5-14B",
+    "jhu-clsp/rank1-32b": "Qwen/Qwen2.5-32B",
+    "jhu-clsp/rank1-llama3-8b": "meta-llama/Llama-3.1-8B",
+    "jhu-clsp/rank1-mistral-2501-24b": "mistralai/Mistral-Small-24B-Base-2501",
+}
+_CITATION = """@misc{weller2025rank1,
+  title = {Rank1: Test-Time Compute for Reranking in Information Retrieval},
+  author = {Orion Weller and Kathryn Ricci and Eugene Yang and Andrew Yates and Dawn Lawrie and Benjamin Van Durme},
+  year = {2025},
+  eprint = {2502.18418},
+  archivePrefix = {arXiv}
+}"""
+
+
+class Rank1CrossEncoder:
+    """A rank1 that MTEB can evaluate: its `CrossEncoderProtocol`.
+
+    Args:
+        model_name: a hub name, a checkpoint folder, or None: the small demonstration model that ships.
+        revision: of the hub repository.
+        device: where it runs; None: the fastest there is.
+        num_gpus: how many GPUs share the work.
+        batch_size: how many pairs decode together at most; None: what is fast. (MTEB's own `batch_size` is about how it
+            reads its data, and decides nothing here.)
+        prompts: dataset prompts by task, or "TASK/SUBSET"; or a file of them; None: those that ship; {}: none.
+        options: of `Rank1`: `max_new_tokens`, `quantization`, `reproducible`, ...
+
+    Attributes:
+        mteb_model_meta: what MTEB is told of the model. Options that change judgments are part of it, so that MTEB
+            keeps the results of each apart.
+    """
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        revision: str | None = None,
+        device: str | None = None,
+        *,
+        num_gpus: int = 1,
+        batch_size: int | None = None,
+        prompts: Prompts | str | Path | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        given = read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
+        self._prompts = built_in_prompts() if given is None else given
+        self._batch_size = batch_size
+        self.mteb_model_meta = model_meta(model_name, revision).model_copy(
+            update={"experiment_kwargs": (options | ({} if prompts is None else {"prompts": str(prompts)})) or None}
+        )
+        if num_gpus != 1:
+            options["num_gpus"] = num_gpus
+        self._reranker = Rank1(model_name, revision=revision, device=device, **options)
+
+    def predict(
+        self,
+        inputs1: "DataLoader[BatchedInput]",
+        inputs2: "DataLoader[BatchedInput]",
+        *,
+        task_metadata: "TaskMetadata",
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: "PromptType | None" = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The log-odds of each pair, float32 [pairs]: they rank as the scores do, also where scores round to 1.
+
+        A pair that cannot be judged comes last, and a warning says why.
+
+        Args:
+            inputs1: the queries, with their instructions.
+            inputs2: the passages, with their titles.
+            task_metadata, hf_subset: say which dataset prompt to use.
+            hf_split, prompt_type: decide nothing here.
+            kwargs: MTEB's `encode_kwargs`; `show_progress_bar` is honoured.
+        """
+        template = dataset_prompt(self._prompts, task_metadata.name, hf_subset)
+        passages = (text for batch in inputs2 for text in batch["text"])
+        pairs = [(fill(template, query), passage) for query, passage in zip(_queries(inputs1), passages, strict=True)]
+        judgments = self._reranker.judge(
+            pairs, batch_size=self._batch_size, show_progress_bar=kwargs.get("show_progress_bar")
+        )
+        scores = np.array([judgment.log_odds for judgment in judgments], dtype=np.float32)
+        failed = np.isnan(scores)
+        if failed.any():
+            reason = next(judgment.error for judgment in judgments if judgment.error is not None)
+            warnings.warn(f"{failed.sum()} of {len(scores)} pairs have no score and come last ({reason})", stacklevel=2)
+            scores[failed] = np.min(scores[~failed], initial=0) - 1
+        return scores
+
+
+rank1 = Rank1CrossEncoder
+"""As the model cards spell it."""
+
+
+def _queries(inputs: "DataLoader[BatchedInput]") -> Iterator[str]:
+    """Each query as it stands in the prompt, with its instruction."""
+    for batch in inputs:
+        texts = batch["query"]
+        for text, instruction in zip(texts, batch.get("instruction", [None] * len(texts)), strict=True):
+            yield query_text({"text": text, "instruction": instruction})
+
+
+def model_meta(model_name: str | None, revision: str | None = None) -> ModelMeta:
+    """What MTEB is told of a checkpoint: all there is to say of the rank1 family, little of others.
+
+    Args:
+        model_name: as `Rank1CrossEncoder` takes it.
+        revision: None: what the checkpoint itself says, that is a commit, or a digest of its files.
+    """
+    if model_name in FAMILY:
+        return _family_meta(model_name).model_copy(update={"revision": revision})
+    # MTEB wants a name with one slash in it, and makes a folder of it.
+    name = f"local/{Path(model_name or 'rank1-tiny').name}"
+    return ModelMeta.create_empty(
+        {
+            "name": name if model_name is None or Path(model_name).is_dir() else model_name,
+            "revision": revision or checkpoint_identity(model_name).removeprefix("sha256:")[:16],
+            **_COMMON,
+        }
+    )
+
+
+_COMMON: dict[str, Any] = {
+    "loader": Rank1CrossEncoder,
+    "model_type": ["cross-encoder"],
+    "modalities": ["text"],
+    "use_instructions": True,
+    "framework": ["PyTorch", "Transformers", "safetensors"],
+}
+
+
+@cache
+def _family_meta(name: str) -> ModelMeta:
+    config = AutoConfig.for_model(**FAMILY[name])
+    n_parameters = Size.of(config).total
+    return ModelMeta(
+        name=name,
+        revision=None,
+        release_date="2025-02-25",  # the paper's
+        languages=["eng-Latn"],
+        n_parameters=n_parameters,
+        n_embedding_parameters=config.vocab_size * config.hidden_size,
+        memory_usage_mb=round(2 * n_parameters / 2**20),  # in bfloat16
+        max_tokens=config.max_position_embeddings,
+        embed_dim=None,  # it makes no embeddings
+        license="mit",
+        open_weights=True,
+        public_training_code="https://github.com/orionw/rank1",
+        public_training_data="https://huggingface.co/datasets/jhu-clsp/rank1-training-data",
+        reference=f"https://huggingface.co/{name}",
+        similarity_fn_name=None,
+        training_datasets={"MSMARCO"},  # chains of DeepSeek R1 over its queries and passages
+        adapted_from=_BASES[name],
+        citation=_CITATION,
+        **_COMMON,
+    )

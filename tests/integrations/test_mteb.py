@@ -1,0 +1,263 @@
+"""rank1 under MTEB's own evaluator, on small local tasks of every kind."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rank1_hf.dataset_prompts import built_in_prompts
+from rank1_hf.evaluation.candidates import Inputs
+from rank1_hf.evaluation.job import run_job
+from rank1_hf.evaluation.metrics import measure
+from rank1_hf.evaluation.sources import open_source
+from rank1_hf.evaluation.trec import Run, read_run
+from rank1_hf.family import FAMILY
+from rank1_hf.prompt import passage_text, query_text
+from rank1_hf.reranker import Rank1
+from rank1_hf.results import Judgment, sigmoid
+
+mteb = pytest.importorskip("mteb")
+
+from datasets import Dataset  # noqa: E402
+from mteb._evaluators.retrieval_metrics import evaluate_p_mrr_change  # noqa: E402
+from mteb.abstasks import AbsTaskRetrieval  # noqa: E402
+from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
+from mteb.models import CrossEncoderProtocol  # noqa: E402
+from mteb.tasks import NevIR  # noqa: E402
+
+from rank1_hf.integrations import mteb as integration  # noqa: E402
+
+N_DOCUMENTS = 12
+DOCUMENTS = {f"d{i}": {"title": f"Title {i}" if i % 3 else "", "text": f"text {i}"} for i in range(N_DOCUMENTS)}
+
+
+class Stub:
+    """Stands in for Rank1: judgments depend on the texts alone, and no two are the same."""
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        self.model, self.options = model, options
+        self.pairs: list[tuple[str, str]] = []
+
+    def judge(self, pairs: Iterable[Any], **options: Any) -> list[Judgment]:
+        judgments = []
+        for index, (query, passage) in enumerate(pairs):
+            self.pairs.append((query_text(query), passage_text(passage)))
+            digest = hashlib.sha256("\n".join(self.pairs[-1]).encode()).digest()
+            log_odds = int.from_bytes(digest[:3]) / 2**20 - 8
+            judgments.append(Judgment(index, sigmoid(log_odds), log_odds, log_odds > 0, "", 9, 9, "closed", False))
+        return judgments
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> integration.Rank1CrossEncoder:
+    monkeypatch.setattr(integration, "Rank1", Stub)
+    monkeypatch.setattr(integration, "checkpoint_identity", lambda name: "sha256:0123")
+    return integration.rank1(num_gpus=1, device="cpu")
+
+
+def metadata(name: str, kind: str) -> TaskMetadata:
+    return TaskMetadata(
+        name=name,
+        type=kind,
+        description="local",
+        dataset={"path": "local/local", "revision": "1"},
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_10",
+        category="t2t",
+        modalities=["text"],
+        eval_splits=["test"],
+    )
+
+
+def data(queries: dict[str, dict[str, str]], qrels: dict[str, dict[str, int]], ranked: bool = True) -> dict[str, Any]:
+    top_ranked = {query: [f"d{(i + n) % N_DOCUMENTS}" for n in range(10)] for i, query in enumerate(queries)}
+    return {
+        "corpus": Dataset.from_list([{"id": id_} | document for id_, document in DOCUMENTS.items()]),
+        "queries": Dataset.from_list([{"id": id_} | query for id_, query in queries.items()]),
+        "relevant_docs": qrels,
+        "top_ranked": top_ranked if ranked else None,
+    }
+
+
+def task(name: str, kind: str, content: dict[str, Any], base: type = AbsTaskRetrieval, **attributes: Any) -> Any:
+    def load_data(self: Any, *arguments: Any, **options: Any) -> None:
+        self.dataset, self.data_loaded = {"default": {"test": content}}, True
+
+    described = {"metadata": metadata(name, kind)} if base is AbsTaskRetrieval else {}
+    return type(name, (base,), {**described, "load_data": load_data, **attributes})()
+
+
+def evaluate(model: Any, local: Any, predictions: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """MTEB's scores, and its run."""
+    folder = predictions or Path()
+    results = mteb.evaluate(model, local, cache=None, co2_tracker=False, prediction_folder=predictions)
+    run = {}
+    if predictions:
+        (file,) = folder.rglob("*_predictions.json")
+        run = json.loads(file.read_text())["default"]["test"]
+    return results.task_results[0].scores["test"][0], run
+
+
+def our_run(folder: Path, content: dict[str, Any], reranker: Any) -> Run:
+    """The run file of `rank1-hf evaluate` over the same data."""
+    folder.mkdir()
+    for name in ("corpus", "queries"):
+        rows = [{"_id": row["id"], **row} for row in content[name]]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_source(str(folder))
+    given = {query: {d: -float(n) for n, d in enumerate(ids)} for query, ids in content["top_ranked"].items()}
+    inputs = Inputs(source, source.queries(pytest.fail), given, content["relevant_docs"], 100)
+    run_job(inputs, folder / "output", {}, lambda: reranker, show_progress=False)
+    return read_run(folder / "output" / "run.trec")
+
+
+QUERIES = {f"q{i}": {"text": f"what is {i}?"} for i in range(5)}
+QRELS = {f"q{i}": {f"d{(i + n) % N_DOCUMENTS}": n % 3 for n in range(0, 10, 2)} for i in range(5)}
+
+
+def check_equal(scores: dict[str, Any], qrels: dict[str, dict[str, int]], run: Run) -> None:
+    """MTEB rounds to five digits."""
+    values = measure(qrels, run, ["nDCG@10", "AP@10", "R@3"])
+    means = [round(sum(of_query.values()) / len(of_query), 5) for of_query in list(values.values())[:3]]
+    assert [scores["ndcg_at_10"], scores["map_at_10"], scores["recall_at_3"]] == means
+
+
+def test_it_is_a_cross_encoder_of_mteb(model: integration.Rank1CrossEncoder) -> None:
+    assert isinstance(model, CrossEncoderProtocol)
+    assert model.mteb_model_meta.is_cross_encoder
+
+
+def test_a_reranking_task(model: Any, tmp_path: Path) -> None:
+    content = data(QUERIES, QRELS)
+    scores, _ = evaluate(model, task("LocalReranking", "Reranking", content))
+    check_equal(scores, QRELS, our_run(tmp_path / "ours", content, Stub()))
+    assert ("what is 0?", "Title 1 text 1") in model._reranker.pairs
+    assert ("what is 0?", "text 0") in model._reranker.pairs
+
+
+def test_the_evaluator_of_the_model_card(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = data(QUERIES, QRELS)
+    (result,) = mteb.MTEB(tasks=[task("LocalReranking", "Reranking", content)]).run(
+        model, output_folder=str(tmp_path / "results"), verbosity=0
+    )
+    check_equal(result.scores["test"][0], QRELS, our_run(tmp_path / "ours", content, Stub()))
+
+
+def test_instructions_stand_behind_the_query(model: Any, tmp_path: Path) -> None:
+    queries, qrels = {}, {}
+    for i in range(4):
+        for kind, lost in (("og", 0), ("changed", 2)):
+            queries[f"{i}-{kind}"] = {"text": f"what is {i}?", "instruction": f"Only the {kind} ones."}
+            qrels[f"{i}-{kind}"] = {f"d{n}": int(n >= lost) for n in range(2 * i, 2 * i + 4)} | {"d11": 1}
+    content = data(queries, qrels)
+    changed = {
+        str(i): [d for d, grade in qrels[f"{i}-og"].items() if grade > qrels[f"{i}-changed"][d]] for i in range(4)
+    }
+
+    def task_specific_scores(self: Any, scores: Any, given: Any, results: Any, **where: Any) -> Any:
+        return evaluate_p_mrr_change(given, results, changed, self.k_values)
+
+    local = task("LocalFollowIR", "InstructionReranking", content, task_specific_scores=task_specific_scores)
+    scores, _ = evaluate(model, local)
+    run = our_run(tmp_path / "ours", content, Stub())
+    check_equal(scores, qrels, run)
+    p_mrr = measure(qrels, run)["p-MRR"]
+    assert scores["p-MRR"] == pytest.approx(sum(p_mrr.values()) / len(p_mrr), abs=1e-12)
+    assert any(query == "what is 0? Only the og ones." for query, _ in model._reranker.pairs)
+
+
+def test_pairs_as_in_nevir(model: Any, tmp_path: Path) -> None:
+    queries, qrels, ranked = {}, {}, {}
+    for i in range(30):
+        passages = [f"d{2 * (i % 6)}", f"d{2 * (i % 6) + 1}"]
+        for n in (0, 1):
+            queries[f"{i}_q{n + 1}"] = {"text": f"query {n} of pair {i}"}
+            qrels[f"{i}_q{n + 1}"] = {passages[n]: 1}
+            ranked[f"{i}_q{n + 1}"] = passages
+    content = data(queries, qrels) | {"top_ranked": ranked}
+    scores, _ = evaluate(model, task("LocalNevIR", "Reranking", content, base=NevIR))
+    accuracy = measure(qrels, our_run(tmp_path / "ours", content, Stub()))["pairwise accuracy"]
+    assert scores["paired_accuracy"] == sum(accuracy.values()) / 30
+    assert 0 < scores["paired_accuracy"] < 1
+
+
+def test_two_stages(model: Any, tmp_path: Path) -> None:
+    """A retrieval task, converted by MTEB into the reranking of a first stage's predictions."""
+    content = data(QUERIES, QRELS)
+    local = task("LocalRetrieval", "Retrieval", content | {"top_ranked": None})
+    first = {query: {d: -float(n) for n, d in enumerate(ids)} for query, ids in content["top_ranked"].items()}
+    stage = {"mteb_model_meta": {"model_name": "bm25", "revision": "1"}, "default": {"test": first}}
+    (tmp_path / "LocalRetrieval_predictions.json").write_text(json.dumps(stage))
+    scores, run = evaluate(model, local.convert_to_reranking(tmp_path, top_k=6), tmp_path / "second")
+    assert {query: sorted(documents) for query, documents in run.items()} == {
+        query: sorted(ids[:6]) for query, ids in content["top_ranked"].items()
+    }
+    content["top_ranked"] = {query: ids[:6] for query, ids in content["top_ranked"].items()}
+    check_equal(scores, QRELS, our_run(tmp_path / "ours", content, Stub()))
+
+
+def test_a_real_model_gives_mteb_the_ndcg_of_our_run_file(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    content = data(QUERIES, QRELS)
+    options: dict[str, Any] = {"max_new_tokens": 6, "reproducible": True}
+    model = integration.rank1(str(checkpoint("qwen2")), device="cpu", **options)
+    scores, _ = evaluate(model, task("LocalReranking", "Reranking", content))
+    check_equal(scores, QRELS, our_run(tmp_path / "ours", content, Rank1(checkpoint("qwen2"), **options)))
+
+
+def test_a_task_gets_its_dataset_prompt_and_a_subset_its_own(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def queries(model: Any, name: str, subset: str) -> set[str]:
+        texts = Dataset.from_list([{"query": "Q", "text": "P"}])
+        model._reranker.pairs.clear()
+        loader = [{name: [row[name] for row in texts] for name in texts.column_names}]
+        model.predict(loader, loader, task_metadata=metadata(name, "Reranking"), hf_split="test", hf_subset=subset)
+        return {query for query, _ in model._reranker.pairs}
+
+    assert queries(model, "MSMARCO", "default") == {"Q"}
+    assert queries(model, "ArguAna", "default") == {built_in_prompts()["ArguAna"].replace("FILL_QUERY_HERE", "Q")}
+    pony = built_in_prompts()["BrightRetrieval/pony"]
+    assert queries(model, "BrightRetrieval", "pony") == {pony.replace("FILL_QUERY_HERE", "Q")}
+    assert queries(integration.rank1(prompts={}), "ArguAna", "default") == {"Q"}
+    assert queries(integration.rank1(prompts={"Mine": "My FILL_QUERY_HERE"}), "Mine", "default") == {"My Q"}
+
+
+def test_a_pair_without_a_score_comes_last_and_is_told(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Stub.judge
+
+    def failing(self: Stub, pairs: Any, **options: Any) -> list[Judgment]:
+        return [*judge(self, pairs)[:-1], Judgment.failed(2, "no memory")]
+
+    monkeypatch.setattr(Stub, "judge", failing)
+    loader = [{"query": ["a", "b", "c"], "text": ["x", "y", "z"]}]
+    with pytest.warns(UserWarning, match="1 of 3 pairs have no score and come last .no memory"):
+        scores = model.predict(
+            loader, loader, task_metadata=metadata("Local", "Reranking"), hf_split="test", hf_subset="default"
+        )
+    assert scores.argmin() == 2
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_family_member_has_a_complete_meta(name: str, model: Any) -> None:
+    meta = integration.model_meta(name)
+    empty = {"revision", "embed_dim", "similarity_fn_name", "superseded_by", "contacts", "experiment_kwargs"}
+    empty |= {"n_active_parameters_override", "output_dtypes", "extra_requirements_groups"}
+    assert {field for field, value in meta.model_dump().items() if value is None} <= empty
+    billions = {"0.5b": 0.49, "1.5b": 1.5, "3b": 3.1, "7b": 7.6, "14b": 14.8, "32b": 32.8, "8b": 8.0, "24b": 23.6}
+    assert meta.n_parameters == pytest.approx(1e9 * billions[name.rsplit("-", 1)[1]], rel=0.04)
+    loaded = meta.load_model(device="cpu")
+    assert loaded._reranker.model == name
+    assert loaded.mteb_model_meta.name == name
+
+
+def test_results_of_other_options_are_kept_apart(model: Any) -> None:
+    short = integration.rank1(max_new_tokens=64, device="cpu").mteb_model_meta
+    assert short.experiment_name != model.mteb_model_meta.experiment_name
+    assert short.revision == model.mteb_model_meta.revision
+
+
+def test_the_names_of_dataset_prompts_are_those_of_mteb() -> None:
+    for name in built_in_prompts():
+        known, _, subset = name.partition("/")
+        assert subset in ["", *mteb.get_task(known).metadata.hf_subsets]
