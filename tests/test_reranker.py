@@ -425,6 +425,17 @@ class TestProgress:
         assert "tokens/s" in shown.err
         assert "rows" in shown.err
 
+    def test_whatever_knows_its_length_has_a_total(self, reranker, capsys):
+        class Streamed:
+            def __len__(self):
+                return len(PAIRS)
+
+            def __iter__(self):
+                return iter(PAIRS)
+
+        assert len(list(reranker.judge(Streamed(), stream=True, show_progress_bar=True))) == len(PAIRS)
+        assert f"{len(PAIRS)}/{len(PAIRS)}" in capsys.readouterr().err
+
 
 class TestBrokenNumbers:
     @pytest.fixture

@@ -1,1 +1,1 @@
-"""Reranking measured: BEIR folders, TREC runs, metrics."""
+"""Reranking measured: collections, runs, metrics, and the job that judges a run and survives."""

@@ -41,6 +41,22 @@ class Inputs:
     top_k: int
     problems: Sequence[InputError] = ()
 
+    def check(self) -> None:
+        """Say at once that the files do not belong together.
+
+        Raises:
+            InputError: no query of the run is in the collection, or judged.
+        """
+        if not self.run.keys() & self.queries.keys():
+            raise InputError(
+                f"none of the run's queries is in the collection; the first is {next(iter(self.run), None)!r}"
+            )
+        if self.qrels is not None and not self.run.keys() & self.qrels.keys():
+            raise InputError(
+                f"the qrels judge none of the run's queries; their first is {next(iter(self.qrels), None)!r}, "
+                f"the run's is {next(iter(self.run), None)!r}"
+            )
+
     def candidates(self) -> Iterator[Candidate]:
         """The pairs to judge. Their indices do not depend on `top_k`, so that a job can go on with another one."""
         start = 0

@@ -23,23 +23,26 @@ class DocumentStore:
 
     Attributes:
         digest: SHA-256 over the named documents, in the corpus's order.
+        n_kept: how many wanted documents there are.
+
+    Raises:
+        OSError: the file cannot be written.
     """
 
     def __init__(
         self, path: Path, documents: Iterable[Document], *, wanted: Container[str], named: Container[str]
     ) -> None:
-        path.unlink(missing_ok=True)
         self._path = path
+        path.unlink(missing_ok=True)
         self._sha = hashlib.sha256()
         self._database = sqlite3.connect(path)
-        # A file that nobody reads after a crash needs no care to survive one.
-        self._database.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; CREATE TABLE documents (id TEXT, content TEXT)"
-        )
-        self._database.executemany("INSERT INTO documents VALUES (?, ?)", self._rows(documents, wanted, named))
-        # Afterwards, since sorting once is faster than keeping an index in order.
-        self._database.execute("CREATE INDEX by_id ON documents (id)")
-        self._database.commit()
+        try:
+            self._fill(self._rows(documents, wanted, named))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise OSError(f"cannot keep the documents in {path}: {error}") from error
+            raise
         self.digest = self._sha.hexdigest()
 
     def get(self, id_: str) -> Document | None:
@@ -53,6 +56,16 @@ class DocumentStore:
         """Delete the file."""
         self._database.close()
         self._path.unlink(missing_ok=True)
+
+    def _fill(self, rows: Iterator[tuple[str, str]]) -> None:
+        # A file that nobody reads after a crash needs no care to survive one.
+        self._database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; CREATE TABLE documents (id TEXT, content TEXT)"
+        )
+        self.n_kept = self._database.executemany("INSERT INTO documents VALUES (?, ?)", rows).rowcount
+        # Afterwards, since sorting once is faster than keeping an index in order.
+        self._database.execute("CREATE INDEX by_id ON documents (id)")
+        self._database.commit()
 
     def _rows(
         self, documents: Iterable[Document], wanted: Container[str], named: Container[str]

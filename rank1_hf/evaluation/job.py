@@ -22,7 +22,7 @@ from rank1_hf.evaluation.candidates import Candidate, Inputs
 from rank1_hf.evaluation.documents import DocumentStore
 from rank1_hf.evaluation.journal import Journal, lock
 from rank1_hf.evaluation.metrics import MEASURES, Comparison
-from rank1_hf.inputs import Document
+from rank1_hf.inputs import Document, InputError
 from rank1_hf.prompt import Passage, Query
 from rank1_hf.results import Judgment
 
@@ -86,9 +86,10 @@ def run_job(
 
     Raises:
         JournalError: the folder is in use, or belongs to a job with other settings.
-        InputError: the collection cannot be read.
+        InputError: the collection cannot be read, or the run and the qrels do not belong to it.
         OSError: the folder cannot be written.
     """
+    inputs.check()
     output.mkdir(parents=True, exist_ok=True)
     n_pairs = sum(1 for _ in inputs.candidates())
     with (
@@ -174,9 +175,15 @@ def _read(
         named={document for scores in inputs.run.values() for document in scores},
     )
     try:
+        if not documents.n_kept:
+            raise InputError(f"none of the run's documents is in the collection; the first is {_first(inputs)!r}")
         yield documents
     finally:
         documents.close()
+
+
+def _first(inputs: Inputs) -> str:
+    return next(inputs.candidates()).document
 
 
 @contextmanager

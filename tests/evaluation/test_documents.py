@@ -1,5 +1,6 @@
 """The documents of a run, kept on disk."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,12 +32,25 @@ def test_what_is_wanted_is_kept_as_it_is_and_the_last_of_equal_ids_counts(path: 
     assert kept.get("d2") == CORPUS[1]
     assert kept.get("d3") is None
     assert kept.get("unknown") is None
+    assert kept.n_kept == 3
 
 
 def test_what_a_crash_left_is_replaced_and_nothing_stays(path: Path) -> None:
     path.write_bytes(b"half a database")
     kept = store(path, CORPUS)
     kept.close()
+    assert not path.exists()
+
+
+def test_where_there_is_no_room_an_oserror_says_so_and_nothing_stays(path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = [Document("x" * 10_000, "", f"d{n}") for n in range(100)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot keep the documents"):
+            DocumentStore(path, large, wanted={d.id for d in large}, named={d.id for d in large})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not path.exists()
 
 

@@ -263,6 +263,22 @@ def test_a_pair_that_failed_is_tried_again(collection: Path, tmp_path: Path, und
     assert results(tmp_path) == undisturbed  # without an errors.jsonl, too
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("queries.jsonl", "none of the run's queries is in the collection; the first is 'q0'"),
+        ("corpus.jsonl", "none of the run's documents is in the collection; the first is 'd0'"),
+        ("qrels.tsv", "the qrels judge none of the run's queries; their first is 'xq0', the run's is 'q0'"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, part: str, said: str) -> None:
+    folder = write_collection(tmp_path / "collection")
+    text = (folder / part).read_text()
+    (folder / part).write_text(text.replace('"_id": "', '"_id": "x').replace("\nq", "\nxq"))
+    with pytest.raises(InputError, match=said):
+        run(folder, tmp_path / "output", Stub(before_each=lambda n: pytest.fail("judged")))
+
+
 def test_a_corpus_that_is_gone_ends_the_job_before_it_begins(tmp_path: Path) -> None:
     folder = write_collection(tmp_path / "collection")
     found = inputs(folder)
