@@ -26,7 +26,9 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def in_a_folder_with_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As the root of the repository is, but writable."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rank1_hf").symlink_to(ROOT / "rank1_hf")
     lines = [json.dumps({"text": text}) for text in ("The wing carries the aircraft.", "Bread is made of flour.")]
     (tmp_path / "passages.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return tmp_path
