@@ -68,6 +68,11 @@ def evaluate(
     failure, goes on when the same command is given again. When all is judged, OUTPUT gets run.trec, judgments.jsonl
     (and .parquet with pyarrow), metrics.json, per_query.tsv, and errors.jsonl if anything could not be read or judged.
     """
+    if options.n_processes() > 1:
+        fail(
+            "evaluate works in one process: give each GPU a part of the run, its --device and a folder of its own",
+            options.BAD_INPUT,
+        )
     try:
         from rank1_hf.evaluation.job import run_job
         from rank1_hf.evaluation.journal import JournalError

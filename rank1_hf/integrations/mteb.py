@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from transformers import AutoConfig
 
 from rank1_hf.dataset_prompts import Prompts, built_in_prompts, dataset_prompt, fill, read_prompts
 from rank1_hf.evaluation.identity import checkpoint_identity
-from rank1_hf.family import FAMILY
+from rank1_hf.family import AWQ_FAMILY, FAMILY
 from rank1_hf.planning import Size
+from rank1_hf.processes import is_launched
 from rank1_hf.prompt import query_text
 from rank1_hf.reranker import Rank1
 
@@ -62,7 +64,8 @@ class Rank1CrossEncoder:
         model_name: a hub name, a checkpoint folder, or None: the small demonstration model that ships.
         revision: of the hub repository.
         device: where it runs; None: the fastest there is.
-        num_gpus: how many GPUs share the work.
+        num_gpus: more than 1 spreads one model over the GPUs there are; under `accelerate launch` each GPU has a whole
+            model and a share of the pairs.
         batch_size: how many pairs decode together at most; None: what is fast. (MTEB's own `batch_size` is about how it
             reads its data, and decides nothing here.)
         prompts: dataset prompts by task, or "TASK/SUBSET"; or a file of them; None: those that ship; {}: none.
@@ -90,9 +93,9 @@ class Rank1CrossEncoder:
         self.mteb_model_meta = model_meta(model_name, revision).model_copy(
             update={"experiment_kwargs": (options | ({} if prompts is None else {"prompts": str(prompts)})) or None}
         )
-        if num_gpus != 1:
-            options["num_gpus"] = num_gpus
-        self._reranker = Rank1(model_name, revision=revision, device=device, **options)
+        if num_gpus > 1 and not is_launched():  # as in the official class
+            options, device, num_gpus = {"device_map": "auto"} | options, None, 1
+        self._reranker = Rank1(model_name, revision=revision, device=device, num_gpus=num_gpus, **options)
 
     def predict(
         self,
@@ -150,7 +153,7 @@ def model_meta(model_name: str | None, revision: str | None = None) -> ModelMeta
         model_name: as `Rank1CrossEncoder` takes it.
         revision: None: what the checkpoint itself says, that is a commit, or a digest of its files.
     """
-    if model_name in FAMILY:
+    if model_name in FAMILY or model_name in AWQ_FAMILY:
         return _family_meta(model_name).model_copy(update={"revision": revision})
     # MTEB wants a name with one slash in it, and makes a folder of it.
     name = f"local/{Path(model_name or 'rank1-tiny').name}"
@@ -174,16 +177,17 @@ _COMMON: dict[str, Any] = {
 
 @cache
 def _family_meta(name: str) -> ModelMeta:
-    config = AutoConfig.for_model(**FAMILY[name])
-    n_parameters = Size.of(config).total
+    original = name.removesuffix("-awq")
+    config = AutoConfig.for_model(**FAMILY[original])
+    size = Size.of(config)
     return ModelMeta(
         name=name,
         revision=None,
         release_date="2025-02-25",  # the paper's
         languages=["eng-Latn"],
-        n_parameters=n_parameters,
+        n_parameters=size.total,
         n_embedding_parameters=config.vocab_size * config.hidden_size,
-        memory_usage_mb=round(2 * n_parameters / 2**20),  # in bfloat16
+        memory_usage_mb=round(size.n_bytes(torch.bfloat16, "awq" if name in AWQ_FAMILY else None) / 2**20),
         max_tokens=config.max_position_embeddings,
         embed_dim=None,  # it makes no embeddings
         license="mit",
@@ -193,7 +197,7 @@ def _family_meta(name: str) -> ModelMeta:
         reference=f"https://huggingface.co/{name}",
         similarity_fn_name=None,
         training_datasets={"MSMARCO"},  # chains of DeepSeek R1 over its queries and passages
-        adapted_from=_BASES[name],
+        adapted_from=original if name in AWQ_FAMILY else _BASES[name],
         citation=_CITATION,
         **_COMMON,
     )

@@ -81,6 +81,7 @@ def test_every_option_reaches_the_reranker(collection: Path, tmp_path: Path, mod
         "quantization": "4bit",
         "prompt_template": "Find FILL_QUERY_HERE",
         "reproducible": True,
+        "num_gpus": 1,
     }
 
 
@@ -139,6 +140,15 @@ def test_pairs_that_fail_are_told_and_listed(
     assert result.code == 1
     assert "120 pairs could not be judged" in result.err
     assert len((tmp_path / "output" / "errors.jsonl").read_text().splitlines()) == 120
+
+
+def test_several_processes_are_refused(
+    collection: Path, tmp_path: Path, model: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    result = Result(*given(collection, tmp_path / "output"))
+    assert (result.code, "works in one process" in result.err) == (2, True)
 
 
 def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, model: Stub) -> None:

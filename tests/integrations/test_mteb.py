@@ -14,7 +14,7 @@ from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.metrics import measure
 from rank1_hf.evaluation.sources import open_source
 from rank1_hf.evaluation.trec import Run, read_run
-from rank1_hf.family import FAMILY
+from rank1_hf.family import AWQ_FAMILY, FAMILY
 from rank1_hf.prompt import passage_text, query_text
 from rank1_hf.reranker import Rank1
 from rank1_hf.results import Judgment, sigmoid
@@ -138,11 +138,11 @@ def test_a_reranking_task(model: Any, tmp_path: Path) -> None:
     assert ("what is 0?", "text 0") in model._reranker.pairs
 
 
-def test_the_evaluator_of_the_model_card(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_evaluator_of_the_model_card(model: Any, tmp_path: Path) -> None:
     content = data(QUERIES, QRELS)
-    (result,) = mteb.MTEB(tasks=[task("LocalReranking", "Reranking", content)]).run(
-        model, output_folder=str(tmp_path / "results"), verbosity=0
-    )
+    local = task("LocalReranking", "Reranking", content)
+    with pytest.warns(DeprecationWarning, match="mteb.evaluate"):
+        (result,) = mteb.MTEB(tasks=[local]).run(model, output_folder=str(tmp_path / "results"), verbosity=0)
     check_equal(result.scores["test"][0], QRELS, our_run(tmp_path / "ours", content, Stub()))
 
 
@@ -238,17 +238,28 @@ def test_a_pair_without_a_score_comes_last_and_is_told(model: Any, monkeypatch: 
     assert scores.argmin() == 2
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", [*FAMILY, *AWQ_FAMILY])
 def test_every_family_member_has_a_complete_meta(name: str, model: Any) -> None:
     meta = integration.model_meta(name)
     empty = {"revision", "embed_dim", "similarity_fn_name", "superseded_by", "contacts", "experiment_kwargs"}
     empty |= {"n_active_parameters_override", "output_dtypes", "extra_requirements_groups"}
     assert {field for field, value in meta.model_dump().items() if value is None} <= empty
     billions = {"0.5b": 0.49, "1.5b": 1.5, "3b": 3.1, "7b": 7.6, "14b": 14.8, "32b": 32.8, "8b": 8.0, "24b": 23.6}
-    assert meta.n_parameters == pytest.approx(1e9 * billions[name.rsplit("-", 1)[1]], rel=0.04)
+    assert meta.n_parameters == pytest.approx(1e9 * billions[name.removesuffix("-awq").rsplit("-", 1)[1]], rel=0.04)
+    assert meta.memory_usage_mb == pytest.approx(
+        (0.35 if "awq" in name else 1) * 2 * meta.n_parameters / 2**20, rel=0.2
+    )
     loaded = meta.load_model(device="cpu")
     assert loaded._reranker.model == name
     assert loaded.mteb_model_meta.name == name
+
+
+def test_several_gpus_share_one_model_unless_each_has_a_process(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = integration.rank1("some/model", num_gpus=2, device="cuda", revision="1")
+    assert spread._reranker.options == {"revision": "1", "device": None, "num_gpus": 1, "device_map": "auto"}
+    monkeypatch.setattr(integration, "is_launched", lambda: True)
+    shared = integration.rank1("some/model", num_gpus=2, device="cuda", revision="1")
+    assert shared._reranker.options == {"revision": "1", "device": "cuda", "num_gpus": 2}
 
 
 def test_results_of_other_options_are_kept_apart(model: Any) -> None:
