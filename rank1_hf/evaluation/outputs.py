@@ -178,15 +178,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def _write_parquet(source: Path, target: Path) -> None:
     """The judgments once more, for those who read tables; only where pyarrow is installed."""
     try:
-        import pyarrow.json
         import pyarrow.parquet
+        from pyarrow.json import ParseOptions, open_json  # which older versions lack
     except ImportError:
         return
     types = {name: getattr(pyarrow, type_)() for name, type_ in _COLUMNS.items()}
     schema = pyarrow.schema(types)
-    parsing = pyarrow.json.ParseOptions(explicit_schema=schema)
     with (
-        pyarrow.json.open_json(source, parse_options=parsing) as batches,
+        open_json(source, parse_options=ParseOptions(explicit_schema=schema)) as batches,
         replacing(target) as file,
         pyarrow.parquet.ParquetWriter(file, schema) as table,
     ):
