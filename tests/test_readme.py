@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from rank1_hf import Rank1
 from rank1_hf.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,19 @@ def test_python(in_a_folder_with_passages: Path):
     for number, snippet in enumerate(snippets("python"), start=1):
         exec(compile(snippet, f"README.md, python snippet {number}", "exec"), namespace)
     assert "Rank1" in namespace
+
+
+def test_mteb(monkeypatch: pytest.MonkeyPatch):
+    """Without the hub: a small model in the place of the large one, and what MTEB is asked for, not its results."""
+    mteb = pytest.importorskip("mteb")
+    asked: list[tuple[object, list[str]]] = []
+    small = Rank1(device="cpu")
+    monkeypatch.setattr("rank1_hf.integrations.mteb.Rank1", lambda *args, **options: small)
+    monkeypatch.setattr(mteb, "evaluate", lambda model, tasks: asked.append((model, [t.metadata.name for t in tasks])))
+    (snippet,) = snippets("py")
+    namespace: dict[str, object] = {}
+    exec(compile(snippet, "README.md, the MTEB snippet", "exec"), namespace)
+    assert asked == [(namespace["model"], ["NevIR"])]
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
