@@ -62,6 +62,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """Shapes that `--config` builds with random weights, for the speed of a model that is not at hand."""
 
 
+VARIED = ("lengths", "sharing", "modes", "pairs")
+"""What `--vary` can vary; the number of pairs only with the embedded model, which is small enough for thousands."""
+
+
 def main() -> None:
     """The command line."""
     options = parse_options()
@@ -109,7 +113,7 @@ def main() -> None:
         for workload in workloads:
             results["workloads"][workload.name] = compare(workload, peers, options)
             report.write(options.output, results)  # it took long: keep it, whatever comes next
-        for curve in vary(source, checkpoint, peers, options) if options.vary else []:
+        for curve in vary(source, checkpoint, peers, options):
             results["curves"].append(dataclasses.asdict(curve))
     files = report.write(options.output, results)
     for table in report.tables(results):
@@ -138,7 +142,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--peer-pairs", nargs="+", type=_peer_pairs, default=[], metavar="PEER=N", help="fewer pairs for a slow peer")
     add("--batch-sizes", nargs="+", type=int, help="sizes to try; default: 8 16 32 64 on a CPU, 32 128 256 on a GPU")
     add("--vllm-python", type=Path, help="Python of an environment with vLLM")
-    add("--vary", action="store_true", help="also vary one thing at a time")
+    add("--vary", nargs="*", choices=VARIED, help="also vary one thing at a time: these, or all")
     add("--quick", action="store_true", help="small sizes, to see that everything works")
     options = parser.parse_args(arguments)
     options.peer_pairs = dict(options.peer_pairs)
@@ -276,17 +280,21 @@ def agreement(one: Outcome, other: Outcome) -> float:
 
 
 def vary(source: Source, checkpoint: Checkpoint, peers: Sequence[Peer], options: argparse.Namespace) -> list[Curve]:
-    """Every curve."""
+    """The curves that were asked for."""
+    if options.vary is None:
+        return []
+    wanted = options.vary or VARIED
     sizes = Sizes.quick() if options.quick else Sizes()
     ours = peers[0]
     assert isinstance(ours, Ours)
-    local = [peer for peer in peers if isinstance(peer, Ours | Generate)]
-    curves = [
-        *vary_lengths(source, local, sizes),
-        vary_sharing(source, ours, sizes),
-        vary_modes(source, checkpoint, sizes),
-    ]
-    if options.model is None and options.config is None:
+    curves: list[Curve] = []
+    if "lengths" in wanted:
+        curves += vary_lengths(source, [peer for peer in peers if isinstance(peer, Ours | Generate)], sizes)
+    if "sharing" in wanted:
+        curves.append(vary_sharing(source, ours, sizes))
+    if "modes" in wanted:
+        curves.append(vary_modes(source, checkpoint, sizes))
+    if "pairs" in wanted and options.model is None and options.config is None:
         curves += vary_pairs(source, ours, sizes, options.batch_sizes[-1])
     return curves
 

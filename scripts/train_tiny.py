@@ -26,7 +26,6 @@ import random
 import re
 import statistics
 import string
-import time
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -51,6 +50,7 @@ PROMPT = (
     "Determine if the following passage is relevant to the query. Answer only with 'true' or 'false'.\n"
     "Query: {query}\nPassage: {passage}\n<think>"
 )
+OPENING = "\nQuery words:"
 END, OPEN, CLOSE = "<|endoftext|>", "<think>", "</think>"
 VOCAB_SIZE = 13_312
 
@@ -73,10 +73,20 @@ WORD = re.compile(r"\w+(?:[-']\w+)*")
 
 @dataclass(frozen=True)
 class Thought:
-    """A chain, and the share of the query's content words that it found in the passage."""
+    """What is said of each content word of the query, and the share of them that was found in the passage."""
 
-    chain: str
+    findings: tuple[str, ...]
     coverage: float
+
+    @property
+    def conclusion(self) -> str:
+        """How the chain ends."""
+        return f" so the passage has {share(self.coverage)} of them.\n"
+
+    @property
+    def chain(self) -> str:
+        """All of it."""
+        return OPENING + "".join(self.findings) + self.conclusion
 
     @property
     def label(self) -> bool:
@@ -101,8 +111,28 @@ def think(query: str, passage: str) -> Thought:
     """Apply the rule: does each content word of the query stand in the passage, in just this spelling?"""
     asked, standing = content_words(query), set(WORD.findall(passage))
     coverage = sum(word in standing for word in asked) / max(1, len(asked))
-    findings = "".join(f" {finding(word, word in standing)}" for word in asked)
-    return Thought(f"\nQuery words:{findings} so the passage has {share(coverage)} of them.\n", coverage)
+    return Thought(tuple(f" {finding(word, word in standing)}" for word in asked), coverage)
+
+
+def stumble(thought: Thought, rng: random.Random) -> list[tuple[str, bool]]:
+    """A chain that goes wrong somewhere and gets out of it: its parts, and whether each is to be learnt.
+
+    Either it says some findings again, and concludes, or it stammers at a word, and goes on.
+    """
+    findings, after = thought.findings, tuple[str, ...]()
+    place = rng.randrange(len(findings))
+    if rng.random() < 0.5:
+        again = findings[max(0, place + 1 - rng.randint(1, 4)) : place + 1] * rng.randint(1, 2)
+        before = findings[: place + 1]
+    else:
+        word = findings[place].split()[0]
+        again = (f" {word[: rng.randint(1, 4)]}{word[1 : rng.randint(2, 4)] * rng.randint(3, 12)}",)
+        before, after = findings[:place], (findings[place].removeprefix(f" {word}"), *findings[place + 1 :])
+    return [
+        (OPENING + "".join(before), True),
+        ("".join(again), False),
+        ("".join(after) + thought.conclusion, True),
+    ]
 
 
 def finding(word: str, present: bool) -> str:
@@ -225,7 +255,7 @@ class PairMaker:
         repeats: the share of queries that say one of their content words again.
     """
 
-    def __init__(self, language: Language, rng: random.Random, real: float = 0.5, repeats: float = 0.05) -> None:
+    def __init__(self, language: Language, rng: random.Random, real: float = 0.5, repeats: float = 0.25) -> None:
         self.language, self.rng, self.real, self.repeats = language, rng, real, repeats
 
     def make(self, query_words: int, passage_words: int, only: list[str] | None = None) -> Pair:
@@ -534,10 +564,12 @@ class Batch:
 
 
 class Lessons:
-    """Batches of pairs with their chains, harder as training goes on."""
+    """Batches of pairs with their chains, harder as training goes on; in a share of them the chain stumbles."""
 
-    def __init__(self, maker: PairMaker, tokenizer: PreTrainedTokenizerBase, tokens: int) -> None:
-        self.maker, self.tokenizer, self.tokens = maker, tokenizer, tokens
+    def __init__(
+        self, maker: PairMaker, tokenizer: PreTrainedTokenizerBase, tokens: int, stumbles: float = 0.0
+    ) -> None:
+        self.maker, self.tokenizer, self.tokens, self.stumbles = maker, tokenizer, tokens, stumbles
         self.marks = {token_id(tokenizer, " found"), token_id(tokenizer, " missing")}
         self.words = token_id(tokenizer, " true"), token_id(tokenizer, " false")
 
@@ -560,21 +592,34 @@ class Lessons:
         """Tokens of prompts and chains; a loss wherever the model, not the prompt, speaks next."""
         thoughts = [think(pair.query, pair.passage) for pair in pairs]
         prompts = self.encode_texts([PROMPT.format(query=p.query, passage=p.passage) for p in pairs])
-        answers = self.encode_texts([f"{t.chain}{CLOSE} {str(t.label).lower()}{END}" for t in thoughts])
-        longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+        answers = [self.answer(thought) for thought in thoughts]
+        longest = max(len(p) + len(a) for p, (a, _) in zip(prompts, answers, strict=True))
         ids = torch.zeros(len(pairs), longest, dtype=torch.long)
         places: list[int] = []
         targets: list[int] = []
         weights: list[float] = []
         verdicts: list[float] = []
-        for row, (prompt, answer, thought) in enumerate(zip(prompts, answers, thoughts, strict=True)):
+        for row, (prompt, (answer, taught), thought) in enumerate(zip(prompts, answers, thoughts, strict=True)):
             ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
             start = row * longest + len(prompt) - 1
             places += range(start, start + len(answer))
             targets += answer
-            weights += [4.0 if token in self.marks else 1.0 for token in answer]
+            weights += [
+                is_taught * (4.0 if token in self.marks else 1.0)
+                for token, is_taught in zip(answer, taught, strict=True)
+            ]
             verdicts += [math.nan] * (len(answer) - 2) + [1 / (1 + math.exp(-thought.log_odds)), math.nan]
         return Batch(ids, *map(torch.tensor, (places, targets, weights, verdicts)))
+
+    def answer(self, thought: Thought) -> tuple[list[int], list[bool]]:
+        """The tokens that the model says, and whether each is to be learnt."""
+        parts = [(thought.chain, True)]
+        if self.stumbles and self.maker.rng.random() < self.stumbles:
+            parts = stumble(thought, self.maker.rng)
+        parts.append((f"{CLOSE} {str(thought.label).lower()}{END}", True))
+        ids = self.encode_texts([text for text, _ in parts])
+        taught = [[is_taught] * len(part) for part, (_, is_taught) in zip(ids, parts, strict=True)]
+        return list(itertools.chain.from_iterable(ids)), list(itertools.chain.from_iterable(taught))
 
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         """Token ids, with `<think>` and the like as the special tokens they are here."""
@@ -601,21 +646,23 @@ def loss_and_accuracy(model: Qwen2ForCausalLM, batch: Batch, lessons: Lessons) -
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long to train: a number of steps, or (where the clock must decide) of minutes. `start` is what was done."""
+class Stage:
+    """A part of the training, with an optimizer of its own.
+
+    Attributes:
+        steps: how many.
+        peak: the highest learning rate.
+        start: how far the lessons have come where it begins.
+        stumbles: the share of chains that go wrong somewhere and get out of it.
+    """
 
     steps: int
-    minutes: float | None = None
-    start: float = 0.0
+    peak: float
+    start: float
+    stumbles: float
 
-    def __iter__(self) -> Iterator[tuple[int, float]]:
-        """Each step with the share of the training done before it."""
-        started = time.monotonic()
-        for step in itertools.count():
-            done = (time.monotonic() - started) / 60 / self.minutes if self.minutes else step / self.steps
-            if done >= 1:
-                return
-            yield step, self.start + (1 - self.start) * done
+
+STAGES = (Stage(3400, 4e-4, 0.0, 0.0), Stage(800, 1.5e-4, 0.8, 0.15))
 
 
 def learning_rate(step: int, progress: float, peak: float) -> float:
@@ -623,20 +670,23 @@ def learning_rate(step: int, progress: float, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 100) * (0.525 + 0.475 * math.cos(math.pi * progress))
 
 
-def train(model: Qwen2ForCausalLM, lessons: Lessons, schedule: Schedule, peak: float, folder: Path) -> None:
+def train(model: Qwen2ForCausalLM, lessons: Lessons, stage: Stage, folder: Path) -> None:
     """AdamW with a line in the log every 50 steps and a checkpoint every 500."""
     seeded: list[Tensor] = []
     free: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (seeded if re.search(r"embed|[qk]_proj", name) else free).append(parameter)
     groups = [{"params": seeded, "scale": 0.25}, {"params": free, "scale": 1.0}]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=stage.peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     averages: dict[str, float] = {}
-    for step, progress in schedule:
+    for step in range(stage.steps):
+        progress = step / stage.steps
         for group in optimizer.param_groups:
-            group["lr"] = group["scale"] * learning_rate(step, progress, peak)
+            group["lr"] = group["scale"] * learning_rate(step, progress, stage.peak)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, accuracy = loss_and_accuracy(model, lessons.batch(progress), lessons)
+            loss, accuracy = loss_and_accuracy(
+                model, lessons.batch(stage.start + (1 - stage.start) * progress), lessons
+            )
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -755,14 +805,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=CHECKPOINT)
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--minutes", type=float, help="train for so long instead, however many steps that makes")
-    parser.add_argument(
-        "--resume", type=Path, help="start from this checkpoint's weights, with --start and another --seed"
-    )
-    parser.add_argument("--start", type=float, default=0.0, help="the share of the training already done")
+    parser.add_argument("--only-stage", type=int, choices=range(len(STAGES)), help="the others are done or to come")
     parser.add_argument("--tokens", type=int, default=2500, help="tokens in a batch, about")
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate", action="store_true", help="measure the checkpoint in --output instead")
     parser.add_argument("--pairs", type=int, default=200, help="held-out pairs of each kind")
@@ -783,13 +827,16 @@ def run_training(options: argparse.Namespace) -> None:
     sentences = scripture + technical
     common = whole_words(tokenizer, words)
     log.info("%d words, %d of them one token; %d sentences", len(words), len(common), len(sentences))
-    maker = PairMaker(Language(words, common, sentences, PHRASES, runs=[1, 1, 2, 2, 3, 5]), random.Random(options.seed))
-    model = new_model(tokenizer)
-    if options.resume:
-        model.load_state_dict(Qwen2ForCausalLM.from_pretrained(options.resume).state_dict())
-    log.info("%.2fM parameters", model.num_parameters() / 1e6)
-    schedule = Schedule(options.steps, options.minutes, options.start)
-    train(model, Lessons(maker, tokenizer, options.tokens), schedule, options.learning_rate, options.output)
+    language = Language(words, common, sentences, PHRASES, runs=[1, 1, 2, 2, 3, 5])
+    for number, stage in enumerate(STAGES):
+        if options.only_stage not in (None, number):
+            continue
+        model = (
+            Qwen2ForCausalLM.from_pretrained(options.output, dtype=torch.float32) if number else new_model(tokenizer)
+        )
+        log.info("stage %d: %.2fM parameters, %d steps", number, model.num_parameters() / 1e6, stage.steps)
+        maker = PairMaker(language, random.Random(options.seed + number))
+        train(model, Lessons(maker, tokenizer, options.tokens, stage.stumbles), stage, options.output)
 
 
 if __name__ == "__main__":
