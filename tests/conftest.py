@@ -1,7 +1,9 @@
 """What all tests share: one thread, no hub, tiny checkpoints, and the folder with real ones where there is one."""
 
 import os
+import signal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that reaches for the hub is a bug
 
 from collections.abc import Callable
