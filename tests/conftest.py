@@ -3,7 +3,6 @@
 import os
 import signal
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that reaches for the hub is a bug
 
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tests import models
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
 disable_progress_bar()  # of saving checkpoints
 torch.set_num_threads(1)  # the workers of pytest-xdist would fight for the cores
 
