@@ -2,16 +2,18 @@
 
 Pure Python over token ids: no torch, no tokenizer, no KV cache. A `Chain` holds the tokens that a row's context
 *should* consist of; the decode loop feeds whatever of them is not in the KV cache yet, and hands back the model's next
-token. So "what comes next" (think on, close, rethink, force the close) is decided here and only executed there.
+token. So "what comes next" (think on, close, rethink, force the close) is decided here and only executed there. A
+caller who wants it decided otherwise writes a `Rule`.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Ended = Literal["closed", "budget", "eos", "context"]
+Ended = Literal["closed", "budget", "eos", "context", "stopped"]
 """How a chain ended: the model closed it itself, or the loop closed it because the budget was used up, the
-model emitted EOS, or the context has no room for more."""
+model emitted EOS, the context has no room for more, or a rule of the caller stopped it."""
 
 Rewrite = Callable[[Sequence[int], Sequence[int]], list[int]]
 """(prompt, chain) -> a whole new context, prompt included. Both lists are token ids."""
@@ -34,6 +36,119 @@ class ChainRules:
     rethink: Rewrite
 
 
+@dataclass(frozen=True, slots=True)
+class BeliefPoint:
+    """What the verdict would be if a chain were closed at one point, as a forced close closes it.
+
+    Attributes:
+        n_tokens: how many tokens of the chain there are before that point.
+        log_odds: logit(true) - logit(false) behind the forced close.
+    """
+
+    n_tokens: int
+    log_odds: float
+
+
+class SteeringError(RuntimeError):
+    """What a caller gave to steer a chain has failed. It costs this pair and no other."""
+
+
+class Rule:
+    """Decides when chains stop and what they say, instead of the model. Subclass it and override what you need.
+
+    One object steers all chains of a call, and is asked about them in any order. So it keeps nothing about a single
+    chain: what it needs to know is handed over. What it raises fails the pair.
+
+    For example, this stops a chain at its tenth line, and has it begin with words of the caller's::
+
+        class TenLines(Rule):
+            def __init__(self, line_break: int, opening: list[int]) -> None:  # ids, from model.tokenizer
+                self.line_break, self.opening = line_break, opening
+
+            def stop(self, thought, beliefs):
+                return thought.count(self.line_break) >= 10
+
+            def force(self, thought, token):
+                return self.opening if not thought else [token]
+
+    Attributes:
+        reads_beliefs: whether `stop` wants `beliefs`; reading them costs a few tokens at every sentence end.
+    """
+
+    reads_beliefs = False
+
+    def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
+        """Whether to close the chain now, before it takes another token.
+
+        Args:
+            thought: the chain's token ids so far; empty at the first call.
+            beliefs: the verdict at the start and behind each sentence so far, in order; empty without `reads_beliefs`.
+        """
+        return False
+
+    def force(self, thought: Sequence[int], token: int) -> Sequence[int]:
+        """What the chain takes in the place of the model's next token; at least one token.
+
+        Args:
+            thought: the chain's token ids so far.
+            token: what the model would say; it may be a closing marker or an EOS.
+        """
+        return (token,)
+
+
+class DoNotThink(Rule):
+    """Closes every chain before its first token: the verdict is what the model believes without thinking."""
+
+    def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
+        """Always."""
+        return True
+
+
+@dataclass(frozen=True)
+class EarlyExit(Rule):
+    """Stops a chain whose belief has settled: beyond a threshold, on the same side, at consecutive sentence ends.
+
+    Attributes:
+        log_odds: how far from 0 the belief must be.
+        sentences: at how many consecutive sentence ends, at least 1. The start of the chain is none.
+    """
+
+    log_odds: float = 4.0
+    sentences: int = 2
+    reads_beliefs = True
+
+    def __post_init__(self) -> None:
+        if not self.log_odds > 0 or self.sentences < 1:
+            raise ValueError(
+                "an early exit needs log_odds above 0 and at least 1 sentence, "
+                f"not {self.log_odds!r} and {self.sentences!r}"
+            )
+
+    def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
+        """Whether the last points all lie beyond the threshold."""
+        last = [point.log_odds for point in beliefs if point.n_tokens > 0][-self.sentences :]
+        settled = min(last, default=0) > self.log_odds or max(last, default=0) < -self.log_odds
+        return settled and len(last) == self.sentences
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What a caller asks of one chain. The default asks nothing.
+
+    Attributes:
+        min_tokens: a chain that ends with fewer tokens is made to think again, as in rethinking.
+        rule: decides instead of the model.
+        given: the chain's first token ids, which the caller has written; with the closing marker at their end, the
+            whole chain.
+        belief_at: whether to read the belief behind a chain's tokens so far; None: never.
+    """
+
+    min_tokens: int = 0
+    rule: Rule | None = None
+    given: Sequence[int] = ()
+    belief_at: Callable[[Sequence[int]], bool] | None = None
+
+
 class Chain:
     """One pair's context while it is decoded, and the decision what it becomes after every token.
 
@@ -44,12 +159,14 @@ class Chain:
         limit_reason: what reaching the limit is called: "budget", or "context" where the context is the tighter bound.
         rethinks: how many times a closed chain is reopened.
         context: the most tokens that prompt, chain and close may have together; None: no bound.
+        steering: what the caller asks of it.
 
     Attributes:
         tokens: the context as it should be: prompt, chain, and the close once there is one.
         thought: the chain's ids, final once `ended` is set: what the model thought, without the closing marker and
             before a forced close cuts it.
         ended: None while thinking. Once set, the model's next logits are the verdict.
+        beliefs: what has been read at its branches, in order.
     """
 
     def __init__(
@@ -61,24 +178,36 @@ class Chain:
         limit_reason: Literal["budget", "context"] = "budget",
         rethinks: int = 0,
         context: int | None = None,
+        steering: Steering = Steering(),
     ) -> None:
         if limit < 1:
             raise ValueError(f"a chain needs a limit of at least 1 token, not {limit}")
-        self.tokens = list(prompt)
+        self.tokens = [*prompt, *steering.given]
         self.ended: Ended | None = None
         self.thought: tuple[int, ...] = ()
+        self.beliefs: tuple[BeliefPoint, ...] = ()
         self._prompt = tuple(prompt)
         self._rules = rules
         self._limit = limit
         self._limit_reason: Ended = limit_reason
         self._rethinks = rethinks
         self._context = context
+        self._steering = steering
         self._thinking_from = len(prompt)  # where the current round of thinking begins: a close cannot start before it
+        if self._has_closed():
+            self.thought, self.ended = tuple(self._closed_thought()), "closed"
+        elif self.room <= 0:
+            self._force_close(self._limit_reason)
 
     @property
     def room(self) -> int:
         """How many more tokens the chain may have."""
         return self._limit - self._length(self.tokens)
+
+    @property
+    def goes_by_beliefs(self) -> bool:
+        """Whether its rule decides by what is read at its branches."""
+        return self._steering.rule is not None and self._steering.rule.reads_beliefs
 
     def advance(self, token: int) -> int:
         """Take the model's next token and decide what the context becomes.
@@ -88,18 +217,48 @@ class Chain:
 
         Raises:
             RuntimeError: the chain has ended; the next logits are the verdict, not a token.
+            SteeringError: the rule has failed.
         """
         if self.ended is not None:
             raise RuntimeError("the chain has ended: read the verdict instead of advancing it")
         unchanged = len(self.tokens)
-        if token in self._rules.eos:
-            return self._force_close("eos")
-        self.tokens.append(token)
-        if self._has_closed():
-            return self._close(unchanged)
-        if self.room <= 0:
-            return self._force_close(self._limit_reason)
+        said: Sequence[int] = (token,)
+        if self._steering.rule is not None:
+            stops, said = _ask(self._steering.rule, self._thinking(), self.beliefs, token)
+            if stops:
+                return self._force_close("stopped")
+        for token in said:
+            if token in self._rules.eos:
+                reopened = self._reopen(self._thinking())
+                return self._force_close("eos") if reopened is None else reopened
+            self.tokens.append(token)
+            if self._has_closed():
+                return self._close(unchanged)
+            if self.room <= 0:
+                return self._force_close(self._limit_reason)
         return unchanged
+
+    def may_end_within(self, tokens: Sequence[int]) -> bool:
+        """Whether the chain might end before the last of these tokens is followed by another."""
+        return self._rules.close[-1] in tokens
+
+    def branch(self) -> "Chain | None":
+        """The chain closed at this point, where its belief is to be read here; else None."""
+        if self._steering.belief_at is None or self.ended is not None:
+            return None
+        thought = self._thinking()
+        if not self._steering.belief_at(thought):
+            return None
+        branch = copy.copy(self)
+        branch._force_close("stopped")
+        return branch
+
+    def believe(self, point: BeliefPoint) -> None:
+        """Take what was read at a branch."""
+        self.beliefs = tuple(sorted((*self.beliefs, point), key=lambda each: each.n_tokens))
+
+    def _thinking(self) -> list[int]:
+        return self.tokens[len(self._prompt) :]
 
     def _length(self, tokens: Sequence[int]) -> int:
         return len(tokens) - len(self._prompt)
@@ -108,19 +267,35 @@ class Chain:
         start = len(self.tokens) - len(self._rules.close)
         return start >= self._thinking_from and tuple(self.tokens[start:]) == self._rules.close
 
+    def _closed_thought(self) -> list[int]:
+        return self.tokens[len(self._prompt) : len(self.tokens) - len(self._rules.close)]
+
     def _close(self, unchanged: int) -> int:
-        thought = self.tokens[len(self._prompt) : len(self.tokens) - len(self._rules.close)]
-        if self._rethinks > 0:
+        thought = self._closed_thought()
+        if self._rethinks > 0 and len(thought) >= self._steering.min_tokens:
             self._rethinks -= 1
-            reopened = self._rules.rethink(self._prompt, thought)
-            if self._length(reopened) < self._limit:
-                self._thinking_from = len(reopened)
-                return self._replace(reopened)
+            reopened = self._think_again(thought)
+        else:
+            reopened = self._reopen(thought)
+        if reopened is not None:
+            return reopened
         self.thought, self.ended = tuple(thought), "closed"
         return unchanged
 
+    def _reopen(self, thought: list[int]) -> int | None:
+        """Go on where a chain would end too early."""
+        return self._think_again(thought) if len(thought) < self._steering.min_tokens else None
+
+    def _think_again(self, thought: list[int]) -> int | None:
+        """Reopen the chain behind this thought, as `_replace` does; None: there is no room for more."""
+        reopened = self._rules.rethink(self._prompt, thought)
+        if self._length(reopened) >= self._limit:
+            return None
+        self._thinking_from = len(reopened)
+        return self._replace(reopened)
+
     def _force_close(self, reason: Ended) -> int:
-        thought = self.tokens[len(self._prompt) :]
+        thought = self._thinking()
         self.thought, self.ended = tuple(thought), reason
         closed = self._rules.force_close(self._prompt, thought)
         if self._context is not None and len(closed) > self._context:  # tokenized anew, a chain can become longer
@@ -132,6 +307,16 @@ class Chain:
         self.tokens = tokens
         # The model must be run on at least one token to give logits, so the last one never counts as fed.
         return min(unchanged, len(tokens) - 1)
+
+
+def _ask(rule: Rule, thought: Sequence[int], beliefs: Sequence[BeliefPoint], token: int) -> tuple[bool, Sequence[int]]:
+    """Whether a rule stops a chain here, and what it puts in the place of a token otherwise."""
+    try:
+        if rule.stop(thought, beliefs):
+            return True, ()
+        return False, [int(each) for each in rule.force(thought, token)] or [token]
+    except Exception as error:
+        raise SteeringError(f"the rule {type(rule).__name__} failed: {type(error).__name__}: {error}") from error
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:

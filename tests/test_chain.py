@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.chain import Chain, ChainRules, common_prefix_length
+from rank1_hf.chain import (
+    BeliefPoint,
+    Chain,
+    ChainRules,
+    DoNotThink,
+    EarlyExit,
+    Rule,
+    Steering,
+    SteeringError,
+    common_prefix_length,
+)
 
 PROMPT = [1, 2, 3]
 CLOSE, EOS, STOP, WAIT = 90, 91, 92, 93
@@ -169,6 +179,155 @@ def test_advancing_a_chain_that_has_ended_is_an_error():
 def test_a_limit_below_one_token_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
         Chain(PROMPT, rules(), limit=0)
+
+
+def steered(limit: int = 20, rethinks: int = 0, close: tuple[int, ...] = (CLOSE,), **steering: object) -> Chain:
+    return Chain(PROMPT, rules(close), limit=limit, rethinks=rethinks, steering=Steering(**steering))
+
+
+@pytest.mark.parametrize("end", [CLOSE, EOS])
+def test_a_chain_that_ends_too_early_thinks_again_as_often_as_it_takes(end: int):
+    chain = steered(min_tokens=4)
+    assert think(chain, 50, end)[-1] == 4
+    assert chain.tokens == [*PROMPT, 50, WAIT]
+    think(chain, end)
+    assert chain.tokens == [*PROMPT, 50, WAIT, WAIT]
+    think(chain, 51, end)
+    assert (chain.ended, chain.thought) == ("closed" if end == CLOSE else "eos", (50, WAIT, WAIT, 51))
+
+
+def test_thinking_for_long_enough_is_no_rethinking():
+    chain = steered(min_tokens=2, rethinks=1)
+    think(chain, CLOSE, 50, CLOSE)
+    assert chain.tokens == [*PROMPT, WAIT, 50, WAIT]
+    think(chain, CLOSE)
+    assert (chain.ended, chain.thought) == ("closed", (WAIT, 50, WAIT))
+
+
+def test_no_chain_is_kept_open_beyond_the_limit():
+    chain = steered(limit=3, min_tokens=3)
+    think(chain, 50, 51, CLOSE)
+    assert (chain.ended, chain.thought) == ("closed", (50, 51))
+
+
+def test_not_to_think_closes_before_the_first_token():
+    chain = steered(rule=DoNotThink())
+    assert think(chain, 50) == [3]
+    assert (chain.ended, chain.thought, chain.tokens) == ("stopped", (), [*PROMPT, *FORCED])
+
+
+class Scripted(Rule):
+    """Stops at a length, and replaces tokens."""
+
+    def __init__(self, stop_at: int = 99, **replaced: list[int]) -> None:
+        self.stop_at, self.replaced = stop_at, {int(token[1:]): ids for token, ids in replaced.items()}
+        self.asked: list[list[int]] = []
+
+    def stop(self, thought, beliefs):
+        self.asked.append(list(thought))
+        return len(thought) == self.stop_at
+
+    def force(self, thought, token):
+        return self.replaced.get(token, [token])
+
+
+def test_a_rule_is_asked_before_every_token_and_stops_the_chain_there():
+    rule = Scripted(stop_at=2)
+    chain = steered(rule=rule)
+    assert think(chain, 50, 51, 52) == [3, 4, 5]
+    assert rule.asked == [[], [50], [50, 51]]
+    assert (chain.ended, chain.thought, chain.tokens) == ("stopped", (50, 51), [*PROMPT, 50, 51, *FORCED])
+
+
+def test_a_rule_puts_tokens_in_the_place_of_the_models():
+    chain = steered(rule=Scripted(_50=[60, 61], _90=[62]))
+    assert think(chain, 50, CLOSE, 51) == [3, 5, 6]
+    assert chain.tokens == [*PROMPT, 60, 61, 62, 51]
+
+
+def test_forced_tokens_may_close_the_chain_and_stop_at_the_limit():
+    chain = steered(rule=Scripted(_50=[60, CLOSE, 61]))
+    think(chain, 50)
+    assert (chain.ended, chain.thought) == ("closed", (60,))
+    chain = steered(limit=2, rule=Scripted(_50=[60, 61, 62]))
+    think(chain, 50)
+    assert (chain.ended, chain.thought) == ("budget", (60, 61))
+
+
+def test_a_rule_that_forces_nothing_leaves_the_token():
+    chain = steered(rule=Scripted(_50=[]))
+    think(chain, 50)
+    assert chain.tokens == [*PROMPT, 50]
+
+
+def test_a_rule_that_fails_says_which_and_how():
+    chain = steered(rule=Scripted(_50=["x"]))
+    with pytest.raises(SteeringError, match="rule Scripted failed: ValueError"):
+        think(chain, 50)
+
+
+def test_a_given_chain_is_continued():
+    chain = steered(limit=4, given=(50, 51))
+    assert (chain.tokens, chain.ended, chain.room) == ([*PROMPT, 50, 51], None, 2)
+    think(chain, 52, CLOSE)
+    assert (chain.ended, chain.thought) == ("closed", (50, 51, 52))
+
+
+def test_a_given_chain_with_its_close_is_the_whole_chain_and_is_not_rethought():
+    chain = steered(limit=4, rethinks=3, min_tokens=4, given=(50, 80, 81), close=(80, 81))
+    assert (chain.ended, chain.thought, chain.tokens) == ("closed", (50,), [*PROMPT, 50, 80, 81])
+
+
+def test_a_given_chain_that_uses_up_the_limit_is_closed():
+    chain = steered(limit=2, given=(50, 51))
+    assert (chain.ended, chain.thought, chain.tokens) == ("budget", (50, 51), [*PROMPT, 50, 51, *FORCED])
+
+
+def test_a_branch_is_the_chain_closed_here_and_leaves_it_as_it_is():
+    chain = steered(belief_at=lambda thought: len(thought) % 2 == 0)
+    start = chain.branch()
+    assert (start.ended, start.thought, start.tokens) == ("stopped", (), [*PROMPT, *FORCED])
+    think(chain, 50)
+    assert chain.branch() is None
+    think(chain, 51)
+    branch = chain.branch()
+    assert (branch.ended, branch.thought, branch.tokens) == ("stopped", (50, 51), [*PROMPT, 50, 51, *FORCED])
+    assert (chain.ended, chain.tokens) == (None, [*PROMPT, 50, 51])
+    think(chain, CLOSE)
+    assert chain.branch() is None
+    assert steered().branch() is None
+
+
+def test_beliefs_are_kept_in_order():
+    chain = steered()
+    for n_tokens in (4, 0, 2):
+        chain.believe(BeliefPoint(n_tokens, 1.0))
+    assert [point.n_tokens for point in chain.beliefs] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("log_odds", "stops"),
+    [
+        ([], False),
+        ([9.0], False),  # the start counts for nothing
+        ([9.0, 5.0], False),
+        ([0.0, 5.0, 4.1], True),
+        ([0.0, -5.0, -4.1], True),
+        ([0.0, -5.0, 5.0], False),
+        ([0.0, 5.0, 4.0], False),
+        ([0.0, 1.0, 5.0, 6.0], True),
+        ([0.0, 5.0, 6.0, 1.0], False),
+    ],
+)
+def test_an_early_exit_wants_settled_beliefs(log_odds: list[float], stops: bool):
+    beliefs = [BeliefPoint(3 * i, value) for i, value in enumerate(log_odds)]
+    assert EarlyExit(log_odds=4.0, sentences=2).stop([50], beliefs) is stops
+
+
+@pytest.mark.parametrize("thresholds", [{"log_odds": 0.0}, {"log_odds": float("nan")}, {"sentences": 0}])
+def test_thresholds_that_make_no_sense_are_refused(thresholds):
+    with pytest.raises(ValueError, match="log_odds above 0 and at least 1 sentence"):
+        EarlyExit(**thresholds)
 
 
 @given(

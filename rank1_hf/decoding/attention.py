@@ -76,6 +76,8 @@ def paged_attention(
     step.cache.write(layer, step.pages, step.offsets, new_keys, new_values)
     keys, values = step.cache.layer(layer)
     queries = query[0].transpose(0, 1)
+    if step.probe is not None:
+        step.probe.attended(layer, queries, scaling, sliding_window)
     output = torch.empty_like(queries)
     output[step.n_tokens :] = 0
     if step.n_decoding:

@@ -79,6 +79,12 @@ class KVCache:
         """Keys and values of one layer, the front of the pool only: [n_pages, KV heads, PAGE_SIZE, head dim] each."""
         return self._keys[index][: self.n_pages], self._values[index][: self.n_pages]
 
+    def read(self, row: RowKV, layer: int, length: int) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values of a row's first `length` tokens in one layer: [KV heads, length, head dim]."""
+        pages = row.pages[: pages_for(length)]
+        keys, values = (pool[pages].transpose(0, 1).flatten(1, 2)[:, :length] for pool in self.layer(layer))
+        return keys, values
+
     @property
     def is_allocated(self) -> bool:
         """Whether a step has been run, so that the layers have their pools."""

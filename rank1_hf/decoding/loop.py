@@ -11,7 +11,8 @@ same logits, read at the ids of the two answers, are the verdict.
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -20,17 +21,20 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rank1_hf.chain import Chain, ChainRules
+from rank1_hf.chain import Chain, ChainRules, SteeringError
 from rank1_hf.decoding.attention import token_kernel, use_paged_attention
+from rank1_hf.decoding.choosing import chosen
 from rank1_hf.decoding.graphs import DecodeGraphs, can_be_captured
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
 from rank1_hf.decoding.placement import device_of, layer_devices
+from rank1_hf.decoding.probe import Probe
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Plan, Scheduler, Work
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
+from rank1_hf.decoding.watcher import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ class Stats:
     decode_tokens: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    branches: int = 0
+    branch_tokens: int = 0
     live_rows: int = 0
     preemptions: int = 0
     out_of_memory: int = 0
@@ -133,6 +139,18 @@ class Decoder:
             max_rows: the most rows that decode together; None: as many as are fast on the device.
             on_step: called after every step.
         """
+        with closing(self.steps(requests, max_rows=max_rows, on_step=on_step)) as steps:
+            for finished in steps:
+                yield from finished
+
+    def steps(
+        self,
+        requests: Iterable[Request],
+        *,
+        max_rows: int | None = None,
+        on_step: Callable[[Stats], None] | None = None,
+    ) -> Generator[list[Decoded]]:
+        """Decode requests as `run` does, step by step: yields what each step has finished, which is often nothing."""
         scheduler = self._scheduler(
             iter(requests),
             self._make_row,
@@ -145,7 +163,8 @@ class Decoder:
             while True:
                 plan = scheduler.plan()
                 while scheduler.failed:
-                    yield _too_large(scheduler.failed.pop())
+                    failed = scheduler.failed.pop()
+                    yield failed.settle(_too_large(failed))
                 if not plan.work:
                     return
                 next_tokens = self._try_step(plan, scheduler)
@@ -155,11 +174,13 @@ class Decoder:
                     scheduler.stepped(work.row)
                 if on_step is not None:
                     on_step(self.stats)
+                finished: list[Decoded] = []
                 for work in plan.work:
-                    decoded = self._advance(work, next_tokens) if work.completes else None
+                    decoded = self._advance(work, next_tokens, scheduler) if work.completes else None
                     if decoded is not None:
                         scheduler.release(work.row, wipe=decoded.error is not None)
-                        yield decoded
+                        finished += work.row.settle(decoded)
+                yield finished
         finally:
             self.stats.live_rows = 0
             self.stats.preemptions += scheduler.n_preemptions
@@ -173,6 +194,7 @@ class Decoder:
             limit_reason=request.limit_reason,
             rethinks=self._rethinks,
             context=request.context,
+            steering=request.steering,
         )
         return Row(request, chain)
 
@@ -213,7 +235,8 @@ class Decoder:
             n_tokens += work.n_fed
             if work.completes:
                 with_logits += range(n_tokens - len(work.draft) - 1, n_tokens)
-        replayed = None if self._graphs is None else self._graphs.run(slices)
+        probe = Probe.of(plan.work, self._cache)
+        replayed = None if self._graphs is None or probe is not None else self._graphs.run(slices)
         if replayed is not None:
             self.stats.captured_steps += 1
             behind_all = replayed.tolist()
@@ -221,16 +244,23 @@ class Decoder:
         else:
             if plan.width is not None:
                 with_logits += [0] * (plan.width - len(with_logits))
-            step = Step(self._cache, slices, self._device, width=plan.width)
-            found = self._read(step, torch.tensor(with_logits, dtype=torch.long, device=self._device)).tolist()
+            step = Step(self._cache, slices, self._device, width=plan.width, probe=probe)
+            with nullcontext() if probe is None else probe.listening(self.model):
+                found = self._read(step, torch.tensor(with_logits, dtype=torch.long, device=self._device)).tolist()
         self.stats.steps += 1
         for work in plan.work:
-            if work.n_tokens == 1:
+            if work.row.parent is not None:
+                self.stats.branches += work.completes
+                self.stats.branch_tokens += work.n_tokens
+            elif work.n_tokens == 1:
                 self.stats.decode_tokens += 1
             else:
                 self.stats.prefill_tokens += work.n_tokens
             self.stats.draft_tokens += len(work.draft)
-        return (NextToken(int(token), logit, (true, false)) for token, logit, true, false in found)
+        return (
+            NextToken(int(token), logit, (true, false), None if probe is None else probe.reading(at))
+            for at, (token, logit, true, false) in enumerate(found)
+        )
 
     def _read(self, step: Step | TokenStep, with_logits: Tensor | int = 0) -> Tensor:
         """What the model says behind some of a step's tokens, or behind all (0).
@@ -247,10 +277,12 @@ class Decoder:
             step=step,
         )
         logits = output.logits[0].float()
+        if step.probe is not None:
+            step.probe.found(logits)
         highest, tokens = logits.max(dim=-1)
         return torch.column_stack([tokens.float(), highest, logits[:, self._answers]])
 
-    def _advance(self, work: Work, next_tokens: "Iterator[NextToken]") -> Decoded | None:
+    def _advance(self, work: Work, next_tokens: "Iterator[NextToken]", scheduler: Scheduler) -> Decoded | None:
         """Give a row its next token, or its verdict. Returns its outcome if it is finished.
 
         With a draft, the row goes on as long as the draft said what the model says.
@@ -261,8 +293,16 @@ class Decoder:
                 return _verdict(row, next_token)
             if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
                 return _not_finite(row)
+            branch = row.chain.branch()
+            if branch is not None:
+                scheduler.branch(row, branch)
             n_before = len(row.chain.tokens)
-            unchanged = row.advance(next_token.id)
+            try:
+                token = chosen(row, next_token.id, next_token.reading)
+                unchanged = row.advance(token)
+            except SteeringError as error:
+                return _failed(row, str(error))
+            row.tell("step", n_before, token, next_token.reading)
             if unchanged < n_before or row.chain.tokens[n_before:] != [drafted]:
                 self._cache.truncate(row.kv, unchanged)
                 break
@@ -272,17 +312,22 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class NextToken:
-    """What the logits behind a context say: the likeliest token and its logit, and the logits of true and false."""
+    """What the logits behind a context say: the likeliest token and its logit, and the logits of true and false.
+
+    With it goes what the row's watcher asked for, and the logits themselves where the row has a logits processor.
+    """
 
     id: int
     logit: float
     answers: tuple[float, float]
+    reading: Reading | None = None
 
 
 def _verdict(row: Row, next_token: NextToken) -> Decoded:
     true_logit, false_logit = next_token.answers
     if not (math.isfinite(true_logit) and math.isfinite(false_logit)):
         return _not_finite(row)
+    row.tell("verdict", len(row.chain.tokens), None, next_token.reading)
     return Decoded(row.request.index, row.chain.thought, row.chain.ended, true_logit, false_logit)
 
 

@@ -31,7 +31,9 @@ class ReproducibleScheduler(Scheduler):
                 # A row that starts from a known prefix only now knows where its chunk ends.
                 n_tokens = min((_chunk_end(row) or end) - row.kv.length, CHUNK)
                 return Plan([Work(row, n_tokens, completes=n_tokens == row.pending)], width=CHUNK)
-        return Plan([Work(row, 1, completes=row.pending == 1) for row in self.rows], width=self._width)
+        held = self._held()
+        decoding = [Work(row, 1, completes=row.pending == 1) for row in self.rows if row not in held]
+        return Plan(decoding, width=self._width)
 
 
 def _chunk_end(row: Row) -> int | None:

@@ -1,10 +1,13 @@
 """What goes into the decode loop and what comes out: token ids and logits, no text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from rank1_hf.chain import Ended
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from rank1_hf.chain import BeliefPoint, Ended, Steering
+from rank1_hf.decoding.watcher import Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,10 @@ class Request:
         limit: the most tokens the chain may have.
         limit_reason: what reaching the limit is called.
         context: the most tokens that prompt, chain and close may have together; None: no bound.
+        steering: what the caller asks of the chain.
+        processor: changes the logits that the chain's tokens are chosen by, never the verdict's. It is called once for
+            each token, with the context as input_ids, [1, tokens], and the logits, [1, vocabulary], float32.
+        watcher: is told of what happens to the row.
     """
 
     index: int
@@ -26,6 +33,9 @@ class Request:
     limit: int
     limit_reason: Literal["budget", "context"] = "budget"
     context: int | None = None
+    steering: Steering = field(default_factory=Steering)
+    processor: LogitsProcessor | LogitsProcessorList | None = None
+    watcher: Watcher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,7 @@ class Decoded:
         ended: how the chain ended; None where it did not, because of an error.
         true_logit, false_logit: the verdict, float32 values.
         error: why there is no verdict, or None.
+        beliefs: what was read at the chain's branches, in order.
     """
 
     index: int
@@ -46,3 +57,4 @@ class Decoded:
     true_logit: float
     false_logit: float
     error: str | None = None
+    beliefs: Sequence[BeliefPoint] = ()

@@ -1,18 +1,22 @@
 """A row: one pair while it is being decoded."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Optional
 
-from rank1_hf.chain import Chain
+from rank1_hf.chain import BeliefPoint, Chain
 from rank1_hf.decoding.kv_cache import RowKV
-from rank1_hf.decoding.requests import Request
+from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.speculation import PromptLookup
+from rank1_hf.decoding.watcher import NOTHING, Moment, Needs, Reading
 
 
 @dataclass(eq=False, slots=True)
 class Row:
     """The request, the chain (what the context should be), the KV (how much of it the model has seen), and a lookup.
 
-    `rewritten` are the parts of the context, [start, stop), that the chain's rules wrote and not the model.
+    `rewritten` are the parts of the context, [start, stop), that the chain's rules or the caller wrote and not the
+    model. A branch, which reads what a row believes, is a row too, and has that row as its `parent`.
     """
 
     request: Request
@@ -20,6 +24,14 @@ class Row:
     kv: RowKV = field(default_factory=RowKV)
     lookup: PromptLookup = field(default_factory=PromptLookup)
     rewritten: list[tuple[int, int]] = field(default_factory=list)
+    parent: Optional["Row"] = None
+    n_branches: int = 0
+    outcome: Decoded | None = None
+
+    def __post_init__(self) -> None:
+        n_prompt, n_tokens = len(self.request.prompt), len(self.chain.tokens)
+        if n_tokens > n_prompt and self.parent is None:
+            self.rewritten.append((n_prompt, n_tokens))
 
     @property
     def pending(self) -> int:
@@ -27,11 +39,46 @@ class Row:
         return len(self.chain.tokens) - self.kv.length
 
     def advance(self, token: int) -> int:
-        """Give the chain its next token. Returns how many leading tokens of the context are as they were."""
+        """Give the chain its next token. Returns how many leading tokens of the context are as they were before.
+
+        Raises:
+            SteeringError: the chain's rule has failed.
+        """
         n_before = len(self.chain.tokens)
         unchanged = self.chain.advance(token)
         start, n_tokens = min(unchanged, n_before), len(self.chain.tokens)
         if start < n_before or start < n_tokens - 1:
             self.rewritten = [(first, min(stop, start)) for first, stop in self.rewritten if first < start]
             self.rewritten.append((start, n_tokens))
-        return unchanged
+        return start
+
+    def settle(self, outcome: Decoded) -> list[Decoded]:
+        """Take a row's or a branch's outcome. Returns the row's once all its branches have theirs, else nothing."""
+        row = self.parent or self
+        if row is self:
+            row.outcome = outcome
+        else:
+            row.n_branches -= 1
+            if outcome.error is None:
+                row.chain.believe(BeliefPoint(len(outcome.thought), outcome.true_logit - outcome.false_logit))
+        if row.outcome is None or row.n_branches:
+            return []
+        return [replace(row.outcome, beliefs=row.chain.beliefs)]
+
+    def needs(self, draft: Sequence[int] = ()) -> Needs:
+        """What is to be read off the step that completes this row, with such a draft."""
+        watcher = None if self.parent is not None else self.request.watcher
+        needs = NOTHING
+        if watcher is not None:
+            ends = self.chain.ended is not None
+            needs = watcher.needs(verdict=ends)
+            if self.chain.may_end_within(draft):
+                needs |= watcher.needs(verdict=True)
+        if self.request.processor is not None and self.chain.ended is None:
+            needs |= Needs(logits=True)
+        return needs
+
+    def tell(self, moment: Moment, n_seen: int = 0, token: int | None = None, reading: Reading | None = None) -> None:
+        """Tell the row's watcher, if it has one."""
+        if self.request.watcher is not None and self.parent is None:
+            self.request.watcher.told(moment, self, n_seen, token, reading)

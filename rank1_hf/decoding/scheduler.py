@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from rank1_hf.chain import Chain, common_prefix_length
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.prefixes import Prefixes
 from rank1_hf.decoding.requests import Request
@@ -108,6 +109,16 @@ class Scheduler:
         """A planned row's tokens are in the KV cache now."""
         self._prefixes.stepped(row)
 
+    def branch(self, row: Row, chain: Chain) -> None:
+        """Read the verdict of another chain too, which begins as this row's does and has ended.
+
+        The branch is the youngest row, so it is the first to be preempted; it starts from the row's own pages.
+        """
+        n_known = min(common_prefix_length(row.chain.tokens, chain.tokens), row.kv.length, len(chain.tokens) - 1)
+        rewritten = [(n_known, len(chain.tokens))]
+        self.rows.append(Row(row.request, chain, self._cache.fork(row.kv, n_known), rewritten=rewritten, parent=row))
+        row.n_branches += 1
+
     def release(self, row: Row, *, wipe: bool = False) -> None:
         """A row is finished; `wipe` clears its pages, where they may hold NaN."""
         self.rows.remove(row)
@@ -144,6 +155,7 @@ class Scheduler:
                 return
             else:
                 self.rows.append(row)
+                row.tell("admitted")
 
     def _next_row(self) -> Row | None:
         if self._waiting:
@@ -157,7 +169,12 @@ class Scheduler:
 
     def _split(self) -> Plan:
         """One token of every row that decodes, and a chunk of the others, oldest first."""
-        plan = [Work(row, 1, completes=True, draft=self._draft(row)) for row in self.rows if row.pending == 1]
+        held = self._held()
+        plan = [
+            Work(row, 1, completes=True, draft=self._draft(row))
+            for row in self.rows
+            if row.pending == 1 and row not in held
+        ]
         room = self._max_prefill_tokens
         for row in self.rows:
             if room == 0:
@@ -169,9 +186,15 @@ class Scheduler:
         # The last chunk of a prompt may be a single token.
         return Plan(sorted(plan, key=lambda work: work.n_fed > 1))
 
+    def _held(self) -> set[Row | None]:
+        """Rows that wait for a live branch, because their rule goes by what it reads."""
+        return {row.parent for row in self.rows if row.parent is not None and row.chain.goes_by_beliefs}
+
     def _draft(self, row: Row) -> list[int]:
         """Tokens to speculate on, where few rows are live and memory is not short (a draft may take another page)."""
         n_tokens = min(self._max_draft_tokens // len(self.rows), MAX_DRAFT, row.chain.room - 1)
+        if row.chain.goes_by_beliefs:  # each of which is to be known before the chain goes on
+            return []
         if n_tokens < LEAST_DRAFT or row.chain.ended or self._cache.n_pages_free < 2 * len(self.rows):
             return []
         return row.lookup.propose(row.chain.tokens, n_tokens)
@@ -185,8 +208,10 @@ class Scheduler:
             self._fail_last()
 
     def _preempt_youngest(self) -> None:
-        self._waiting.appendleft(self._evict_youngest())
+        row = self._evict_youngest()
+        self._waiting.appendleft(row)
         self.n_preemptions += 1
+        row.tell("preempted")
 
     def _fail_last(self) -> None:
         self.failed.append(self._evict_youngest())

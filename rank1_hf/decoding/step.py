@@ -9,11 +9,15 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache, RowKV
+
+if TYPE_CHECKING:
+    from rank1_hf.decoding.probe import Probe
 
 _NOWHERE = 2**40  # the first position of a page that nobody reads: behind every token
 
@@ -87,15 +91,23 @@ class Step:
         device: where the model takes its input.
         width: pad the step to so many tokens, and attend every row by itself, so that a row's numbers depend on no
             other row; None: neither.
+        probe: is told what the layers attend; None: nobody asked.
     """
 
     def __init__(
-        self, cache: KVCache, slices: list[RowSlice], device: torch.device, *, width: int | None = None
+        self,
+        cache: KVCache,
+        slices: list[RowSlice],
+        device: torch.device,
+        *,
+        width: int | None = None,
+        probe: "Probe | None" = None,
     ) -> None:
         self.cache = cache
         self.device = device
+        self.probe = probe
         self._elsewhere: dict[torch.device, Step] = {}
-        self._again = partial(Step, cache, slices, width=width)
+        self._again = partial(Step, cache, slices, width=width, probe=probe)
         self.decoding = [part.kv for part in slices if len(part.tokens) == 1 and width is None]
         if width is None and any(len(part.tokens) == 1 for part in slices[len(self.decoding) :]):
             raise ValueError("rows with a single token come first in a step")
@@ -247,6 +259,7 @@ class TokenStep:
     """
 
     segments: tuple[Segment, ...] = ()
+    probe = None
 
     def __init__(self, cache: KVCache, table: Tensor) -> None:
         self.cache = cache

@@ -1,0 +1,155 @@
+"""Reads off a step what somebody asked for besides its likeliest tokens, for the rows that are watched, and no others.
+
+Hidden states come from hooks on the layers that are named, for the time of the step. Attention weights, which no fast
+kernel gives, are computed from the queries and the KV cache, for the heads that are named.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.scheduler import Work
+from rank1_hf.decoding.watcher import NOTHING, Needs, Reading, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A token behind which somebody wants to know more.
+
+    Attributes:
+        token: where it stands in the step.
+        logits: where its logits stand among the step's.
+        kv: its row's.
+        n_context: how many tokens it sees, itself included.
+        needs: what is wanted.
+    """
+
+    token: int
+    logits: int
+    kv: RowKV
+    n_context: int
+    needs: Needs
+
+
+class Probe:
+    """What is wanted of one step, and then what was found.
+
+    Args:
+        places: in the order of the step; at least one.
+        cache: where the rows keep their KV.
+    """
+
+    def __init__(self, places: Sequence[Place], cache: KVCache) -> None:
+        self._places = {place.logits: place for place in places}
+        self._cache = cache
+        self._logits: Tensor | None = None
+        self._scores: dict[int, Scores] = {}
+        self._hidden: dict[int, dict[int, Tensor]] = {place.logits: {} for place in places}
+        self._attention: dict[int, dict[tuple[int, int], Tensor]] = {place.logits: {} for place in places}
+
+    @classmethod
+    def of(cls, plan: Sequence[Work], cache: KVCache) -> "Probe | None":
+        """The probe of a step whose rows' KV is extended already; None where nobody wants anything."""
+        places: list[Place] = []
+        n_tokens = n_logits = 0
+        for work in plan:
+            n_tokens += work.n_fed
+            if not work.completes:
+                continue
+            n_places = len(work.draft) + 1
+            needs = work.row.needs(work.draft)
+            if needs != NOTHING:
+                places += (
+                    Place(
+                        n_tokens - back, n_logits + n_places - back, work.row.kv, work.row.kv.length - back + 1, needs
+                    )
+                    for back in range(n_places, 0, -1)
+                )
+            n_logits += n_places
+        return cls(places, cache) if places else None
+
+    @contextmanager
+    def listening(self, model: PreTrainedModel) -> Iterator[None]:
+        """Hear what the layers say that somebody asked for."""
+        layers = model.base_model.layers
+        with ExitStack() as hooks:
+            for index in frozenset().union(*(place.needs.hidden_states for place in self._places.values())):
+                hooks.enter_context(_hooked(layers[index], partial(self._keep_hidden, index)))
+            yield
+
+    def attended(self, layer: int, queries: Tensor, scaling: float, window: int | None) -> None:
+        """A layer attends: [tokens, heads, head dim], rotated; its keys are in the KV cache."""
+        for place in self._places.values():
+            heads = sorted(head for of_layer, head in place.needs.attention if of_layer == layer)
+            if heads:
+                keys, _ = self._cache.read(place.kv, layer, place.n_context)
+                weights = _attention_weights(queries[place.token], keys, heads, scaling, window)
+                self._attention[place.logits].update(zip(((layer, head) for head in heads), weights, strict=True))
+
+    def found(self, logits: Tensor) -> None:
+        """The step's logits: [tokens, vocabulary], float32."""
+        self._logits = logits
+        wanted = [at for at, place in self._places.items() if place.needs.scores]
+        if wanted:
+            self._scores = dict(zip(wanted, _scores(logits[wanted]), strict=True))
+
+    def reading(self, at: int) -> Reading | None:
+        """What was found behind the token whose logits stand at this place among the step's."""
+        place = self._places.get(at)
+        if place is None:
+            return None
+        assert self._logits is not None  # the step has been run
+        return Reading(
+            scores=self._scores.get(at),
+            logits=self._logits[at] if place.needs.logits else None,
+            hidden_states=self._hidden[at],
+            attention=self._attention[at],
+            kv=partial(self._kv, place) if place.needs.kv else None,
+        )
+
+    def _keep_hidden(self, layer: int, output: Tensor | tuple[Tensor, ...]) -> None:
+        states = output if isinstance(output, Tensor) else output[0]
+        for at, place in self._places.items():
+            if layer in place.needs.hidden_states:
+                self._hidden[at][layer] = states[0, place.token].clone()
+
+    def _kv(self, place: Place, layer: int) -> tuple[Tensor, Tensor]:
+        return self._cache.read(place.kv, layer, place.n_context)
+
+
+@contextmanager
+def _hooked(layer: nn.Module, keep: Callable[[Tensor | tuple[Tensor, ...]], None]) -> Iterator[None]:
+    handle = layer.register_forward_hook(lambda module, args, output: keep(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _attention_weights(query: Tensor, keys: Tensor, heads: list[int], scaling: float, window: int | None) -> Tensor:
+    """One token's attention: query [all heads, head dim], keys [KV heads, context, head dim] to [heads, context]."""
+    group = len(query) // len(keys)
+    chosen = keys[[head // group for head in heads]].float()
+    scores = (chosen @ query[heads].float()[..., None])[..., 0] * scaling
+    if window is not None:
+        scores[:, : max(scores.shape[1] - window, 0)] = -math.inf
+    return scores.softmax(-1)
+
+
+def _scores(logits: Tensor) -> list[Scores]:
+    """[tokens, vocabulary]; all tokens at once, so that the device is waited for once."""
+    best, ids = logits.topk(2)
+    logprobs = logits.log_softmax(-1)
+    entropy = torch.special.entr(logprobs.exp()).sum(-1)
+    columns = (ids.float(), logprobs.amax(-1), best[:, 0] - best[:, 1], entropy)  # every id is exact in float32
+    return [
+        Scores(int(token), logprob, int(alternative), margin, nats)
+        for token, alternative, logprob, margin, nats in torch.column_stack(columns).tolist()
+    ]

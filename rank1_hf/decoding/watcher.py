@@ -1,0 +1,110 @@
+"""How others may watch a row: what they can ask for, when they are told, and what they are given.
+
+The loop knows this protocol and nobody who implements it. What no watcher of a row asks for is not computed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rank1_hf.decoding.row import Row
+
+Moment = Literal["admitted", "step", "verdict", "preempted"]
+"""admitted: the row has a place among the live ones, for the first time or again after it was preempted; step: the
+chain has taken a token; verdict: the chain has ended and the verdict is read; preempted: its KV is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a watcher wants to be computed where the model says a token, or the verdict.
+
+    Attributes:
+        scores: the numbers of `Scores`.
+        logits: the model's logits, before any logits processor.
+        hidden_states: the outputs of these decoder layers, counted from 0; the final norm is not applied.
+        attention: the attention weights of these (layer, head), both counted from 0.
+        kv: the keys and values of the row, layer by layer when they are asked for.
+    """
+
+    scores: bool = False
+    logits: bool = False
+    hidden_states: frozenset[int] = frozenset()
+    attention: frozenset[tuple[int, int]] = frozenset()
+    kv: bool = False
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(
+            self.scores or other.scores,
+            self.logits or other.logits,
+            self.hidden_states | other.hidden_states,
+            self.attention | other.attention,
+            self.kv or other.kv,
+        )
+
+
+NOTHING = Needs()
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How sure the model is of its likeliest token, in float32.
+
+    Attributes:
+        token: its id.
+        logprob: its log-probability (natural logarithm).
+        alternative: the id of the second likeliest token.
+        margin: logit(likeliest) - logit(second likeliest).
+        entropy: of the next token, in nats, over the whole vocabulary.
+    """
+
+    token: int
+    logprob: float
+    alternative: int
+    margin: float
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read off a step behind one token of a row: what its watchers asked for, and None or nothing else.
+
+    All tensors are inference tensors on the device of their layer, and copies of the row's own: they may be kept. Only
+    `logits` is a view of the whole step's, so copy it (`.clone()`) to keep it for long.
+
+    Attributes:
+        scores: see `Scores`.
+        logits: [vocabulary], float32.
+        hidden_states: by layer, [hidden size], the model's dtype.
+        attention: by (layer, head), [context], float32: weights over the tokens up to this one, which sum to 1.
+        kv: layer -> (keys, values), [KV heads, context, head dim] each, in the KV cache's dtype, keys rotated; a copy,
+            made by the call, which is possible only while the watcher is being told.
+    """
+
+    scores: Scores | None
+    logits: Tensor | None
+    hidden_states: dict[int, Tensor]
+    attention: dict[tuple[int, int], Tensor]
+    kv: Callable[[int], tuple[Tensor, Tensor]] | None
+
+
+class Watcher(Protocol):
+    """Is told of what happens to one row."""
+
+    def needs(self, *, verdict: bool) -> Needs:
+        """What it wants to know where the verdict is read, or where the model says a token."""
+
+    def told(
+        self, moment: Moment, row: "Row", n_seen: int, token: int | None = None, reading: Reading | None = None
+    ) -> None:
+        """Something has happened to the row. It must not raise.
+
+        Args:
+            moment: what.
+            row: as it is now, to be read only.
+            n_seen: how many tokens of the context the model had seen when it said this; 0 where it said nothing.
+            token: at a step, what the chain was given: the model's token, or what a logits processor made of it.
+            reading: at a step and at the verdict, what was asked for; None where that is nothing.
+        """
