@@ -4,11 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rank1_hf.chain import EarlyExit, Rule
     from rank1_hf.loading import CheckpointError
     from rank1_hf.official import rank1
     from rank1_hf.prompt import ContractError, Markers, PairError
     from rank1_hf.reranker import Rank1
     from rank1_hf.results import Interrupted, Judgment
+    from rank1_hf.tracing import Observer, Trace, TraceOptions
 
 __version__ = "0.1.0"
 
@@ -16,15 +18,34 @@ __version__ = "0.1.0"
 _HOMES = {
     "CheckpointError": "rank1_hf.loading",
     "ContractError": "rank1_hf.prompt",
+    "EarlyExit": "rank1_hf.chain",
     "Interrupted": "rank1_hf.results",
     "Judgment": "rank1_hf.results",
     "Markers": "rank1_hf.prompt",
+    "Observer": "rank1_hf.tracing",
     "PairError": "rank1_hf.prompt",
     "Rank1": "rank1_hf.reranker",
+    "Rule": "rank1_hf.chain",
+    "Trace": "rank1_hf.tracing",
+    "TraceOptions": "rank1_hf.tracing",
     "rank1": "rank1_hf.official",
 }
 
-__all__ = ["CheckpointError", "ContractError", "Interrupted", "Judgment", "Markers", "PairError", "Rank1", "rank1"]
+__all__ = [
+    "CheckpointError",
+    "ContractError",
+    "EarlyExit",
+    "Interrupted",
+    "Judgment",
+    "Markers",
+    "Observer",
+    "PairError",
+    "Rank1",
+    "Rule",
+    "Trace",
+    "TraceOptions",
+    "rank1",
+]
 
 
 def __getattr__(name: str) -> object:

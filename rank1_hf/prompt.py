@@ -13,7 +13,7 @@ tokenizer adds itself (a BOS for Llama and Mistral). And text from a user or a d
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,6 +121,7 @@ class PromptEncoder:
         self._check_answers(true_ids, false_ids)
         self.true_id, self.false_id = true_ids[0], false_ids[0]
         self._check_against_plain_tokenization()
+        self._ends_sentence: dict[int, bool] = {}
         self._head: tuple[str, list[int]] = ("", [])  # the last query's share of the prompt, and its ids
 
     # ---- text -> ids -------------------------------------------------------------------------------------------------
@@ -207,6 +208,20 @@ class PromptEncoder:
         text = self._decode([*opening, *thought])[len(self._decode(opening)) :]
         return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
+    def chain_ids(self, text: str) -> list[int]:
+        """The ids of a chain that a caller has written, as they stand behind `<think>`."""
+        return self._plain_ids(text) if self._one_think_id else self._plain_ids_behind_text(text)
+
+    def ends_sentence(self, token: int) -> bool:
+        """Whether a token's text ends a sentence: as in `cut_to_last_sentence`, so the point in 3.14 does too."""
+        if token not in self._ends_sentence:
+            self._ends_sentence[token] = self._decode([token]).rstrip().endswith((".", "!", "?"))
+        return self._ends_sentence[token]
+
+    def text_stream(self, before: Sequence[int]) -> "TextStream":
+        """Turns the tokens that follow these into text, one by one."""
+        return TextStream(self._decode, before[-1:])
+
     def _continue(self, prompt: Sequence[int], text: str) -> list[int]:
         """`prompt + text`, tokenized as a whole. The text may quote the passage, so it too never becomes special."""
         if self._one_think_id:  # an added token stands alone: what follows it is tokenized as if nothing stood before
@@ -253,6 +268,33 @@ class PromptEncoder:
                 "this tokenizer's plain tokenization of a prompt cannot be reproduced with its special tokens switched "
                 f"off: they differ at token {at} ({ours[at : at + 3]} instead of {plain[at : at + 3]})"
             )
+
+
+class TextStream:
+    """Text as its tokens come: a character made of several tokens comes with the last of them.
+
+    All of it together is what the tokens decode to as a whole, unless there are bytes among them that are no text.
+
+    Args:
+        decode: ids -> text.
+        before: what stands before the first token; some tokenizers decode the very first one of a text differently.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int]) -> None:
+        self._decode = decode
+        self._ids = list(before)
+        self._n_said = len(self._ids)  # the text of so many has been given away
+
+    def push(self, token: int) -> str:
+        """The text that another token adds; empty where it only begins a character."""
+        self._ids.append(token)
+        said, text = self._decode(self._ids[: self._n_said]), self._decode(self._ids)
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        # Only the tokens since the last piece are kept: they are enough to decode the next ones as they are.
+        self._ids = self._ids[self._n_said :]
+        self._n_said = len(self._ids)
+        return text[len(said) :]
 
 
 def query_text(query: Query) -> str:

@@ -5,18 +5,21 @@ import itertools
 import math
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 
+from rank1_hf.chain import DoNotThink, Rule, Steering
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.placement import is_split
 from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.decoding.watcher import Reading
 from rank1_hf.loading import (
     Checkpoint,
     CheckpointError,
@@ -42,14 +45,19 @@ from rank1_hf.prompt import (
     PromptEncoder,
     PromptTooLongError,
     Query,
+    TextStream,
     Truncation,
     passage_text,
     query_text,
 )
-from rank1_hf.results import Interrupted, Judgment, ranking_key, sigmoid
+from rank1_hf.results import Interrupted, Judgment, TokenEvent, ranking_key, sigmoid
 from rank1_hf.shares import shares
+from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
+from rank1_hf.tracing.observer import Observed, Observer, WatchedPair, check_observers
+from rank1_hf.tracing.trace import BeliefAt, Trace, TraceOptions, Tracer
 
 Pair = tuple[Query, Passage] | Sequence[str]
+Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
 
 DEFAULT_BUDGET = 8192
 """The official code's `max_output_tokens`."""
@@ -81,6 +89,7 @@ class Rank1:
         max_length: the most tokens of prompt and chain together; the model's own limit where that is less.
         prompt_template: a dataset prompt with `FILL_QUERY_HERE`, which stands in the query's place.
         rethink: how many times a closed chain is made to think again.
+        min_thinking_tokens: a chain that would end with fewer tokens is made to think again, as often as it takes.
         truncation: what happens to a prompt that does not fit beside the budget: "passage" cuts the end of the
             passage, and the result says so; "error" raises before anything is decoded.
         markers: the strings that open, close and answer a chain, for models that are not rank1.
@@ -112,6 +121,7 @@ class Rank1:
         max_length: int = 16000,
         prompt_template: str | None = None,
         rethink: int = 0,
+        min_thinking_tokens: int = 0,
         truncation: Truncation = "passage",
         markers: Markers | None = None,
         kv_cache_tokens: int | None = None,
@@ -123,6 +133,7 @@ class Rank1:
     ) -> None:
         _check_count("max_length", max_length, least=1)
         _check_count("rethink", rethink, least=0)
+        _check_count("min_thinking_tokens", min_thinking_tokens, least=0)
         _check_count("num_gpus", num_gpus, least=1)
         if num_gpus > 1 and (device_map is not None or max_memory is not None):
             raise ValueError(
@@ -168,7 +179,13 @@ class Rank1:
         self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
         self.context = min(max_length, context_length(checkpoint.config) or max_length)
         self.max_new_tokens = min(DEFAULT_BUDGET, self.context // 2) if max_new_tokens is None else max_new_tokens
+        self.min_thinking_tokens = min_thinking_tokens
         self.truncation = truncation
+        if min_thinking_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_thinking_tokens={min_thinking_tokens} is more than a chain may have: "
+                f"max_new_tokens={self.max_new_tokens}"
+            )
         self._check_budget()
         if (
             chosen.type == "cuda"
@@ -210,6 +227,11 @@ class Rank1:
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[False] = ...,
+        think: bool = ...,
+        rule: Rule | None = ...,
+        logits_processor: Processor | Mapping[int, Processor] | None = ...,
+        trace: bool | TraceOptions = ...,
+        observers: Sequence[Observer] = ...,
     ) -> list[Judgment]: ...
 
     @overload
@@ -220,6 +242,11 @@ class Rank1:
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[True],
+        think: bool = ...,
+        rule: Rule | None = ...,
+        logits_processor: Processor | Mapping[int, Processor] | None = ...,
+        trace: bool | TraceOptions = ...,
+        observers: Sequence[Observer] = ...,
     ) -> Iterator[Judgment]: ...
 
     def judge(
@@ -229,6 +256,11 @@ class Rank1:
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         stream: bool = False,
+        think: bool = True,
+        rule: Rule | None = None,
+        logits_processor: Processor | Mapping[int, Processor] | None = None,
+        trace: bool | TraceOptions = False,
+        observers: Sequence[Observer] = (),
     ) -> list[Judgment] | Iterator[Judgment]:
         """Think about every pair. A pair that cannot be judged gets a judgment with an `error`; the others are
         unharmed.
@@ -239,19 +271,28 @@ class Rank1:
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
+            think: False closes every chain before its first token: what the model believes without thinking.
+            rule: decides when chains stop and what they say; see `rank1_hf.chain.Rule`.
+            logits_processor: of Transformers' own type; for all pairs, or by index for some. It changes which tokens a
+                chain takes, never the verdict, and is called with one pair's context [1, tokens] and logits
+                [1, vocabulary] at a time.
+            trace: put a `Trace` into each judgment; True for the tokens, or `TraceOptions` for more.
+            observers: see `rank1_hf.tracing.Observer`.
 
         Returns:
             A list in input order, or with `stream` an iterator in the order of finishing.
 
         Raises:
             TypeError: `pairs` is not a collection of pairs.
-            ValueError: `stream` with `num_gpus`; or its processes were given different pairs.
+            ValueError: `stream` with `num_gpus`; or its processes were given different pairs; or what is asked for is
+                not in the model, or makes no sense.
             PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is
                 decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
         if batch_size is not None:
             _check_count("batch_size", batch_size, least=1)
+        asked = self._asked(think, rule, logits_processor, trace, observers)
         many = _as_pairs(pairs)
         if stream and self._processes is not None:
             raise ValueError("the judgments of several processes come together at the end; leave stream out")
@@ -260,10 +301,10 @@ class Rank1:
         if self.truncation == "error" and isinstance(many, Sequence):
             self._check_lengths(many)
         if self._processes is not None:
-            return self._judge_together(self._processes, list(many), batch_size, show_progress_bar)
+            return self._judge_together(self._processes, list(many), batch_size, show_progress_bar, asked)
         total = len(many) if isinstance(many, Sized) else None
         indexed = _ordered(many) if isinstance(many, Sequence) else enumerate(many)
-        judgments = self._judge(indexed, total, batch_size, show_progress_bar)
+        judgments = self._judge(indexed, total, batch_size, show_progress_bar, asked)
         return judgments if stream else _collect(judgments)
 
     def predict(
@@ -332,12 +373,181 @@ class Rank1:
                 result["text"] = documents[result["corpus_id"]]
         return results
 
+    # ---- looking inside ----------------------------------------------------------------------------------------------
+
+    def trace(
+        self,
+        query: Query,
+        passage: Passage,
+        *,
+        belief: BeliefAt | None = "sentences",
+        lens: bool = True,
+        attention: bool = True,
+    ) -> Trace:
+        """Think about one pair and tell everything about it; see `TraceOptions` for what the arguments mean.
+
+        Raises:
+            PairError: the pair cannot be judged.
+        """
+        options = TraceOptions(belief, lens=lens, attention=attention)
+        judgment = self._judge_one(query, passage, self._asked(trace=options))
+        if judgment.trace is None:
+            raise RuntimeError("the trace of this pair failed; the log says why")
+        return judgment.trace
+
+    def lens(self, query: Query, passage: Passage) -> Lens:
+        """Think about one pair, and read its verdict from every layer and the attention of every head.
+
+        Raises:
+            PairError: the pair cannot be judged.
+        """
+        observer = self._lens()
+        judgment = self._judge_one(query, passage, self._asked(observers=[observer]))
+        if observer.log_odds is None or observer.attention is None:
+            raise RuntimeError("the layer lens of this pair failed; the log says why")
+        ids = self.encode(query, passage).ids
+        return Lens(
+            log_odds=observer.log_odds.numpy(),
+            attention=observer.attention.numpy(),
+            prompt_ids=list(ids),
+            prompt_texts=self._texts((), ids),
+            judgment=judgment,
+        )
+
+    def score_chain(
+        self,
+        query: Query,
+        passage: Passage,
+        chain: str | Sequence[int],
+        *,
+        resume: bool = False,
+        trace: bool | TraceOptions = False,
+    ) -> Judgment:
+        """The verdict behind a chain that somebody else has written: what would the model say if it had thought this?
+
+        Args:
+            query, passage: the pair.
+            chain: what stands behind `<think>`: a text (as `Judgment.chain` is), or token ids (as `Trace.token_ids`
+                are), without markers.
+            resume: let the model think on from the end of the chain, instead of closing it there as it is.
+            trace: as in `judge`.
+
+        Returns:
+            The judgment; its chain is the whole one, and without `resume` it counts as "closed".
+
+        Raises:
+            PairError: the pair cannot be judged, or the chain does not fit.
+            ValueError: the chain contains `</think>`, or ids that are none.
+        """
+        given = self._given(chain)
+        if not resume:
+            given = (*given, *self.encoder.close_ids)
+        return self._judge_one(query, passage, replace(self._asked(trace=trace), given=given))
+
+    def stream(self, query: Query, passage: Passage) -> Iterator[TokenEvent | Judgment]:
+        """Think about one pair aloud: yields each token of the chain as it comes, and then the judgment.
+
+        Raises:
+            PairError: the pair cannot be judged.
+        """
+        speaker = _Speaker(self.encoder)
+        call = _Call(self, iter([(0, (query, passage))]), self._asked(observers=[speaker]))
+        with contextlib.closing(self.decoder.steps(call.requests())) as steps:
+            for finished in steps:
+                yield from speaker.take()
+                for decoded in finished:
+                    call.finish(decoded)
+        for judgment in call.take_ready():
+            if judgment.error is not None:
+                raise PairError(judgment.error)
+            yield judgment
+
+    def _judge_one(self, query: Query, passage: Passage, asked: "_Asked") -> Judgment:
+        (judgment,) = self._judge(iter([(0, (query, passage))]), 1, None, False, asked)
+        if judgment.error is not None:
+            raise PairError(judgment.error)
+        return judgment
+
+    def _asked(
+        self,
+        think: bool = True,
+        rule: Rule | None = None,
+        logits_processor: Processor | Mapping[int, Processor] | None = None,
+        trace: bool | TraceOptions = False,
+        observers: Sequence[Observer] = (),
+    ) -> "_Asked":
+        """What a call asks for; whatever is wrong with it is said here."""
+        n_layers, n_heads = n_layers_and_heads(self.model)
+        check_observers(observers, n_layers=n_layers, n_heads=n_heads)
+        options = (TraceOptions() if trace else None) if isinstance(trace, bool) else trace
+        if not think:
+            if rule is not None:
+                raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
+            rule = DoNotThink()
+        if rule is not None and not isinstance(rule, Rule):
+            raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {rule!r}")
+        every = None if options is None else options.belief
+        if rule is not None and rule.reads_beliefs:
+            if every not in (None, "sentences"):
+                raise ValueError(f"the rule reads the belief behind sentences, the trace every {every} tokens; use one")
+            every = "sentences"
+        return _Asked(rule, logits_processor, options, tuple(observers), self._belief_at(every))
+
+    def _belief_at(self, every: BeliefAt | None) -> Callable[[Sequence[int]], bool] | None:
+        if every is None:
+            return None
+        if every == "sentences":
+            return lambda thought: not thought or self.encoder.ends_sentence(thought[-1])
+        return lambda thought: len(thought) % every == 0
+
+    def _lens(self, *, layers: bool = True, attention: bool = True) -> LensObserver:
+        encoder = self.encoder
+        return LensObserver(self.model, encoder.true_id, encoder.false_id, layers=layers, attention=attention)
+
+    def _given(self, chain: str | Sequence[int]) -> tuple[int, ...]:
+        if isinstance(chain, str):
+            if self.encoder.markers.close in chain:
+                raise ValueError(f"a chain is given without {self.encoder.markers.close}; cut it there")
+            return tuple(self.encoder.chain_ids(chain))
+        ids = tuple(chain)
+        if not all(isinstance(each, int) and 0 <= each < self.model.config.vocab_size for each in ids):
+            raise ValueError("a chain is a text, or a list of the token ids of this model")
+        return ids
+
+    def _texts(self, before: Sequence[int], ids: Sequence[int]) -> list[str]:
+        stream = self.encoder.text_stream(before)
+        return [stream.push(token) for token in ids]
+
+    def _trace(self, decoded: Decoded, prompt: Prompt, tracer: Tracer, lens: LensObserver | None) -> Trace:
+        said = tracer.said(len(prompt.ids), decoded.thought)
+        attention = None if lens is None or lens.attention is None else lens.attention.mean((0, 1)).tolist()
+        return Trace(
+            index=decoded.index,
+            token_ids=list(decoded.thought),
+            texts=self._texts(prompt.ids, decoded.thought),
+            logprobs=[each.logprob for each in said],
+            alternative_ids=[each.alternative for each in said],
+            alternative_texts=[self.encoder.chain_text(prompt.ids, [each.alternative]) for each in said],
+            margins=[each.margin for each in said],
+            entropies=[each.entropy for each in said],
+            seconds=[each.seconds for each in said],
+            belief=list(decoded.beliefs),
+            lens=None if lens is None or lens.log_odds is None else lens.log_odds.tolist(),
+            attention=attention,
+            prompt_texts=[] if attention is None else self._texts((), prompt.ids),
+        )
+
     # ---- one call ----------------------------------------------------------------------------------------------------
 
     def _judge(
-        self, pairs: Iterator[tuple[int, Pair]], total: int | None, batch_size: int | None, show: bool | None
+        self,
+        pairs: Iterator[tuple[int, Pair]],
+        total: int | None,
+        batch_size: int | None,
+        show: bool | None,
+        asked: "_Asked",
     ) -> Iterator[Judgment]:
-        call = _Call(self, pairs)
+        call = _Call(self, pairs, asked)
         with Progress(total, show) as progress:
             for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
                 call.finish(decoded)
@@ -349,14 +559,14 @@ class Rank1:
                 yield judgment
 
     def _judge_together(
-        self, processes: Processes, pairs: Sequence[Pair], batch_size: int | None, show: bool | None
+        self, processes: Processes, pairs: Sequence[Pair], batch_size: int | None, show: bool | None, asked: "_Asked"
     ) -> list[Judgment]:
         """Judge this process's share of the pairs; the judgments of all."""
         ordered = list(_ordered(pairs))
         mine = shares(self._costs(ordered), processes.n)[processes.index]
         show = show if processes.index == 0 else False
         share = (ordered[place] for place in mine)
-        judgments = processes.collect(self._judge(share, len(mine), batch_size, show))
+        judgments = processes.collect(self._judge(share, len(mine), batch_size, show, asked))
         if [judgment.index for judgment in judgments] != list(range(len(pairs))):
             raise ValueError("the processes of num_gpus must all be given the same pairs; each takes its share itself")
         return judgments
@@ -393,11 +603,28 @@ class Rank1:
         """The most tokens a prompt may have: the context less the budget, but enough to close a chain of one token."""
         return self.context - max(self.max_new_tokens, 1 + self._close_tokens)
 
-    def _request(self, index: int, prompt: Prompt) -> Request:
+    def _request(self, index: int, prompt: Prompt, asked: "_Asked", watcher: Observed | None) -> Request:
         room = self.context - len(prompt.ids) - self._close_tokens
         limit = min(self.max_new_tokens, room)
         reason: Literal["budget", "context"] = "budget" if limit == self.max_new_tokens else "context"
-        return Request(index, prompt.ids, prompt.n_shared, limit, reason, self.context)
+        n_given = len(asked.given)
+        if asked.given[-len(self.encoder.close_ids) :] == self.encoder.close_ids:
+            n_given -= len(self.encoder.close_ids)
+        if n_given > limit:
+            raise PairError(
+                f"the chain given has {n_given} tokens and only {limit} fit; shorten it, or raise max_new_tokens"
+            )
+        return Request(
+            index,
+            prompt.ids,
+            prompt.n_shared,
+            limit,
+            reason,
+            self.context,
+            steering=Steering(self.min_thinking_tokens, asked.rule, asked.given, asked.belief_at),
+            processor=asked.processor(index),
+            watcher=watcher,
+        )
 
     def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
         log_odds = decoded.true_logit - decoded.false_logit
@@ -434,37 +661,108 @@ class Rank1:
                 pass  # its judgment will say so
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a call asks for besides judgments."""
+
+    rule: Rule | None
+    logits_processor: Processor | Mapping[int, Processor] | None
+    trace: TraceOptions | None
+    observers: tuple[Observer, ...]
+    belief_at: Callable[[Sequence[int]], bool] | None
+    given: tuple[int, ...] = ()
+
+    def processor(self, index: int) -> Processor | None:
+        """That of one pair."""
+        if isinstance(self.logits_processor, Mapping):
+            return self.logits_processor.get(index)
+        return self.logits_processor
+
+
+class _Speaker(Observer):
+    """Hands out the tokens of one chain as they come."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._encoder = encoder
+        self._text: TextStream | None = None
+        self._n_said = 0
+        self._waiting: deque[TokenEvent] = deque()
+
+    def step(self, pair: WatchedPair, token: int, reading: Reading) -> None:
+        if self._text is None:
+            self._text = self._encoder.text_stream(pair.prompt)
+        for each in pair.thought[self._n_said :]:
+            self._waiting.append(TokenEvent(each, self._text.push(each)))
+        self._n_said = len(pair.thought)
+
+    def take(self) -> Iterator[TokenEvent]:
+        while self._waiting:
+            yield self._waiting.popleft()
+
+
+_Key = tuple[str, str, int]
+
+
+@dataclass(slots=True)
+class _Live:
+    """A pair that is being decoded."""
+
+    key: _Key
+    prompt: Prompt
+    watcher: Observed | None
+    tracer: Tracer | None
+    lens: LensObserver | None
+
+
 class _Call:
     """The pairs of one call on their way through the decoder: bad ones, equal ones, and the texts to come back to."""
 
-    def __init__(self, reranker: Rank1, pairs: Iterator[tuple[int, Pair]]) -> None:
+    def __init__(self, reranker: Rank1, pairs: Iterator[tuple[int, Pair]], asked: _Asked) -> None:
         self._reranker = reranker
         self._pairs = pairs
-        self._live: dict[int, tuple[tuple[str, str], Prompt]] = {}
-        self._waiting: dict[tuple[str, str], list[int]] = {}  # equal pairs, by the one that is being decoded
-        self._finished: OrderedDict[tuple[str, str], Judgment] = OrderedDict()
+        self._asked = asked
+        self._live: dict[int, _Live] = {}
+        self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
+        self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
         self._ready: deque[Judgment] = deque()
 
     def requests(self) -> Iterator[Request]:
         for index, pair in self._pairs:
             try:
                 query, passage = _unpack(pair)
-                key = (query_text(query), passage_text(passage))
+                key = (query_text(query), passage_text(passage), id(self._asked.processor(index)))
                 if key in self._waiting:
                     self._waiting[key].append(index)
                 elif key in self._finished:
                     self._ready.append(self._finished[key].at(index))
                 else:
-                    prompt = self._reranker.encode(query, passage)
+                    live = self._begin(key, self._reranker.encode(query, passage))
+                    request = self._reranker._request(index, live.prompt, self._asked, live.watcher)
                     self._waiting[key] = []
-                    self._live[index] = (key, prompt)
-                    yield self._reranker._request(index, prompt)
+                    self._live[index] = live
+                    yield request
             except PairError as error:
                 self._ready.append(Judgment.failed(index, str(error)))
 
+    def _begin(self, key: _Key, prompt: Prompt) -> _Live:
+        options = self._asked.trace
+        tracer = None if options is None else Tracer()
+        lens = None
+        if options is not None and (options.lens or options.attention):
+            lens = self._reranker._lens(layers=options.lens, attention=options.attention)
+        watching = [observer for observer in (*self._asked.observers, tracer, lens) if observer is not None]
+        return _Live(key, prompt, Observed(watching) if watching else None, tracer, lens)
+
     def finish(self, decoded: Decoded) -> None:
-        key, prompt = self._live.pop(decoded.index)
-        judgment = self._reranker._judgment(decoded, prompt)
+        live = self._live.pop(decoded.index)
+        key = live.key
+        judgment = self._reranker._judgment(decoded, live.prompt)
+        if live.watcher is not None:
+            if live.tracer in live.watcher.observers:  # it has not failed
+                assert live.tracer is not None
+                trace = self._reranker._trace(decoded, live.prompt, live.tracer, live.lens)
+                judgment = replace(judgment, trace=trace)
+            live.watcher.finished(judgment)
         self._ready.append(judgment)
         self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
         self._finished[key] = judgment

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rank1_hf.chain import Ended
+
+if TYPE_CHECKING:
+    from rank1_hf.tracing.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +24,10 @@ class Judgment:
         n_prompt_tokens: the prompt's length.
         n_chain_tokens: the chain's length, without `</think>`.
         ended: "closed" by the model itself, or closed for it because of the "budget", "eos" (the model stopped without
-            closing) or "context" (no room for more); None where there is an error.
+            closing) or "context" (no room for more), or because a rule "stopped" it; None where there is an error.
         truncated: whether the passage was cut to fit.
         error: None, or why this pair has no score.
+        trace: the chain token by token; None where not asked for.
     """
 
     index: int
@@ -36,6 +40,7 @@ class Judgment:
     ended: Ended | None
     truncated: bool
     error: str | None = None
+    trace: "Trace | None" = None
 
     @classmethod
     def failed(cls, index: int, error: str) -> "Judgment":
@@ -55,12 +60,27 @@ class Judgment:
 
     def at(self, index: int) -> "Judgment":
         """The same judgment for another place in the input, where the same pair stands again."""
-        return replace(self, index=index)
+        return replace(self, index=index, trace=None if self.trace is None else self.trace.at(index))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON: NaN becomes None."""
-        fields = asdict(self)
+        """All fields, ready for JSON: NaN becomes None. The trace only where there is one."""
+        fields = asdict(replace(self, trace=None))
+        del fields["trace"]
+        if self.trace is not None:
+            fields["trace"] = self.trace.to_dict()
         return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in fields.items()}
+
+
+class TokenEvent(NamedTuple):
+    """A token of a chain, as it comes.
+
+    Attributes:
+        token_id: its id.
+        text: the text it adds; empty where it only begins a character.
+    """
+
+    token_id: int
+    text: str
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,0 +1,93 @@
+"""The layer lens: what every layer would say of the verdict, and which tokens of the prompt the verdict attends to.
+
+Source of the idea: nostalgebraist, "interpreting GPT: the logit lens" (2020): a layer's output is read as if it were
+the last, through the final norm and the unembedding.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rank1_hf.decoding.watcher import Needs, Reading
+from rank1_hf.tracing.observer import Observer, WatchedPair
+
+if TYPE_CHECKING:
+    from rank1_hf.results import Judgment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lens:
+    """What the layers made of one pair's verdict.
+
+    Attributes:
+        log_odds: [layers], float32: logit(true) - logit(false), read from each decoder layer's output behind
+            `</think>`; the last layer's is the verdict's.
+        attention: [layers, heads, prompt tokens], float32: how much the verdict attends to each token of the prompt.
+            What is missing to a sum of 1 goes to the chain.
+        prompt_ids: the prompt's token ids.
+        prompt_texts: their texts.
+        judgment: the pair's.
+    """
+
+    log_odds: np.ndarray[Any, np.dtype[np.float32]]
+    attention: np.ndarray[Any, np.dtype[np.float32]]
+    prompt_ids: list[int]
+    prompt_texts: list[str]
+    judgment: "Judgment"
+
+
+class LensObserver(Observer):
+    """Reads one pair's verdict through the layers.
+
+    Args:
+        model: the model.
+        true_id, false_id: the answers.
+        layers: read log_odds from every layer.
+        attention: read the attention of every head.
+
+    Raises:
+        ValueError: it has no final norm in a place that is known.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, true_id: int, false_id: int, *, layers: bool = True, attention: bool = True
+    ) -> None:
+        n_layers, n_heads = n_layers_and_heads(model)
+        self._model = model
+        self._answers = [true_id, false_id]
+        self._norm = getattr(model.base_model, "norm", None)
+        if layers and self._norm is None:
+            raise ValueError(f"the layer lens does not know where {type(model).__name__} has its final norm")
+        self._shape = n_layers, n_heads
+        self.verdict_needs = Needs(
+            hidden_states=frozenset(range(n_layers) if layers else ()),
+            attention=frozenset((i, j) for i in range(n_layers) for j in range(n_heads)) if attention else frozenset(),
+        )
+        self.log_odds: Tensor | None = None
+        """[layers], float32, on the CPU, once the verdict is read."""
+        self.attention: Tensor | None = None
+        """[layers, heads, prompt tokens], float32, on the CPU, once the verdict is read."""
+
+    @torch.inference_mode()
+    def verdict(self, pair: WatchedPair, reading: Reading) -> None:
+        """Read it."""
+        n_layers, n_heads = self._shape
+        if reading.hidden_states:
+            assert self._norm is not None
+            device = reading.hidden_states[n_layers - 1].device
+            states = torch.stack([reading.hidden_states[layer].to(device) for layer in range(n_layers)])
+            logits = self._model.get_output_embeddings()(self._norm(states))[:, self._answers].float()
+            self.log_odds = (logits[:, 0] - logits[:, 1]).cpu()
+        if reading.attention:
+            n_prompt = len(pair.prompt)
+            weights = [reading.attention[i, j][:n_prompt].cpu() for i in range(n_layers) for j in range(n_heads)]
+            self.attention = torch.stack(weights).view(n_layers, n_heads, n_prompt)
+
+
+def n_layers_and_heads(model: PreTrainedModel) -> tuple[int, int]:
+    """How many decoder layers a model has, and attention heads in each."""
+    return len(model.base_model.layers), int(model.config.num_attention_heads)

@@ -1,0 +1,195 @@
+"""Observers: small classes with a method for each moment of a pair's life in the decode loop."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING
+
+from rank1_hf.chain import Ended
+from rank1_hf.decoding.watcher import NOTHING, Moment, Needs, Reading
+
+if TYPE_CHECKING:
+    from rank1_hf.decoding.row import Row
+    from rank1_hf.results import Judgment
+
+logger = logging.getLogger(__name__)
+
+_EMPTY = Reading(scores=None, logits=None, hidden_states={}, attention={}, kv=None)
+
+
+class WatchedPair:
+    """A pair while it is decoded, as it is at the time of asking; all of it is read-only.
+
+    Attributes:
+        index: its place in the input.
+        n_seen: how many tokens of the context the model had seen when it said what this moment is about.
+    """
+
+    def __init__(self, row: "Row", n_seen: int = 0) -> None:
+        self._row = row
+        self.index = row.request.index
+        self.n_seen = n_seen
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        """The prompt's token ids."""
+        return self._row.request.prompt
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """The prompt, the chain, and the closing marker once there is one: what the model sees next."""
+        return tuple(self._row.chain.tokens)
+
+    @property
+    def thought(self) -> tuple[int, ...]:
+        """The chain's token ids so far, or all of them once it has ended; without the closing marker."""
+        chain = self._row.chain
+        return chain.thought if chain.ended is not None else tuple(chain.tokens[len(self.prompt) :])
+
+    @property
+    def ended(self) -> Ended | None:
+        """How the chain ended; None while it goes on."""
+        return self._row.chain.ended
+
+
+class Observer:
+    """Sees each pair of a call while it is decoded: `model.judge(pairs, observers=[MyObserver()])`.
+
+    Subclass it, override the moments that matter, and name what has to be computed for them; nothing else is. One
+    object sees all pairs, many at a time: keep what belongs to one under its `pair.index`. Equal pairs of a call are
+    decoded once and seen once, at the first one's index.
+
+    The moments of a pair come in this order: admitted, prefilled, step (once for each token the chain takes, in their
+    order, also where several were guessed and verified at once), closed, verdict, finished. Where memory is short a
+    pair may be preempted, and is admitted and prefilled again later; its steps go on where they were. A pair that fails
+    goes from wherever it is to finished. What an observer raises is logged, and it sees nothing more of that pair; the
+    judgment is unharmed, and so are the other observers and pairs.
+
+    Shapes, dtypes and lifetimes of what is handed over are those of `Reading`.
+
+    Attributes:
+        step_needs: what is computed for every token.
+        verdict_needs: what is computed for the verdict.
+    """
+
+    step_needs: Needs = NOTHING
+    verdict_needs: Needs = NOTHING
+
+    def admitted(self, pair: WatchedPair) -> None:
+        """The pair has a place among those that are decoded now, for the first time or again."""
+
+    def prefilled(self, pair: WatchedPair) -> None:
+        """The model has seen all of the pair's context, for the first time since it was admitted."""
+
+    def step(self, pair: WatchedPair, token: int, reading: Reading) -> None:
+        """The model has said a token, which may be `</think>` or an EOS, and the chain has taken it.
+
+        Args:
+            pair: with this token in its chain, or with what the chain made of it.
+            token: what the model said, or what a logits processor chose.
+            reading: behind the token before it, at place `pair.n_seen - 1` of the context.
+        """
+
+    def closed(self, pair: WatchedPair) -> None:
+        """The chain has ended: by the model where `pair.ended` is "closed", else a forced close stands behind it."""
+
+    def verdict(self, pair: WatchedPair, reading: Reading) -> None:
+        """The verdict is read. The reading is that behind the last token of `</think>`."""
+
+    def finished(self, pair: WatchedPair, judgment: "Judgment") -> None:
+        """The pair has its judgment, which may be an error."""
+
+    def preempted(self, pair: WatchedPair) -> None:
+        """The pair has given up its place and its KV for others that came before it; its chain is kept."""
+
+
+class Observed:
+    """One pair's observers, as the decode loop's watcher of it."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self.observers = list(observers)
+        self._pair: WatchedPair | None = None
+        self._is_prefilled = self._is_closed = False
+
+    def needs(self, *, verdict: bool) -> Needs:
+        """What all of them need."""
+        return reduce(or_, (_needs(observer, verdict=verdict) for observer in self.observers), NOTHING)
+
+    def told(
+        self, moment: Moment, row: "Row", n_seen: int, token: int | None = None, reading: Reading | None = None
+    ) -> None:
+        """Hand a moment on to all of them; each is given what it declared."""
+        self._pair = pair = WatchedPair(row, n_seen)
+        if moment == "admitted":
+            self._is_prefilled = False
+            self._tell(lambda observer: observer.admitted(pair))
+        elif moment == "preempted":
+            self._tell(lambda observer: observer.preempted(pair))
+        else:
+            if not self._is_prefilled:
+                self._is_prefilled = True
+                self._tell(lambda observer: observer.prefilled(pair))
+            if token is not None:
+                self._tell(lambda observer: observer.step(pair, token, _share(reading, observer.step_needs)))
+            if pair.ended is not None and not self._is_closed:
+                self._is_closed = True
+                self._tell(lambda observer: observer.closed(pair))
+            if moment == "verdict":
+                self._tell(lambda observer: observer.verdict(pair, _share(reading, observer.verdict_needs)))
+
+    def finished(self, judgment: "Judgment") -> None:
+        """Hand the judgment on to all of them."""
+        pair = self._pair
+        if pair is not None:  # there was room for it
+            self._tell(lambda observer: observer.finished(pair, judgment))
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        for observer in list(self.observers):
+            try:
+                tell(observer)
+            except Exception:
+                assert self._pair is not None
+                logger.exception(
+                    "the observer %s failed at pair %d; it sees no more of that pair",
+                    type(observer).__name__,
+                    self._pair.index,
+                )
+                self.observers.remove(observer)
+
+
+def check_observers(observers: Iterable[Observer], *, n_layers: int, n_heads: int) -> None:
+    """Say before any work what observers want that the model does not have.
+
+    Raises:
+        TypeError: one is no `Observer`.
+        ValueError: there is no such layer or head.
+    """
+    for observer in observers:
+        if not isinstance(observer, Observer):
+            raise TypeError(f"an observer is an object of a subclass of rank1_hf.tracing.Observer, not {observer!r}")
+        needs = _needs(observer, verdict=False) | _needs(observer, verdict=True)
+        layers = needs.hidden_states | {layer for layer, _ in needs.attention}
+        heads = {head for _, head in needs.attention}
+        for name, wanted, n in (("layers", layers, n_layers), ("heads", heads, n_heads)):
+            if not wanted <= set(range(n)):
+                raise ValueError(
+                    f"{type(observer).__name__} needs {name} {sorted(wanted)}, and the model has {name} 0 to {n - 1}"
+                )
+
+
+def _needs(observer: Observer, *, verdict: bool) -> Needs:
+    return observer.verdict_needs if verdict else observer.step_needs
+
+
+def _share(reading: Reading | None, needs: Needs) -> Reading:
+    """What one observer asked for, of what was read for all."""
+    if reading is None or needs == NOTHING:
+        return _EMPTY
+    return Reading(
+        scores=reading.scores if needs.scores else None,
+        logits=reading.logits if needs.logits else None,
+        hidden_states={layer: reading.hidden_states[layer] for layer in needs.hidden_states},
+        attention={head: reading.attention[head] for head in needs.attention},
+        kv=reading.kv if needs.kv else None,
+    )

@@ -1,0 +1,266 @@
+"""Traces: what the model said at every token of a chain and how sure it was; saved, loaded, and made into tables."""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rank1_hf.chain import BeliefPoint
+from rank1_hf.decoding.watcher import Needs, Reading, Scores
+from rank1_hf.tracing.observer import Observer, WatchedPair
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+BeliefAt = Literal["sentences"] | int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One pair's chain, token by token.
+
+    The lists from `token_ids` to `seconds` are as long as the chain. All scores are of the model's own logits, before
+    any logits processor. A token that the model did not say (the "Wait" of rethinking, a given chain, what a rule
+    forces) has NaN for its scores and its time, and itself as its alternative.
+
+    Attributes:
+        index: the judgment's.
+        token_ids: the chain's tokens.
+        texts: their texts, which together are the chain; a character of several tokens is the last one's.
+        logprobs: natural logarithm of each token's probability.
+        alternative_ids: the likeliest other token.
+        alternative_texts: its text.
+        margins: logit(token) - logit(alternative); negative where a logits processor changed the choice.
+        entropies: of the next token, in nats, over the full vocabulary.
+        seconds: since the pair was first admitted.
+        belief: the belief curve, by n_tokens; empty where not asked for.
+        lens: log_odds by layer at the verdict; None where not asked for.
+        attention: how much the verdict attends to each token of the prompt, mean over layers and heads; None where not
+            asked for.
+        prompt_texts: each prompt token's text where `attention` is there, else empty.
+    """
+
+    index: int
+    token_ids: list[int]
+    texts: list[str]
+    logprobs: list[float]
+    alternative_ids: list[int]
+    alternative_texts: list[str]
+    margins: list[float]
+    entropies: list[float]
+    seconds: list[float]
+    belief: list[BeliefPoint] = field(default_factory=list)
+    lens: list[float] | None = None
+    attention: list[float] | None = None
+    prompt_texts: list[str] = field(default_factory=list)
+
+    def at(self, index: int) -> "Trace":
+        """The same trace for another place in the input, where the same pair stands again."""
+        return replace(self, index=index)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON: NaN becomes None."""
+        fields = asdict(self)
+        for name in _MAY_BE_NAN:
+            fields[name] = [None if math.isnan(value) else value for value in fields[name]]
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Trace":
+        """What `to_dict` made."""
+        values = dict(fields)
+        for name in _MAY_BE_NAN:
+            values[name] = [math.nan if value is None else value for value in values[name]]
+        return cls(**values | {"belief": [BeliefPoint(**point) for point in values["belief"]]})
+
+    def to_arrow(self) -> "pa.Table":
+        """A row for each token; see `to_arrow`."""
+        return to_arrow([self])
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each token; see `to_pandas`."""
+        return to_pandas([self])
+
+
+_MAY_BE_NAN = ("logprobs", "margins", "entropies", "seconds")
+_COLUMNS = {
+    "token_id": "token_ids",
+    "text": "texts",
+    "logprob": "logprobs",
+    "alternative_id": "alternative_ids",
+    "alternative_text": "alternative_texts",
+    "margin": "margins",
+    "entropy": "entropies",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """What a trace contains besides the tokens.
+
+    Attributes:
+        belief: read the belief at the start and behind each sentence ("sentences"), or at the start and every so many
+            tokens; None: not at all. A point costs the few tokens of a forced close.
+        lens: read log_odds from every layer at the verdict.
+        attention: read what the verdict attends to in the prompt.
+    """
+
+    belief: BeliefAt | None = None
+    lens: bool = False
+    attention: bool = False
+
+    def __post_init__(self) -> None:
+        every = self.belief
+        if every not in (None, "sentences") and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+            raise ValueError(f"belief must be 'sentences', a number of tokens or None, not {every!r}")
+
+
+@dataclass(slots=True)
+class _Said:
+    token: int
+    logprob: float
+    alternative: int
+    margin: float
+    entropy: float
+    seconds: float
+
+
+class Tracer(Observer):
+    """Notes what the model says of one pair."""
+
+    step_needs = Needs(scores=True, logits=True)
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+        self._said: dict[int, _Said] = {}  # by the token's place in the context
+
+    def admitted(self, pair: WatchedPair) -> None:
+        """The clock starts."""
+        if self._start is None:
+            self._start = time.perf_counter()
+
+    def step(self, pair: WatchedPair, token: int, reading: Reading) -> None:
+        """Note a token."""
+        assert self._start is not None
+        assert reading.scores is not None
+        seconds = time.perf_counter() - self._start
+        scores = _of_chosen(reading.scores, token, reading)
+        self._said[pair.n_seen] = _Said(
+            token, scores.logprob, scores.alternative, scores.margin, scores.entropy, seconds
+        )
+
+    def said(self, n_prompt: int, thought: Sequence[int]) -> list[_Said]:
+        """What was noted of each token of the final chain; NaN where the model did not say it."""
+        nothing = math.nan
+        found: list[_Said] = []
+        for place, token in enumerate(thought, start=n_prompt):
+            said = self._said.get(place)
+            if said is None or said.token != token:  # the chain was rewritten there
+                said = _Said(token, nothing, token, nothing, nothing, nothing)
+            found.append(said)
+        return found
+
+
+def _of_chosen(scores: Scores, token: int, reading: Reading) -> Scores:
+    """The scores of a token that a logits processor may have chosen in the likeliest one's place."""
+    if token == scores.token:
+        return scores
+    assert reading.logits is not None
+    margin = float(reading.logits[token] - reading.logits[scores.token])
+    return Scores(token, scores.logprob + margin, scores.token, margin, scores.entropy)
+
+
+# ---- files and tables ------------------------------------------------------------------------------------------------
+
+
+def write_traces(traces: Iterable[Trace], path: str | Path) -> None:
+    """Save traces, a line or a row each, as the file's name says: .jsonl, or .parquet (which needs pyarrow).
+
+    Raises:
+        ValueError: another name.
+        ImportError: pyarrow is missing.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f"{path.name}.new")  # a file that is there is whole
+    if _format(path) == "jsonl":
+        with unfinished.open("w", encoding="utf-8") as file:
+            for trace in traces:
+                file.write(json.dumps(trace.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist([asdict(trace) for trace in traces], schema=_schema()), unfinished)
+    unfinished.replace(path)
+
+
+def read_traces(path: str | Path) -> list[Trace]:
+    """Load what `write_traces` saved.
+
+    Raises:
+        ValueError: the name ends in neither .jsonl nor .parquet.
+        ImportError: pyarrow is missing.
+    """
+    path = Path(path)
+    if _format(path) == "jsonl":
+        with path.open(encoding="utf-8") as file:
+            return [Trace.from_dict(json.loads(line)) for line in file]
+    import pyarrow.parquet as pq
+
+    return [Trace.from_dict(row) for row in pq.read_table(path).to_pylist()]
+
+
+def to_arrow(traces: Iterable[Trace]) -> "pa.Table":
+    """A row for each token of each trace: index, position (in the chain, from 0), and the lists of `Trace`."""
+    import pyarrow as pa
+
+    traces = list(traces)
+    columns: dict[str, Any] = {
+        "index": pa.array([trace.index for trace in traces for _ in trace.token_ids], pa.int64()),
+        "position": pa.array([at for trace in traces for at in range(len(trace.token_ids))], pa.int64()),
+    }
+    for name, of_trace in _COLUMNS.items():
+        type_ = _schema().field(of_trace).type.value_type
+        columns[name] = pa.array([value for trace in traces for value in getattr(trace, of_trace)], type_)
+    return pa.table(columns)
+
+
+def to_pandas(traces: Iterable[Trace]) -> "pd.DataFrame":
+    """The table of `to_arrow` as a data frame; needs pandas too."""
+    frame: pd.DataFrame = to_arrow(traces).to_pandas()
+    return frame
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    ids, texts, numbers = pa.list_(pa.int64()), pa.list_(pa.string()), pa.list_(pa.float64())
+    return pa.schema(
+        {
+            "index": pa.int64(),
+            "token_ids": ids,
+            "texts": texts,
+            "logprobs": numbers,
+            "alternative_ids": ids,
+            "alternative_texts": texts,
+            "margins": numbers,
+            "entropies": numbers,
+            "seconds": numbers,
+            "belief": pa.list_(pa.struct({"n_tokens": pa.int64(), "log_odds": pa.float64()})),
+            "lens": numbers,
+            "attention": numbers,
+            "prompt_texts": texts,
+        }
+    )
+
+
+def _format(path: Path) -> str:
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in ("jsonl", "parquet"):
+        raise ValueError(f"{path}: traces are saved as .jsonl or .parquet")
+    return suffix

@@ -1,0 +1,178 @@
+"""Steering as users meet it: budgets, think=False, rules, given chains, logits processors, streams."""
+
+import pytest
+from transformers import AutoTokenizer, SuppressTokensLogitsProcessor
+
+from rank1_hf import EarlyExit, Judgment, PairError, Rank1, Rule, TraceOptions
+from rank1_hf.results import TokenEvent
+from tests import models
+
+PAIRS = [("how do wings carry an aeroplane?", line) for line in models.TEXT.splitlines()[:8] if line]
+QUERY, PASSAGE = PAIRS[0]
+
+
+@pytest.fixture
+def reranker(checkpoint) -> Rank1:
+    return Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24)
+
+
+def test_min_thinking_tokens(checkpoint):
+    talkative = Rank1(checkpoint("qwen2", close_scale=4.0), device="cpu", max_new_tokens=40)
+    patient = Rank1(checkpoint("qwen2", close_scale=4.0), device="cpu", max_new_tokens=40, min_thinking_tokens=20)
+    short = [judgment for judgment in talkative.judge(PAIRS) if judgment.n_chain_tokens < 20]
+    assert short
+    longer = patient.judge(PAIRS)
+    for judgment in short:
+        assert longer[judgment.index].n_chain_tokens >= 20
+        assert longer[judgment.index].chain.startswith(f"{judgment.chain}\nWait")
+
+
+@pytest.mark.parametrize(("value", "message"), [(-1, "at least 0"), (25, "more than a chain may have")])
+def test_min_thinking_tokens_that_make_no_sense(checkpoint, value: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24, min_thinking_tokens=value)
+
+
+def test_think_false_is_what_the_model_says_behind_an_empty_chain(reranker):
+    for judgment, (query, passage) in zip(reranker.judge(PAIRS, think=False), PAIRS, strict=True):
+        assert (judgment.ended, judgment.chain) == ("stopped", "")
+        empty = reranker.score_chain(query, passage, "\n\n")
+        assert judgment.log_odds == pytest.approx(empty.log_odds, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", models.TOKENIZERS)
+def test_a_chain_scored_as_is_has_the_verdict_that_it_had(checkpoint, kind: str):
+    reranker = Rank1(checkpoint(kind, close_scale=3.0, plain_chains=True), device="cpu", max_new_tokens=24)
+    judgments = [j for j in reranker.judge(PAIRS, trace=True) if j.ended == "closed"]
+    if kind not in ("pieces", "sentencepiece"):  # these have no token that could close a chain so soon
+        assert judgments
+    for judgment in judgments:
+        query, passage = PAIRS[judgment.index]
+        for chain in (judgment.chain, judgment.trace.token_ids):
+            again = reranker.score_chain(query, passage, chain)
+            assert again.log_odds == pytest.approx(judgment.log_odds, abs=1e-4)
+            assert (again.chain, again.n_chain_tokens, again.ended) == (
+                judgment.chain,
+                judgment.n_chain_tokens,
+                "closed",
+            )
+
+
+def test_a_chain_of_another_passage_is_another_verdict(reranker):
+    first, second = reranker.judge(PAIRS[:2])
+    swapped = reranker.score_chain(QUERY, PASSAGE, second.chain)
+    assert swapped.chain == second.chain
+    assert swapped.log_odds not in (first.log_odds, second.log_odds)
+
+
+def test_a_chain_continued_from_its_own_first_tokens_ends_as_it_did(reranker):
+    (whole,) = reranker.judge([PAIRS[0]], trace=True)
+    again = reranker.score_chain(QUERY, PASSAGE, whole.trace.token_ids[:3], resume=True, trace=True)
+    assert (again.chain, again.ended) == (whole.chain, whole.ended)
+    assert again.log_odds == pytest.approx(whole.log_odds, abs=1e-4)
+    assert again.trace.logprobs[3:] == pytest.approx(whole.trace.logprobs[3:], abs=1e-4)
+
+
+def test_chains_that_cannot_be_scored(reranker):
+    with pytest.raises(ValueError, match="given without </think>"):
+        reranker.score_chain(QUERY, PASSAGE, "It is.</think> true")
+    with pytest.raises(ValueError, match="token ids of this model"):
+        reranker.score_chain(QUERY, PASSAGE, [10**6])
+    with pytest.raises(PairError, match="has 30 tokens and only 24 fit"):
+        reranker.score_chain(QUERY, PASSAGE, [5] * 30)
+    with pytest.raises(PairError, match="query is blank"):
+        reranker.score_chain(" ", PASSAGE, "It is.")
+
+
+class StopAt(Rule):
+    """The example of the documentation, more or less."""
+
+    def __init__(self, length: int, opening: list[int]) -> None:
+        self.length, self.opening = length, opening
+
+    def stop(self, thought, beliefs):
+        return len(thought) >= self.length
+
+    def force(self, thought, token):
+        return [token] if thought else self.opening
+
+
+def test_a_rule_stops_chains_and_puts_words_into_them(reranker):
+    opening = reranker.tokenizer(" So the answer is", add_special_tokens=False).input_ids
+    for judgment in reranker.judge(PAIRS, rule=StopAt(8, opening)):
+        assert judgment.chain.startswith(" So the answer is")
+        assert judgment.n_chain_tokens <= 8
+        assert (judgment.ended == "stopped") == (judgment.n_chain_tokens == 8)
+
+
+def test_an_early_exit_gives_the_verdict_it_stopped_for():
+    reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=96)  # the embedded model, which writes sentences
+    pairs = [
+        ("what carries an aircraft", text) for text in ("The wing carries the aircraft.", "Bread is made of flour.")
+    ]
+    exits = reranker.judge(pairs, rule=EarlyExit(log_odds=1e-6, sentences=1), trace=TraceOptions(belief="sentences"))
+    plain = reranker.judge(pairs)
+    for early, late in zip(exits, plain, strict=True):
+        assert early.ended == "stopped"
+        assert early.n_chain_tokens <= late.n_chain_tokens
+        assert late.chain.startswith(early.chain)
+        assert early.log_odds == pytest.approx(early.trace.belief[-1].log_odds, abs=1e-4)
+
+
+def test_early_exit_is_off_by_default(reranker):
+    judgments = reranker.judge(PAIRS)
+    assert not any(judgment.ended == "stopped" for judgment in judgments)
+    assert reranker.decoder.stats.branches == 0
+
+
+def test_rules_that_are_none(reranker):
+    with pytest.raises(TypeError, match=r"subclass of rank1_hf\.Rule"):
+        reranker.judge(PAIRS, rule=EarlyExit)
+    with pytest.raises(ValueError, match="leave out rule"):
+        reranker.judge(PAIRS, rule=EarlyExit(), think=False)
+
+
+def test_a_logits_processor_for_some_pairs(reranker):
+    plain = reranker.judge(PAIRS)
+    first = reranker.judge([PAIRS[1]], trace=True)[0].trace.token_ids[0]
+    processor = SuppressTokensLogitsProcessor([first], device="cpu")
+    some = reranker.judge(PAIRS, logits_processor={1: processor}, trace=True)
+    assert [j.chain for j in some if j.index != 1] == [j.chain for j in plain if j.index != 1]
+    assert first not in some[1].trace.token_ids
+    again, changed = reranker.judge([PAIRS[1], PAIRS[1]], logits_processor={1: processor})
+    assert (again.chain, changed.chain) == (plain[1].chain, some[1].chain)
+
+
+@pytest.mark.parametrize("kind", models.TOKENIZERS)
+def test_a_stream_is_the_chain_and_then_the_judgment(checkpoint, kind: str):
+    options = {"plain_chains": True} if kind == "sentencepiece" else {}  # no bytes at random, which are no text
+    reranker = Rank1(checkpoint(kind, **options), device="cpu", max_new_tokens=24)
+    for pair in PAIRS[:4]:
+        *tokens, judgment = reranker.stream(*pair)
+        assert judgment == reranker.judge([pair])[0]
+        assert all(isinstance(token, TokenEvent) for token in tokens)
+        assert "".join(token.text for token in tokens) == judgment.chain
+        assert len(tokens) == judgment.n_chain_tokens
+
+
+def test_a_stream_comes_token_by_token_and_gives_its_memory_back(reranker):
+    events = reranker.stream(QUERY, PASSAGE)
+    before = reranker.decoder.stats.steps
+    next(events)
+    assert reranker.decoder.stats.steps - before <= 2
+    events.close()
+    assert reranker.decoder._cache.n_pages == 0
+
+
+def test_a_stream_of_a_bad_pair(reranker):
+    with pytest.raises(PairError, match="must be a string"):
+        list(reranker.stream(QUERY, None))
+
+
+def test_the_embedded_tokenizer_has_no_say(checkpoint):
+    """A chain that quotes what closes a chain in another tokenizer stays text."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("qwen2"))
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24)
+    ids = reranker.encoder.chain_ids("<|im_end|>")
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids
+    assert isinstance(reranker.score_chain(QUERY, PASSAGE, "<|im_end|>"), Judgment)
