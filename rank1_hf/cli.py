@@ -9,28 +9,30 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from rank1_hf import options
 from rank1_hf.evaluation.command import evaluate
-from rank1_hf.inputs import Document, InputError, read_file, read_stream
+from rank1_hf.inputs import Document, InputError
 from rank1_hf.options import (
-    ALL_JUDGED,
     BAD_INPUT,
     BAD_MODEL,
     EXIT_CODES,
-    INTERRUPTED,
-    SOME_FAILED,
     BatchOption,
     BudgetOption,
     DeviceOption,
+    DocumentsArgument,
     DtypeOption,
+    FileOption,
+    FormatOption,
+    InstructionOption,
     JsonOption,
     ModelOption,
     QuantizationOption,
@@ -39,19 +41,14 @@ from rank1_hf.options import (
     TemplateOption,
     fail,
     load,
-    n_processes,
     note,
-    one_line,
     plain_console,
-    printable,
     speaks,
     template_text,
 )
-from rank1_hf.prompt import ContractError, PairError, Passage, PromptEncoder, query_text
-from rank1_hf.results import Interrupted, Judgment, ranking_key
-
-if TYPE_CHECKING:
-    from rank1_hf.reranker import Rank1
+from rank1_hf.printable import printable, start
+from rank1_hf.prompt import ContractError, PairError, PromptEncoder, query_text
+from rank1_hf.results import Judgment, ranking_key
 
 N_SHOWN_QUERIES, N_SHOWN_PASSAGES = 2, 5  # of the demo; all are measured
 
@@ -83,22 +80,9 @@ app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 
 @app.command(epilog=EXIT_CODES)
 def rerank(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What is searched for.")],
-    documents: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="DOC", help="The passages. Without them and --file: stdin, a passage a line."),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            help="Read the passages from a .txt (a line each), a .jsonl (a string or an object with text, and optional "
-            "title and id, a line), or a .csv (columns text, and optional title and id).",
-        ),
-    ] = None,
-    file_format: Annotated[
-        str | None, typer.Option("--format", help="txt, jsonl or csv: what stdin or a file of another name holds.")
-    ] = None,
+    documents: DocumentsArgument = None,
+    file: FileOption = None,
+    file_format: FormatOption = None,
     model: ModelOption = None,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the best so many.")] = None,
     max_new_tokens: BudgetOption = None,
@@ -107,7 +91,7 @@ def rerank(
     device: DeviceOption = None,
     quantization: QuantizationOption = None,
     prompt_template: TemplateOption = None,
-    instruction: Annotated[str | None, typer.Option(help="What else decides about relevance.")] = None,
+    instruction: InstructionOption = None,
     reproducible: ReproducibleOption = False,
     show_chain: Annotated[
         bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
@@ -124,7 +108,7 @@ def rerank(
     try:
         asked = query_text({"text": query, "instruction": instruction})
         template = template_text(prompt_template)
-        passages = list(_documents(documents or [], file, file_format))
+        passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), BAD_INPUT)
     if not passages:
@@ -140,39 +124,16 @@ def rerank(
         prompt_template=template,
         reproducible=reproducible,
     )
-    outcome = _judge(reranker, [(asked, passage.passage) for passage in passages], batch_size, quiet)
+    outcome = options.judge(reranker, [(asked, passage.passage) for passage in passages], batch_size, quiet)
     ranking = Ranking.of(outcome.judgments, top_k)
     if as_json:
         _print_json(ranking, passages)
     else:
         _print_ranking(ranking, passages, whole_chain=show_chain)
-    _exit(outcome, quiet)
+    options.finish(outcome, quiet)
 
 
-def _documents(arguments: list[str], file: Path | None, file_format: str | None) -> Iterator[Document]:
-    if arguments and file:
-        raise InputError("give the passages as arguments or with --file, not both")
-    if arguments:
-        return (Document(text) for text in arguments)
-    if file:
-        return read_file(file, file_format)
-    if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("there are no passages: give them as arguments, with --file, or on stdin")
-    if n_processes() > 1:
-        raise InputError("several processes cannot read one stdin: give the passages as arguments or with --file")
-    return read_stream(sys.stdin.buffer, file_format or "txt")
-
-
-# ---- judging ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a call: the judgments that were finished, of how many, and whether Ctrl-C ended it."""
-
-    judgments: list[Judgment]
-    n_pairs: int
-    interrupted: bool
+# ---- printing --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,50 +151,19 @@ class Ranking:
         return cls(ordered[: len(ordered) - len(failed)][:top_k], failed)
 
 
-def _judge(
-    reranker: "Rank1", pairs: Sequence[tuple[str, Passage]], batch_size: int | None, quiet: bool = False
-) -> Outcome:
-    try:
-        judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=False if quiet else None)
-    except Interrupted as interrupted:
-        return Outcome(interrupted.judgments, len(pairs), interrupted=True)
-    return Outcome(judgments, len(pairs), interrupted=False)
-
-
-def _exit(outcome: Outcome, quiet: bool = False) -> NoReturn:
-    if not speaks():
-        raise typer.Exit(ALL_JUDGED)  # the launcher ends all processes when one fails, also the one that still prints
-    if outcome.interrupted:
-        note(f"interrupted: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
-        raise typer.Exit(INTERRUPTED)
-    n_failed = sum(judgment.error is not None for judgment in outcome.judgments)
-    if n_failed:
-        note(f"{n_failed} of {outcome.n_pairs} passages could not be judged", quiet)
-        raise typer.Exit(SOME_FAILED)
-    raise typer.Exit(ALL_JUDGED)
-
-
-# ---- printing --------------------------------------------------------------------------------------------------------
-
-
-def _start(text: str, length: int) -> str:
-    line = one_line(text)
-    return line if len(line) <= length else line[: length - 1] + "…"
-
-
 def _print_ranking(ranking: Ranking, documents: Sequence[Document], *, whole_chain: bool = False) -> None:
     console = plain_console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading, numeric in (("rank", True), ("score", True), ("tokens", True), ("chain", False), ("passage", False)):
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for rank, judgment in enumerate(ranking.best, start=1):
-        chain = printable(judgment.chain.strip()) if whole_chain else _start(judgment.chain, 120)
-        passage = _start(_title_and_text(documents[judgment.index]), 100)
+        chain = printable(judgment.chain.strip()) if whole_chain else start(judgment.chain, 120)
+        passage = start(_title_and_text(documents[judgment.index]), 100)
         table.add_row(str(rank), f"{judgment.score:.4f}", str(judgment.n_chain_tokens), chain, passage)
     if ranking.best:
         console.print(table)
     for judgment in ranking.failed:
-        passage = _start(_title_and_text(documents[judgment.index]), 40)
+        passage = start(_title_and_text(documents[judgment.index]), 40)
         reason = printable(judgment.error or "")
         console.print(f"not judged: passage {judgment.index + 1} ({passage}): {reason}", soft_wrap=True)
 
@@ -440,7 +370,7 @@ def demo(
     candidates = [(query, document) for query, scores in before.items() for document in scores]
     documents = [collection.corpus[document] for _, document in candidates]
     pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
-    outcome = _judge(load(model, max_new_tokens=max_new_tokens), pairs, batch_size)
+    outcome = options.judge(load(model, max_new_tokens=max_new_tokens), pairs, batch_size)
 
     console = plain_console()
     judged: dict[str, list[Judgment]] = {query: [] for query in before}
@@ -454,7 +384,7 @@ def demo(
         qrels = {query: collection.qrels[query] for query in before}
         console.print(f"\nnDCG@10 (queries: {len(qrels)}, passages: {len(pairs)})")
         console.print(f"  BM25      {ndcg(qrels, before):.4f}\n  reranked  {ndcg(qrels, after):.4f}")
-    _exit(outcome)
+    options.finish(outcome)
 
 
 def _scores_by_rank(judgments: list[Judgment], documents: Sequence[Document]) -> dict[str, float]:

@@ -1,15 +1,19 @@
-"""What the commands share: options, exit codes, what is said on stderr, and loading the model that the options name."""
+"""What the commands share: options, exit codes, what is said on stderr, reading passages, loading a model, judging."""
 
 import os
-import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from rank1_hf.inputs import read_text
-from rank1_hf.prompt import ContractError
+from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
+from rank1_hf.printable import one_line
+from rank1_hf.prompt import ContractError, Passage
+from rank1_hf.results import Interrupted, Judgment
 
 if TYPE_CHECKING:
     from rank1_hf.reranker import Rank1
@@ -22,6 +26,23 @@ EXIT_CODES = (
     "shown)."
 )
 
+DocumentsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="DOC", help="The passages. Without them and --file: stdin, a passage a line."),
+]
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        "-f",
+        help="Read the passages from a .txt (a line each), a .jsonl (a string or an object with text, and optional "
+        "title and id, a line), or a .csv (columns text, and optional title and id).",
+    ),
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="txt, jsonl or csv: what stdin or a file of another name holds.")
+]
+InstructionOption = Annotated[str | None, typer.Option(help="What else decides about relevance.")]
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", "-m", help="A hub name or a checkpoint folder. Without it: a small demonstration model."),
@@ -53,21 +74,6 @@ ReproducibleOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
-
-
-# Escape sequences, and the marks that turn the direction of whatever is written after them; lone surrogates, which
-# cannot be written at all. Line feeds and tabs stay.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """Text as a terminal may have it: no escape sequences, nothing that turns the direction of what follows."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def one_line(text: str) -> str:
-    """Printable text without line breaks."""
-    return printable(" ".join(text.split()))
 
 
 def n_processes() -> int:
@@ -125,3 +131,56 @@ def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # 
         fail(f"the device has not enough memory for {model}; try --dtype bfloat16 or --device cpu", BAD_MODEL)
     except ValueError as error:
         fail(str(error), BAD_INPUT)
+
+
+def read_passages(arguments: list[str], file: Path | None, file_format: str | None) -> Iterator[Document]:
+    """The passages that the arguments, `--file` or stdin give.
+
+    Raises:
+        InputError: there are none, or they cannot be read.
+    """
+    if arguments and file:
+        raise InputError("give the passages as arguments or with --file, not both")
+    if arguments:
+        return (Document(text) for text in arguments)
+    if file:
+        return read_file(file, file_format)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("there are no passages: give them as arguments, with --file, or on stdin")
+    if n_processes() > 1:
+        raise InputError("several processes cannot read one stdin: give the passages as arguments or with --file")
+    return read_stream(sys.stdin.buffer, file_format or "txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a call: the judgments that were finished, of how many, and whether Ctrl-C ended it."""
+
+    judgments: list[Judgment]
+    n_pairs: int
+    interrupted: bool
+
+
+def judge(
+    reranker: "Rank1", pairs: Sequence[tuple[str, Passage]], batch_size: int | None, quiet: bool = False
+) -> Outcome:
+    """Judge pairs; after Ctrl-C, what was finished."""
+    try:
+        judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=False if quiet else None)
+    except Interrupted as interrupted:
+        return Outcome(interrupted.judgments, len(pairs), interrupted=True)
+    return Outcome(judgments, len(pairs), interrupted=False)
+
+
+def finish(outcome: Outcome, quiet: bool = False) -> NoReturn:
+    """End the command with the exit code that says what came of it."""
+    if not speaks():
+        raise typer.Exit(ALL_JUDGED)  # the launcher ends all processes when one fails, also the one that still prints
+    if outcome.interrupted:
+        note(f"interrupted: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
+        raise typer.Exit(INTERRUPTED)
+    n_failed = sum(judgment.error is not None for judgment in outcome.judgments)
+    if n_failed:
+        note(f"{n_failed} of {outcome.n_pairs} passages could not be judged", quiet)
+        raise typer.Exit(SOME_FAILED)
+    raise typer.Exit(ALL_JUDGED)

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from rank1_hf import Rank1, cli, loading, reranker
+from rank1_hf import Rank1, cli, loading, options, reranker
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.evaluation.trec import read_run
+from rank1_hf.inputs import InputError
 from rank1_hf.results import Interrupted, Judgment, sigmoid
 
 QUERY = "how do wings carry an aeroplane?"
@@ -376,9 +377,9 @@ def test_nothing_to_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(cli.sys, "stdin", Terminal())
-    with pytest.raises(cli.InputError, match="--file"):
-        cli._documents([], None, None)
+    monkeypatch.setattr(options.sys, "stdin", Terminal())
+    with pytest.raises(InputError, match="--file"):
+        options.read_passages([], None, None)
 
 
 @pytest.mark.parametrize(
