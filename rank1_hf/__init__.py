@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rank1_hf.official import rank1
     from rank1_hf.prompt import ContractError, Markers, PairError
     from rank1_hf.reranker import Rank1
-    from rank1_hf.results import Interrupted, Judgment
+    from rank1_hf.results import Interrupted, Judgment, Judgments
     from rank1_hf.tracing import Observer, Trace, TraceOptions
 
 __version__ = "0.1.0"
@@ -21,6 +21,7 @@ _HOMES = {
     "EarlyExit": "rank1_hf.chain",
     "Interrupted": "rank1_hf.results",
     "Judgment": "rank1_hf.results",
+    "Judgments": "rank1_hf.results",
     "Markers": "rank1_hf.prompt",
     "Observer": "rank1_hf.tracing",
     "PairError": "rank1_hf.prompt",
@@ -37,6 +38,7 @@ __all__ = [
     "EarlyExit",
     "Interrupted",
     "Judgment",
+    "Judgments",
     "Markers",
     "Observer",
     "PairError",

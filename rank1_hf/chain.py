@@ -319,7 +319,7 @@ def _ask(rule: Rule, thought: Sequence[int], beliefs: Sequence[BeliefPoint], tok
         raise SteeringError(f"the rule {type(rule).__name__} failed: {type(error).__name__}: {error}") from error
 
 
-def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix_length(a: Sequence[object], b: Sequence[object]) -> int:
     """How many leading elements two sequences share."""
     length = 0
     for x, y in zip(a, b, strict=False):

@@ -34,6 +34,9 @@ Query = str | Mapping[str, Any]
 Passage = str | Mapping[str, Any]
 """A passage: its text, or `{"title": ..., "text": ...}`."""
 
+Pair = tuple[Query, Passage] | Sequence[str]
+"""(query, passage)."""
+
 Truncation = Literal["passage", "error"]
 
 

@@ -39,6 +39,7 @@ from rank1_hf.progress import Progress
 from rank1_hf.prompt import (
     ContractError,
     Markers,
+    Pair,
     PairError,
     Passage,
     Prompt,
@@ -50,13 +51,12 @@ from rank1_hf.prompt import (
     passage_text,
     query_text,
 )
-from rank1_hf.results import Interrupted, Judgment, TokenEvent, ranking_key, sigmoid
+from rank1_hf.results import Interrupted, Judgment, Judgments, TokenEvent, ranking_key, sigmoid
 from rank1_hf.shares import shares
 from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
 from rank1_hf.tracing.observer import Observed, Observer, WatchedPair, check_observers
 from rank1_hf.tracing.trace import BeliefAt, Trace, TraceOptions, Tracer
 
-Pair = tuple[Query, Passage] | Sequence[str]
 Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
 
 DEFAULT_BUDGET = 8192
@@ -232,7 +232,7 @@ class Rank1:
         logits_processor: Processor | Mapping[int, Processor] | None = ...,
         trace: bool | TraceOptions = ...,
         observers: Sequence[Observer] = ...,
-    ) -> list[Judgment]: ...
+    ) -> Judgments: ...
 
     @overload
     def judge(
@@ -261,7 +261,7 @@ class Rank1:
         logits_processor: Processor | Mapping[int, Processor] | None = None,
         trace: bool | TraceOptions = False,
         observers: Sequence[Observer] = (),
-    ) -> list[Judgment] | Iterator[Judgment]:
+    ) -> Judgments | Iterator[Judgment]:
         """Think about every pair. A pair that cannot be judged gets a judgment with an `error`; the others are
         unharmed.
 
@@ -280,7 +280,8 @@ class Rank1:
             observers: see `rank1_hf.tracing.Observer`.
 
         Returns:
-            A list in input order, or with `stream` an iterator in the order of finishing.
+            A list in input order, which can also write itself as an HTML page, or with `stream` an iterator in the
+            order of finishing.
 
         Raises:
             TypeError: `pairs` is not a collection of pairs.
@@ -301,11 +302,12 @@ class Rank1:
         if self.truncation == "error" and isinstance(many, Sequence):
             self._check_lengths(many)
         if self._processes is not None:
-            return self._judge_together(self._processes, list(many), batch_size, show_progress_bar, asked)
+            many = list(many)
+            return Judgments(self._judge_together(self._processes, many, batch_size, show_progress_bar, asked), many)
         total = len(many) if isinstance(many, Sized) else None
         indexed = _ordered(many) if isinstance(many, Sequence) else enumerate(many)
         judgments = self._judge(indexed, total, batch_size, show_progress_bar, asked)
-        return judgments if stream else _collect(judgments)
+        return Judgments(_collect(judgments), many) if isinstance(many, Sequence) and not stream else judgments
 
     def predict(
         self,

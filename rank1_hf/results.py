@@ -1,10 +1,13 @@
 """What users get back."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rank1_hf.chain import Ended
+from rank1_hf.prompt import Pair
 
 if TYPE_CHECKING:
     from rank1_hf.tracing.trace import Trace
@@ -69,6 +72,50 @@ class Judgment:
         if self.trace is not None:
             fields["trace"] = self.trace.to_dict()
         return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in fields.items()}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from rank1_hf.tracing.notebook import judgment_html  # tracing looks at results, and only this looks back
+
+        return judgment_html(self)
+
+
+class Judgments(list[Judgment]):
+    """The judgments of a call, in input order: a list that can show itself.
+
+    Args:
+        judgments: those of one call, or some of them.
+        pairs: what was judged: a judgment's `index` is its pair's place here. None: not known, so that only chains and
+            scores can be shown.
+    """
+
+    def __init__(self, judgments: Iterable[Judgment] = (), pairs: Sequence[Pair] | None = None) -> None:
+        super().__init__(judgments)
+        self.pairs = pairs
+
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        other: Sequence[Judgment] | None = None,
+        names: tuple[str, str] = ("this run", "other run"),
+    ) -> None:
+        """Write one HTML page that shows everything, and needs no network; see `rank1_hf.tracing.report.write_html`.
+
+        Args:
+            path: the page.
+            other: judgments of the same pairs by another model or in another precision, to stand beside these.
+            names: what the two runs are called.
+        """
+        from rank1_hf.tracing.report import write_html
+
+        write_html(self, path, pairs=self.pairs, other=other, names=names)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from rank1_hf.tracing.notebook import ranking_html
+
+        return ranking_html(self, self.pairs)
 
 
 class TokenEvent(NamedTuple):

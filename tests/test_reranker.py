@@ -194,6 +194,14 @@ class TestJudge:
     def test_a_list_from_a_generator(self, reranker):
         assert same(reranker.judge(pair for pair in PAIRS[:3]), reranker.judge(PAIRS[:3]))
 
+    def test_judgments_know_their_pairs_and_write_them_as_a_page(self, reranker, tmp_path):
+        assert reranker.judge(PAIRS[:2]).pairs == PAIRS[:2]
+        judgments = reranker.judge(pair for pair in PAIRS[:2])
+        assert judgments.pairs == PAIRS[:2]
+        judgments.to_html(tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text()
+        assert all(passage in page for _, passage in PAIRS[:2])
+
     def test_streaming_takes_pairs_as_there_is_room(self, reranker):
         taken = []
 

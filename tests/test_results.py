@@ -2,12 +2,13 @@
 
 import json
 import math
+import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.results import Judgment, ranking_key, sigmoid
+from rank1_hf.results import Judgment, Judgments, ranking_key, sigmoid
 
 
 def judgment(index: int, log_odds: float) -> Judgment:
@@ -76,3 +77,10 @@ def test_to_dict_is_json():
     assert failed["score"] is None
     assert failed["log_odds"] is None
     assert failed.keys() == good.keys()
+
+
+def test_judgments_are_a_list_that_remembers_its_pairs():
+    judgments = Judgments([judgment(0, 2.0)], pairs=[("q", "p")])
+    assert judgments == [judgment(0, 2.0)]
+    again = pickle.loads(pickle.dumps(judgments))
+    assert (again, again.pairs) == (judgments, [("q", "p")])

@@ -1,14 +1,36 @@
-"""Watching the decode loop: observers, traces, the belief curve and the layer lens.
+"""Watching the decode loop: observers, traces, the belief curve and the layer lens; and showing what was seen.
 
 It listens, and decoding knows nothing of it. Read `observer.py` first; `trace.py` says what a trace is, and `lens.py`
-what the layers thought of the verdict.
+what the layers thought of the verdict. `report.py`, `terminal.py`, `notebook.py` and `plots.py` show judgments, with
+traces or without.
 """
 
-from rank1_hf.chain import BeliefPoint
-from rank1_hf.decoding.watcher import Needs, Reading, Scores
-from rank1_hf.tracing.lens import Lens
-from rank1_hf.tracing.observer import Observer, WatchedPair
-from rank1_hf.tracing.trace import Trace, TraceOptions, read_traces, to_arrow, to_pandas, write_traces
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rank1_hf.chain import BeliefPoint
+    from rank1_hf.decoding.watcher import Needs, Reading, Scores
+    from rank1_hf.tracing.lens import Lens
+    from rank1_hf.tracing.observer import Observer, WatchedPair
+    from rank1_hf.tracing.trace import Trace, TraceOptions, read_traces, to_arrow, to_pandas, write_traces
+
+# What observes needs torch, what shows does not, and `rank1-hf --help` should not wait for it.
+_HOMES = {
+    "BeliefPoint": "rank1_hf.chain",
+    "Lens": "rank1_hf.tracing.lens",
+    "Needs": "rank1_hf.decoding.watcher",
+    "Observer": "rank1_hf.tracing.observer",
+    "Reading": "rank1_hf.decoding.watcher",
+    "Scores": "rank1_hf.decoding.watcher",
+    "Trace": "rank1_hf.tracing.trace",
+    "TraceOptions": "rank1_hf.tracing.trace",
+    "WatchedPair": "rank1_hf.tracing.observer",
+    "read_traces": "rank1_hf.tracing.trace",
+    "to_arrow": "rank1_hf.tracing.trace",
+    "to_pandas": "rank1_hf.tracing.trace",
+    "write_traces": "rank1_hf.tracing.trace",
+}
 
 __all__ = [
     "BeliefPoint",
@@ -25,3 +47,9 @@ __all__ = [
     "to_pandas",
     "write_traces",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
