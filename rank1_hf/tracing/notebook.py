@@ -63,11 +63,12 @@ def _label(judgment: Judgment) -> str:
 def _chain(judgment: Judgment) -> str:
     if judgment.trace is None:
         return _escaped(judgment.chain.strip())
-    shades = zip(pieces(judgment), doubt(judgment.trace, "entropy"), strict=True)
-    return "".join(
-        f'<span style="{_AMBER.format(0.6 * shade)}">{_escaped(text)}</span>' if shade > 0.05 else _escaped(text)
-        for text, shade in shades
-    )
+    first, *others = pieces(judgment) or [""]
+    return "".join(map(_shaded, [first.lstrip(), *others], doubt(judgment.trace, "entropy")))
+
+
+def _shaded(text: str, shade: float) -> str:
+    return f'<span style="{_AMBER.format(0.6 * shade)}">{_escaped(text)}</span>' if shade > 0.05 else _escaped(text)
 
 
 def _escaped(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.color import Color
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.style import Style
@@ -15,8 +14,8 @@ from rank1_hf.tracing.pieces import Shade, belief, doubt, n_kept, pieces
 from rank1_hf.tracing.texts import pair_texts
 
 _HEIGHTS = "▁▂▃▄▅▆▇█"
-_AMBER, _INK = (232, 163, 23), Color.from_rgb(20, 20, 20)
-_LEAST_SHADE = 0.15  # doubt below this is not worth a colour
+# The terminal's own colours, which fit its own paper: of tokens from so much doubt on.
+_SHADES = ((0.6, Style(color="black", bgcolor="yellow")), (0.3, Style(color="yellow")))
 
 
 def render(judgments: Sequence[Judgment], pairs: Sequence[Pair] | None = None, *, by: Shade = "entropy") -> Group:
@@ -30,7 +29,7 @@ def render(judgments: Sequence[Judgment], pairs: Sequence[Pair] | None = None, *
     parts: list[RenderableType] = []
     for rank, judgment in enumerate(sorted(judgments, key=ranking_key), start=1):
         _, passage = pair_texts(pairs, judgment.index)
-        parts.append(_heading(rank, judgment, "" if passage is None else start(passage, 100)))
+        parts.append(_heading(rank, judgment, "" if passage is None else start(passage, 200)))
         body = [Text(one_line(judgment.error))] if judgment.error is not None else _body(judgment, by)
         parts.append(Padding(Group(*body), (0, 0, 1, 4)))
     return Group(*parts)
@@ -44,10 +43,14 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _heading(rank: int, judgment: Judgment, passage: str) -> Text:
     if judgment.error is not None:
-        return Text.assemble((f"{'–':>3} ", "dim"), ("not judged  ", "bold"), (passage, "dim"))
+        return _one_line((f"{'–':>3} ", "dim"), ("not judged  ", "bold"), (passage, "dim"))
     colour = "green" if judgment.label else "red"
     verdict = f"{judgment.score:.3f} {str(judgment.label).lower():<5}"
-    return Text.assemble((f"{rank:>3} ", "dim"), (f"{verdict}  ", f"bold {colour}"), (passage, "bold"))
+    return _one_line((f"{rank:>3} ", "dim"), (f"{verdict}  ", f"bold {colour}"), (passage, "bold"))
+
+
+def _one_line(*parts: tuple[str, str]) -> Text:
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
 def _body(judgment: Judgment, by: Shade) -> list[Text]:
@@ -75,10 +78,7 @@ def _chain(judgment: Judgment, by: Shade) -> Text:
 
 
 def _shade(doubt: float) -> Style:
-    if doubt < _LEAST_SHADE:
-        return Style.null()
-    # Paler for less doubt, and always behind dark letters, so that it can be read on any terminal's own colours.
-    return Style(color=_INK, bgcolor=Color.from_rgb(*(255 - (255 - channel) * doubt for channel in _AMBER)))
+    return next((style for least, style in _SHADES if doubt >= least), Style.null())
 
 
 def _said(*words: str) -> Text:

@@ -153,7 +153,7 @@ def test_the_belief_curve_the_lens_and_the_attention(opened: Open):
     belief.locator("circle").nth(1).hover()
     at = judged.trace.belief[1].n_tokens
     assert page.locator(".chain .t").nth(at - 1).get_attribute("class").endswith("point")
-    assert f"tokens {at}: log-odds" in page.inner_text("#tip")
+    assert f"token {at}: log-odds" in page.inner_text("#tip")
 
 
 def test_by_keyboard_alone(opened: Open):

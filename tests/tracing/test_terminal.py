@@ -46,11 +46,10 @@ def test_what_was_traced_is_shown_as_lines():
 
 
 def test_tokens_are_shaded_by_doubt_of_the_kind_asked_for():
-    trace = trace_of(0, ["a", "b", "c"], entropies=[0.0, 3.0, 0.0], margins=[9.0, 9.0, 0.0], belief=[], lens=None)
+    trace = trace_of(0, ["a", "b", "c"], entropies=[0.0, 3.0, 0.5], margins=[0.0, 9.0, 9.0], belief=[], lens=None)
     marked = judgment(0, chain="abc", trace=trace)
-    assert "ma\x1b" not in shown(marked, colours=True).replace("\x1b[0m", "")
-    assert "mb\x1b[0m" in shown(marked, colours=True)
-    assert "mc\x1b[0m" in shown(marked, colours=True, by="margin")
+    assert " a\x1b[30;43mb\x1b[0m\x1b[33mc\x1b[0m" in shown(marked, colours=True)
+    assert "\x1b[30;43ma\x1b[0mbc" in shown(marked, colours=True, by="margin")
 
 
 def test_what_the_verdict_did_not_see_is_struck_through():

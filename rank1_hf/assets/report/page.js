@@ -128,7 +128,7 @@ function unfold(row) {
 
 function cells(row) {
   const run = first(row);
-  const text = passageOf(row) ?? run.pieces.join("");
+  const text = passageOf(row) ?? run.error ?? run.pieces.join("");
   const what = el("span", { class: "what" }, el("span", {}, text.slice(0, 300).trim() || "(no text)"));
   if (data.queries.length > 1) what.append(el("span", { class: "asked" }, (queryOf(row) ?? "").slice(0, 300)));
   const chips = el("span", { class: "chips" });
@@ -139,7 +139,7 @@ function cells(row) {
   return [
     el("span", { class: "rank" }, run.rank ?? "–"),
     ...row.runs.map(scoreView),
-    el("span", { class: "n" }, whole(run.n_chain_tokens)),
+    el("span", { class: "n" }, scored(run) ? whole(run.n_chain_tokens) : "–"),
     what,
     chips,
   ];
@@ -186,7 +186,7 @@ function runView(run, number, parting) {
   if (trace) {
     let belief = null;
     if (run.belief.length) {
-      belief = curve("Belief: log-odds if closed here", run.belief, "tokens", (n) => {
+      belief = curve("Belief: log-odds if closed here", run.belief, "token", (n) => {
         spans.forEach((span, i) => span.classList.toggle("point", i === n - 1));
       });
       plots.append(belief.node);
