@@ -65,6 +65,12 @@ def ranking(page: Any) -> list[str]:
 def unfold(page: Any, row: int = 0) -> None:
     page.locator("summary").nth(row).click()
     page.locator("details").nth(row).locator(".judgment").wait_for()
+    painted(page)
+
+
+def painted(page: Any) -> None:
+    """Wait for two frames: rows that were never painted have no inner text yet (content-visibility)."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def luminance(colour: str) -> float:
@@ -166,8 +172,8 @@ def test_by_keyboard_alone(opened: Open):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    assert page.locator("details[open] .what").inner_text().startswith("Bread")
     page.locator(".chain").wait_for()
+    assert page.locator("details[open] .what").text_content().startswith("Bread")
     page.keyboard.press("Tab")
     for place, text in enumerate(["⏎It", "␣is", "␣number"]):
         assert f"token {place + 1} ·" in page.inner_text("#tip")
@@ -227,7 +233,7 @@ def test_two_runs_and_where_they_part(opened: Open):
     assert page.locator(".run h3:first-child").all_inner_texts()[0] == "bf16"
     assert page.locator(".t.parts").all_inner_texts() == [" so", " not"]
     page.select_option("#differ", label="all")
-    assert "not in this run" in page.locator("summary").first.inner_text()
+    assert "not in this run" in page.locator("summary").first.text_content()
 
 
 def test_hostile_texts_are_text(opened: Open):
@@ -240,6 +246,7 @@ def test_hostile_texts_are_text(opened: Open):
     )
     page.click("#all")
     page.locator("details").nth(2).locator(".problem").first.wait_for()
+    painted(page)
     page.locator(".chain .t").first.hover()
     assert page.evaluate("window.hacked") is None
     assert page.locator("img, iframe, object, main script, header script").count() == 0
@@ -267,7 +274,7 @@ def test_a_thousand_judgments(opened: Open):
     assert page.locator("details").count() <= 100
     page.fill("#search", "passage 777")
     assert page.locator("#count").inner_text() == "1 of 1,000"
-    assert "query 7" in page.locator("summary").inner_text()
+    assert "query 7" in page.locator("summary").text_content()
     page.fill("#search", "")
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.locator("details").nth(60).wait_for(state="attached")
