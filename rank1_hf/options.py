@@ -162,11 +162,16 @@ class Outcome:
 
 
 def judge(
-    reranker: "Rank1", pairs: Sequence[tuple[str, Passage]], batch_size: int | None, quiet: bool = False
+    reranker: "Rank1",
+    pairs: Sequence[tuple[str, Passage]],
+    batch_size: int | None,
+    quiet: bool = False,
+    **more: Any,  # noqa: ANN401
 ) -> Outcome:
-    """Judge pairs; after Ctrl-C, what was finished."""
+    """Judge pairs; after Ctrl-C, what was finished. `more` goes to `Rank1.judge` as it is."""
+    show = False if quiet else None
     try:
-        judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=False if quiet else None)
+        judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
     except Interrupted as interrupted:
         return Outcome(interrupted.judgments, len(pairs), interrupted=True)
     return Outcome(judgments, len(pairs), interrupted=False)

@@ -36,6 +36,10 @@ def explain(
     shade: Annotated[
         str, typer.Option(help="What the tokens are shaded by in the terminal: entropy or margin.")
     ] = "entropy",
+    trace: Annotated[
+        bool,
+        typer.Option(help="Record each token, the belief along the chain, and at the verdict layers and attention."),
+    ] = True,
     model: options.ModelOption = None,
     max_new_tokens: options.BudgetOption = None,
     batch_size: options.BatchOption = None,
@@ -80,7 +84,13 @@ def explain(
         reproducible=reproducible,
     )
     pairs = [(asked, passage.passage) for passage in passages]
-    outcome = options.judge(reranker, pairs, batch_size, quiet)
+    from rank1_hf.tracing import TraceOptions
+
+    everything = TraceOptions(belief="sentences", lens=True, attention=True)
+    try:
+        outcome = options.judge(reranker, pairs, batch_size, quiet, trace=everything if trace else False)
+    except ValueError as error:
+        fail(f"{error}; with --no-trace chains and scores are shown all the same", options.BAD_INPUT)
     if html is not None:
         _write(Judgments(outcome.judgments, pairs), html, quiet)
     else:

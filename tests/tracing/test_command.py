@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from rank1_hf import cli, reranker
 from rank1_hf.results import Interrupted, Judgment, Judgments
+from rank1_hf.tracing import TraceOptions
 from tests.evaluation.stub import Stub, run, write_collection
 from tests.tracing.made import judgment
 from tests.tracing.test_report import Page
@@ -40,7 +41,7 @@ class Scripted:
         return self
 
     def judge(self, pairs: Any, **options: Any) -> Judgments:
-        self.pairs = pairs
+        self.pairs, self.trace = pairs, options["trace"]
         if self.interrupted:
             raise Interrupted(self.judgments[:1])
         return Judgments(self.judgments, pairs)
@@ -79,6 +80,35 @@ def test_options_and_stdin_reach_the_model(model: Scripted):
         ("wings large ones", "two"),
     ]
     assert (model.name, model.options["dtype"]) == ("some/model", "float32")
+
+
+def test_everything_is_traced_unless_that_is_not_wanted(model: Scripted):
+    Result(QUERY, *DOCS)
+    assert model.trace == TraceOptions(belief="sentences", lens=True, attention=True)
+    Result(QUERY, *DOCS, "--no-trace")
+    assert model.trace is False
+
+
+def test_a_model_that_cannot_be_traced(model: Scripted, monkeypatch: pytest.MonkeyPatch):
+    def judge(pairs: Any, **options: Any) -> Judgments:
+        raise ValueError("the layer lens does not know where it has its final norm")
+
+    monkeypatch.setattr(model, "judge", judge)
+    result = Result(QUERY, *DOCS)
+    assert (result.code, "final norm; with --no-trace" in result.err) == (2, True)
+
+
+def test_the_embedded_model_explains_itself(tmp_path: Path):
+    html = tmp_path / "report.html"
+    assert Result(QUERY, *DOCS[:2], "--html", html, "--max-new-tokens", 40, "--device", "cpu").code == 0
+    for row in data_of(html)["rows"]:
+        (found,) = row["runs"]
+        trace = found["trace"]
+        assert len(found["pieces"]) == len(trace["entropies"]) == found["n_chain_tokens"]
+        assert found["belief"][-1] == [found["n_chain_tokens"], pytest.approx(found["log_odds"], abs=1e-3)]
+        assert trace["lens"][-1] == pytest.approx(found["log_odds"], abs=1e-3)
+        assert len(trace["attention"]) == len(trace["prompt"]) == found["n_prompt_tokens"]
+        assert "Passage: " in "".join(trace["prompt"])
 
 
 def test_failures_and_interrupts_have_their_exit_codes(model: Scripted, tmp_path: Path):
