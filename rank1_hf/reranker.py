@@ -98,6 +98,8 @@ class Rank1:
         gpu_memory_utilization: the share of a GPU's memory to use in all, above 0 and at most 1.
         reproducible: give every pair bit-identical chains and scores whatever else is in the call, in whatever order,
             in any dtype, for the same `batch_size` on the same machine. Slower.
+        compile: compile the model's layers with torch.compile, for long runs on a GPU. The first steps take some
+            seconds longer; needs a C++ compiler, and on a GPU Triton.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
 
     Raises:
@@ -127,6 +129,7 @@ class Rank1:
         kv_cache_tokens: int | None = None,
         gpu_memory_utilization: float = 0.9,
         reproducible: bool = False,
+        compile: bool = False,  # noqa: A002
         revision: str | None = None,
         subfolder: str | None = None,
         token: str | bool | None = None,
@@ -217,6 +220,7 @@ class Rank1:
             kv_cache_tokens=kv_cache_tokens,
             gpu_memory_utilization=gpu_memory_utilization,
             reproducible=reproducible,
+            compile=compile,
         )
 
     @overload

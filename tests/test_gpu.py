@@ -42,6 +42,12 @@ def test_graphs_change_nothing():
     assert captured.decoder.stats.captured_steps > eager.decoder.stats.captured_steps == 0
 
 
+def test_compiled_layers_change_nothing():
+    compiled, plain = (Rank1(device=DEVICE, dtype="float32", max_new_tokens=48, compile=c) for c in (True, False))
+    assert_same(compiled.judge(PAIRS), plain.judge(PAIRS))
+    assert compiled.decoder.stats.captured_steps > 0
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_reproducible_bits(dtype: str):
     model = Rank1(device=DEVICE, dtype=dtype, max_new_tokens=48, reproducible=True)

@@ -33,7 +33,8 @@ def use_paged_attention(model: PreTrainedModel) -> None:
             f"{type(model).__name__} does not use Transformers' attention interface, which rank1_hf decodes through; "
             "use a model that does (Qwen2, Llama, Mistral and most others)"
         )
-    AttentionInterface.register(NAME, paged_attention)
+    # Not to be compiled with the layers: what it does follows the rows.
+    AttentionInterface.register(NAME, torch.compiler.disable(paged_attention))  # type: ignore[no-untyped-call]
     model.set_attn_implementation(NAME)
 
 

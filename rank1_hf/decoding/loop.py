@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from rank1_hf.chain import Chain, ChainRules, SteeringError
 from rank1_hf.decoding.attention import token_kernel, use_paged_attention
 from rank1_hf.decoding.choosing import chosen
+from rank1_hf.decoding.compiled import compile_layers
 from rank1_hf.decoding.graphs import DecodeGraphs, can_be_captured
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
@@ -71,6 +72,7 @@ class Decoder:
         gpu_memory_utilization: the share of a GPU's memory to use in all, where `kv_cache_tokens` is None.
         reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
         cuda_graphs: capture decode steps on a GPU, where the model allows it.
+        compile: compile the model's layers with torch.compile; see `compiled.py` for where it pays.
     """
 
     def __init__(
@@ -87,8 +89,11 @@ class Decoder:
         gpu_memory_utilization: float = 0.9,
         reproducible: bool = False,
         cuda_graphs: bool = True,
+        compile: bool = False,  # noqa: A002
     ) -> None:
         use_paged_attention(model)
+        if compile:
+            compile_layers(model)
         self.model = model.eval()
         self.rules = rules
         self.stats = Stats()
