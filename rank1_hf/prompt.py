@@ -225,6 +225,11 @@ class PromptEncoder:
         """Turns the tokens that follow these into text, one by one."""
         return TextStream(self._decode, before[-1:])
 
+    def token_texts(self, before: Sequence[int], ids: Sequence[int]) -> list[str]:
+        """The text that each token adds to what stands before it."""
+        stream = self.text_stream(before)
+        return [stream.push(token) for token in ids]
+
     def _continue(self, prompt: Sequence[int], text: str) -> list[int]:
         """`prompt + text`, tokenized as a whole. The text may quote the passage, so it too never becomes special."""
         if self._one_think_id:  # an added token stands alone: what follows it is tokenized as if nothing stood before

@@ -2,24 +2,20 @@
 
 import contextlib
 import itertools
-import math
 import warnings
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rank1_hf.chain import DoNotThink, Rule, Steering
+from rank1_hf.call import Asked, Call, Processor
+from rank1_hf.chain import Rule
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.placement import is_split
-from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.decoding.watcher import Reading
 from rank1_hf.loading import (
     Checkpoint,
     CheckpointError,
@@ -33,6 +29,7 @@ from rank1_hf.loading import (
     resolve_dtype,
     stored_quantization,
 )
+from rank1_hf.pairs import as_pairs, in_decoding_order, is_pair, unpack
 from rank1_hf.planning import PLANNED, why_too_large
 from rank1_hf.processes import Processes
 from rank1_hf.progress import Progress
@@ -46,25 +43,23 @@ from rank1_hf.prompt import (
     PromptEncoder,
     PromptTooLongError,
     Query,
-    TextStream,
     Truncation,
     passage_text,
     query_text,
 )
-from rank1_hf.results import Interrupted, Judgment, Judgments, TokenEvent, ranking_key, sigmoid
+from rank1_hf.results import Interrupted, Judgment, Judgments, TokenEvent, ranking_key
 from rank1_hf.shares import shares
+from rank1_hf.tracing.belief import BeliefAt
 from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
-from rank1_hf.tracing.observer import Observed, Observer, WatchedPair, check_observers
-from rank1_hf.tracing.trace import BeliefAt, Trace, TraceOptions, Tracer
-
-Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
+from rank1_hf.tracing.observer import Observer, check_observers
+from rank1_hf.tracing.speaker import Speaker
+from rank1_hf.tracing.trace import Trace, TraceOptions
 
 DEFAULT_BUDGET = 8192
 """The official code's `max_output_tokens`."""
 
 _CLOSE_RESERVE = 8  # what a forced close adds behind a chain besides `</think>`: two line breaks, and pieces that split
 _TYPICAL_CHAIN = 300  # tokens, for sharing pairs out among processes
-_REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
 
 
 class Rank1:
@@ -297,8 +292,10 @@ class Rank1:
         """
         if batch_size is not None:
             _check_count("batch_size", batch_size, least=1)
-        asked = self._asked(think, rule, logits_processor, trace, observers)
-        many = _as_pairs(pairs)
+        n_layers, n_heads = n_layers_and_heads(self.model)
+        check_observers(observers, n_layers=n_layers, n_heads=n_heads)
+        asked = Asked(think, rule, logits_processor, trace, tuple(observers))
+        many = as_pairs(pairs)
         if stream and self._processes is not None:
             raise ValueError("the judgments of several processes come together at the end; leave stream out")
         if not stream and not isinstance(many, Sequence):
@@ -309,7 +306,7 @@ class Rank1:
             many = list(many)
             return Judgments(self._judge_together(self._processes, many, batch_size, show_progress_bar, asked), many)
         total = len(many) if isinstance(many, Sized) else None
-        indexed = _ordered(many) if isinstance(many, Sequence) else enumerate(many)
+        indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
         judgments = self._judge(indexed, total, batch_size, show_progress_bar, asked)
         return Judgments(_collect(judgments), many) if isinstance(many, Sequence) and not stream else judgments
 
@@ -326,7 +323,7 @@ class Rank1:
             float32 [pairs], in the order given; for one pair alone a single float32. A pair without a score is NaN, and
             a warning says why.
         """
-        single = _is_pair(pairs)
+        single = is_pair(pairs)
         judgments = self.judge(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
         _warn_of_failures(judgments)
         scores = np.array([judgment.score for judgment in judgments], dtype=np.float32)
@@ -396,7 +393,7 @@ class Rank1:
             PairError: the pair cannot be judged.
         """
         options = TraceOptions(belief, lens=lens, attention=attention)
-        judgment = self._judge_one(query, passage, self._asked(trace=options))
+        judgment = self._judge_one(query, passage, Asked(trace=options))
         if judgment.trace is None:
             raise RuntimeError("the trace of this pair failed; the log says why")
         return judgment.trace
@@ -407,18 +404,9 @@ class Rank1:
         Raises:
             PairError: the pair cannot be judged.
         """
-        observer = self._lens()
-        judgment = self._judge_one(query, passage, self._asked(observers=[observer]))
-        if observer.log_odds is None or observer.attention is None:
-            raise RuntimeError("the layer lens of this pair failed; the log says why")
-        ids = self.encode(query, passage).ids
-        return Lens(
-            log_odds=observer.log_odds.numpy(),
-            attention=observer.attention.numpy(),
-            prompt_ids=list(ids),
-            prompt_texts=self._texts((), ids),
-            judgment=judgment,
-        )
+        observer = LensObserver(self.model, self.encoder.true_id, self.encoder.false_id)
+        judgment = self._judge_one(query, passage, Asked(observers=[observer]))
+        return observer.lens(judgment, self.encode(query, passage).ids, self.encoder)
 
     def score_chain(
         self,
@@ -445,10 +433,8 @@ class Rank1:
             PairError: the pair cannot be judged, or the chain does not fit.
             ValueError: the chain contains `</think>`, or ids that are none.
         """
-        given = self._given(chain)
-        if not resume:
-            given = (*given, *self.encoder.close_ids)
-        return self._judge_one(query, passage, replace(self._asked(trace=trace), given=given))
+        given = (*self._chain_ids(chain), *(() if resume else self.encoder.close_ids))
+        return self._judge_one(query, passage, Asked(trace=trace, given=given))
 
     def stream(self, query: Query, passage: Passage) -> Iterator[TokenEvent | Judgment]:
         """Think about one pair aloud: yields each token of the chain as it comes, and then the judgment.
@@ -456,8 +442,8 @@ class Rank1:
         Raises:
             PairError: the pair cannot be judged.
         """
-        speaker = _Speaker(self.encoder)
-        call = _Call(self, iter([(0, (query, passage))]), self._asked(observers=[speaker]))
+        speaker = Speaker(self.encoder)
+        call = Call(self, iter([(0, (query, passage))]), Asked(observers=[speaker]))
         with contextlib.closing(self.decoder.steps(call.requests())) as steps:
             for finished in steps:
                 yield from speaker.take()
@@ -468,82 +454,22 @@ class Rank1:
                 raise PairError(judgment.error)
             yield judgment
 
-    def _judge_one(self, query: Query, passage: Passage, asked: "_Asked") -> Judgment:
+    def _chain_ids(self, chain: str | Sequence[int]) -> Sequence[int]:
+        if isinstance(chain, str):
+            if self.encoder.markers.close in chain:
+                raise ValueError(f"a chain is given without {self.encoder.markers.close}; cut it there")
+            return self.encoder.chain_ids(chain)
+        if not all(isinstance(each, int) and 0 <= each < self.model.config.vocab_size for each in chain):
+            raise ValueError("a chain is a text, or a list of the token ids of this model")
+        return chain
+
+    # ---- one call ----------------------------------------------------------------------------------------------------
+
+    def _judge_one(self, query: Query, passage: Passage, asked: Asked) -> Judgment:
         (judgment,) = self._judge(iter([(0, (query, passage))]), 1, None, False, asked)
         if judgment.error is not None:
             raise PairError(judgment.error)
         return judgment
-
-    def _asked(
-        self,
-        think: bool = True,
-        rule: Rule | None = None,
-        logits_processor: Processor | Mapping[int, Processor] | None = None,
-        trace: bool | TraceOptions = False,
-        observers: Sequence[Observer] = (),
-    ) -> "_Asked":
-        """What a call asks for; whatever is wrong with it is said here."""
-        n_layers, n_heads = n_layers_and_heads(self.model)
-        check_observers(observers, n_layers=n_layers, n_heads=n_heads)
-        options = (TraceOptions() if trace else None) if isinstance(trace, bool) else trace
-        if not think:
-            if rule is not None:
-                raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
-            rule = DoNotThink()
-        if rule is not None and not isinstance(rule, Rule):
-            raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {rule!r}")
-        every = None if options is None else options.belief
-        if rule is not None and rule.reads_beliefs:
-            if every not in (None, "sentences"):
-                raise ValueError(f"the rule reads the belief behind sentences, the trace every {every} tokens; use one")
-            every = "sentences"
-        return _Asked(rule, logits_processor, options, tuple(observers), self._belief_at(every))
-
-    def _belief_at(self, every: BeliefAt | None) -> Callable[[Sequence[int]], bool] | None:
-        if every is None:
-            return None
-        if every == "sentences":
-            return lambda thought: not thought or self.encoder.ends_sentence(thought[-1])
-        return lambda thought: len(thought) % every == 0
-
-    def _lens(self, *, layers: bool = True, attention: bool = True) -> LensObserver:
-        encoder = self.encoder
-        return LensObserver(self.model, encoder.true_id, encoder.false_id, layers=layers, attention=attention)
-
-    def _given(self, chain: str | Sequence[int]) -> tuple[int, ...]:
-        if isinstance(chain, str):
-            if self.encoder.markers.close in chain:
-                raise ValueError(f"a chain is given without {self.encoder.markers.close}; cut it there")
-            return tuple(self.encoder.chain_ids(chain))
-        ids = tuple(chain)
-        if not all(isinstance(each, int) and 0 <= each < self.model.config.vocab_size for each in ids):
-            raise ValueError("a chain is a text, or a list of the token ids of this model")
-        return ids
-
-    def _texts(self, before: Sequence[int], ids: Sequence[int]) -> list[str]:
-        stream = self.encoder.text_stream(before)
-        return [stream.push(token) for token in ids]
-
-    def _trace(self, decoded: Decoded, prompt: Prompt, tracer: Tracer, lens: LensObserver | None) -> Trace:
-        said = tracer.said(len(prompt.ids), decoded.thought)
-        attention = None if lens is None or lens.attention is None else lens.attention.mean((0, 1)).tolist()
-        return Trace(
-            index=decoded.index,
-            token_ids=list(decoded.thought),
-            texts=self._texts(prompt.ids, decoded.thought),
-            logprobs=[each.logprob for each in said],
-            alternative_ids=[each.alternative for each in said],
-            alternative_texts=[self.encoder.chain_text(prompt.ids, [each.alternative]) for each in said],
-            margins=[each.margin for each in said],
-            entropies=[each.entropy for each in said],
-            seconds=[each.seconds for each in said],
-            belief=list(decoded.beliefs),
-            lens=None if lens is None or lens.log_odds is None else lens.log_odds.tolist(),
-            attention=attention,
-            prompt_texts=[] if attention is None else self._texts((), prompt.ids),
-        )
-
-    # ---- one call ----------------------------------------------------------------------------------------------------
 
     def _judge(
         self,
@@ -551,9 +477,9 @@ class Rank1:
         total: int | None,
         batch_size: int | None,
         show: bool | None,
-        asked: "_Asked",
+        asked: Asked,
     ) -> Iterator[Judgment]:
-        call = _Call(self, pairs, asked)
+        call = Call(self, pairs, asked)
         with Progress(total, show) as progress:
             for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
                 call.finish(decoded)
@@ -565,10 +491,10 @@ class Rank1:
                 yield judgment
 
     def _judge_together(
-        self, processes: Processes, pairs: Sequence[Pair], batch_size: int | None, show: bool | None, asked: "_Asked"
+        self, processes: Processes, pairs: Sequence[Pair], batch_size: int | None, show: bool | None, asked: Asked
     ) -> list[Judgment]:
         """Judge this process's share of the pairs; the judgments of all."""
-        ordered = list(_ordered(pairs))
+        ordered = list(in_decoding_order(pairs))
         mine = shares(self._costs(ordered), processes.n)[processes.index]
         show = show if processes.index == 0 else False
         share = (ordered[place] for place in mine)
@@ -584,7 +510,7 @@ class Rank1:
         for _, pair in pairs:
             cost = 0
             with contextlib.suppress(PairError):
-                query, passage = _unpack(pair)
+                query, passage = unpack(pair)
                 key = (query_text(query), passage_text(passage))
                 if key != before:
                     cost = len(self.encode(query, passage).ids) + min(self.max_new_tokens, _TYPICAL_CHAIN)
@@ -609,44 +535,10 @@ class Rank1:
         """The most tokens a prompt may have: the context less the budget, but enough to close a chain of one token."""
         return self.context - max(self.max_new_tokens, 1 + self._close_tokens)
 
-    def _request(self, index: int, prompt: Prompt, asked: "_Asked", watcher: Observed | None) -> Request:
-        room = self.context - len(prompt.ids) - self._close_tokens
-        limit = min(self.max_new_tokens, room)
-        reason: Literal["budget", "context"] = "budget" if limit == self.max_new_tokens else "context"
-        n_given = len(asked.given)
-        if asked.given[-len(self.encoder.close_ids) :] == self.encoder.close_ids:
-            n_given -= len(self.encoder.close_ids)
-        if n_given > limit:
-            raise PairError(
-                f"the chain given has {n_given} tokens and only {limit} fit; shorten it, or raise max_new_tokens"
-            )
-        return Request(
-            index,
-            prompt.ids,
-            prompt.n_shared,
-            limit,
-            reason,
-            self.context,
-            steering=Steering(self.min_thinking_tokens, asked.rule, asked.given, asked.belief_at),
-            processor=asked.processor(index),
-            watcher=watcher,
-        )
-
-    def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
-        log_odds = decoded.true_logit - decoded.false_logit
-        failed = decoded.error is not None
-        return Judgment(
-            index=decoded.index,
-            score=math.nan if failed else sigmoid(log_odds),
-            log_odds=log_odds,
-            label=None if failed else log_odds > 0,
-            chain=self.encoder.chain_text(prompt.ids, decoded.thought),
-            n_prompt_tokens=len(prompt.ids),
-            n_chain_tokens=len(decoded.thought),
-            ended=decoded.ended,
-            truncated=prompt.truncated,
-            error=decoded.error,
-        )
+    def chain_limit(self, n_prompt_tokens: int) -> tuple[int, Literal["budget", "context"]]:
+        """The most tokens a chain may have behind a prompt of this length, and what reaching that is called."""
+        limit = min(self.max_new_tokens, self.context - n_prompt_tokens - self._close_tokens)
+        return limit, "budget" if limit == self.max_new_tokens else "context"
 
     def _check_budget(self) -> None:
         shortest = len(self.encoder.encode("?", "").ids)
@@ -660,143 +552,11 @@ class Rank1:
     def _check_lengths(self, pairs: Sequence[Pair]) -> None:
         for index, pair in enumerate(pairs):
             try:
-                self.encode(*_unpack(pair))
+                self.encode(*unpack(pair))
             except PromptTooLongError as error:
                 raise PromptTooLongError(f"pair {index}: {error}") from None
             except PairError:
                 pass  # its judgment will say so
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a call asks for besides judgments."""
-
-    rule: Rule | None
-    logits_processor: Processor | Mapping[int, Processor] | None
-    trace: TraceOptions | None
-    observers: tuple[Observer, ...]
-    belief_at: Callable[[Sequence[int]], bool] | None
-    given: tuple[int, ...] = ()
-
-    def processor(self, index: int) -> Processor | None:
-        """That of one pair."""
-        if isinstance(self.logits_processor, Mapping):
-            return self.logits_processor.get(index)
-        return self.logits_processor
-
-
-class _Speaker(Observer):
-    """Hands out the tokens of one chain as they come."""
-
-    def __init__(self, encoder: PromptEncoder) -> None:
-        self._encoder = encoder
-        self._text: TextStream | None = None
-        self._n_said = 0
-        self._waiting: deque[TokenEvent] = deque()
-
-    def step(self, pair: WatchedPair, token: int, reading: Reading) -> None:
-        if self._text is None:
-            self._text = self._encoder.text_stream(pair.prompt)
-        for each in pair.thought[self._n_said :]:
-            self._waiting.append(TokenEvent(each, self._text.push(each)))
-        self._n_said = len(pair.thought)
-
-    def take(self) -> Iterator[TokenEvent]:
-        while self._waiting:
-            yield self._waiting.popleft()
-
-
-_Key = tuple[str, str, int]
-
-
-@dataclass(slots=True)
-class _Live:
-    """A pair that is being decoded."""
-
-    key: _Key
-    prompt: Prompt
-    watcher: Observed | None
-    tracer: Tracer | None
-    lens: LensObserver | None
-
-
-class _Call:
-    """The pairs of one call on their way through the decoder: bad ones, equal ones, and the texts to come back to."""
-
-    def __init__(self, reranker: Rank1, pairs: Iterator[tuple[int, Pair]], asked: _Asked) -> None:
-        self._reranker = reranker
-        self._pairs = pairs
-        self._asked = asked
-        self._live: dict[int, _Live] = {}
-        self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
-        self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
-        self._ready: deque[Judgment] = deque()
-
-    def requests(self) -> Iterator[Request]:
-        for index, pair in self._pairs:
-            try:
-                query, passage = _unpack(pair)
-                key = (query_text(query), passage_text(passage), id(self._asked.processor(index)))
-                if key in self._waiting:
-                    self._waiting[key].append(index)
-                elif key in self._finished:
-                    self._ready.append(self._finished[key].at(index))
-                else:
-                    live = self._begin(key, self._reranker.encode(query, passage))
-                    request = self._reranker._request(index, live.prompt, self._asked, live.watcher)
-                    self._waiting[key] = []
-                    self._live[index] = live
-                    yield request
-            except PairError as error:
-                self._ready.append(Judgment.failed(index, str(error)))
-
-    def _begin(self, key: _Key, prompt: Prompt) -> _Live:
-        options = self._asked.trace
-        tracer = None if options is None else Tracer()
-        lens = None
-        if options is not None and (options.lens or options.attention):
-            lens = self._reranker._lens(layers=options.lens, attention=options.attention)
-        watching = [observer for observer in (*self._asked.observers, tracer, lens) if observer is not None]
-        return _Live(key, prompt, Observed(watching) if watching else None, tracer, lens)
-
-    def finish(self, decoded: Decoded) -> None:
-        live = self._live.pop(decoded.index)
-        key = live.key
-        judgment = self._reranker._judgment(decoded, live.prompt)
-        if live.watcher is not None:
-            if live.tracer in live.watcher.observers:  # it has not failed
-                assert live.tracer is not None
-                trace = self._reranker._trace(decoded, live.prompt, live.tracer, live.lens)
-                judgment = replace(judgment, trace=trace)
-            live.watcher.finished(judgment)
-        self._ready.append(judgment)
-        self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
-        self._finished[key] = judgment
-        if len(self._finished) > _REMEMBERED:
-            self._finished.popitem(last=False)
-
-    def take_ready(self) -> Iterator[Judgment]:
-        while self._ready:
-            yield self._ready.popleft()
-
-
-def _ordered(pairs: Sequence[Pair]) -> Iterator[tuple[int, Pair]]:
-    """Pairs with their places, those of one query together and equal ones next to each other.
-
-    Pairs of one query share a part of the prompt, which is computed once as long as they come together.
-    """
-    first_of_query: dict[str, int] = {}
-    first_of_pair: dict[tuple[int, int], int] = {}
-    keys: list[tuple[int, int, int]] = []
-    for index, pair in enumerate(pairs):
-        try:
-            query, passage = _unpack(pair)
-            query_first = first_of_query.setdefault(query_text(query), index)
-            pair_first = first_of_pair.setdefault((query_first, hash(passage_text(passage))), index)
-        except PairError:
-            query_first = pair_first = index
-        keys.append((query_first, pair_first, index))
-    return ((index, pairs[index]) for _, _, index in sorted(keys))
 
 
 def _collect(judgments: Iterator[Judgment]) -> list[Judgment]:
@@ -806,30 +566,6 @@ def _collect(judgments: Iterator[Judgment]) -> list[Judgment]:
     except KeyboardInterrupt:
         raise Interrupted(sorted(finished, key=lambda judgment: judgment.index)) from None
     return sorted(finished, key=lambda judgment: judgment.index)
-
-
-def _is_pair(pairs: object) -> bool:
-    """Whether this is one pair alone, as in predict(("query", "passage"))."""
-    return isinstance(pairs, tuple | list) and len(pairs) == 2 and isinstance(pairs[0], str | Mapping)
-
-
-def _as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
-    if _is_pair(pairs):
-        return [pairs]
-    if isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
-        raise TypeError(f"pairs must be a list of (query, passage), not {type(pairs).__name__}")
-    return pairs
-
-
-def _unpack(pair: Any) -> tuple[Query, Passage]:  # noqa: ANN401
-    try:
-        if isinstance(pair, str | bytes | Mapping | Set):
-            raise TypeError
-        query, passage = pair
-    except (TypeError, ValueError):
-        size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
-        raise PairError(f"a pair must be (query, passage), not a {type(pair).__name__}{size}") from None
-    return query, passage
 
 
 def _ranked(judgment: Judgment) -> dict[str, Any]:

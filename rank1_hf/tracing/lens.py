@@ -4,6 +4,7 @@ Source of the idea: nostalgebraist, "interpreting GPT: the logit lens" (2020): a
 the last, through the final norm and the unembedding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from rank1_hf.decoding.watcher import Needs, Reading
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 if TYPE_CHECKING:
+    from rank1_hf.prompt import PromptEncoder
     from rank1_hf.results import Judgment
 
 
@@ -86,6 +88,22 @@ class LensObserver(Observer):
             n_prompt = len(pair.prompt)
             weights = [reading.attention[i, j][:n_prompt].cpu() for i in range(n_layers) for j in range(n_heads)]
             self.attention = torch.stack(weights).view(n_layers, n_heads, n_prompt)
+
+    def lens(self, judgment: "Judgment", prompt: Sequence[int], encoder: "PromptEncoder") -> Lens:
+        """What was read, once the pair has its judgment.
+
+        Raises:
+            RuntimeError: reading it has failed.
+        """
+        if self.log_odds is None or self.attention is None:
+            raise RuntimeError("the layer lens of this pair failed; the log says why")
+        return Lens(
+            log_odds=self.log_odds.numpy(),
+            attention=self.attention.numpy(),
+            prompt_ids=list(prompt),
+            prompt_texts=encoder.token_texts((), prompt),
+            judgment=judgment,
+        )
 
 
 def n_layers_and_heads(model: PreTrainedModel) -> tuple[int, int]:

@@ -6,17 +6,20 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rank1_hf.chain import BeliefPoint
 from rank1_hf.decoding.watcher import Needs, Reading, Scores
+from rank1_hf.tracing.belief import BeliefAt
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-BeliefAt = Literal["sentences"] | int
+    from rank1_hf.decoding.requests import Decoded
+    from rank1_hf.prompt import PromptEncoder
+    from rank1_hf.tracing.lens import LensObserver
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,30 @@ class Tracer(Observer):
             token, scores.logprob, scores.alternative, scores.margin, scores.entropy, seconds
         )
 
-    def said(self, n_prompt: int, thought: Sequence[int]) -> list[_Said]:
+    def trace(
+        self, decoded: "Decoded", prompt: Sequence[int], encoder: "PromptEncoder", lens: "LensObserver | None" = None
+    ) -> Trace:
+        """The trace of the pair, once it is decoded, with what the lens has read if there was one."""
+        said = self._of_chain(len(prompt), decoded.thought)
+        log_odds = None if lens is None else lens.log_odds
+        attention = None if lens is None or lens.attention is None else lens.attention.mean((0, 1)).tolist()
+        return Trace(
+            index=decoded.index,
+            token_ids=list(decoded.thought),
+            texts=encoder.token_texts(prompt, decoded.thought),
+            logprobs=[each.logprob for each in said],
+            alternative_ids=[each.alternative for each in said],
+            alternative_texts=[encoder.chain_text(prompt, [each.alternative]) for each in said],
+            margins=[each.margin for each in said],
+            entropies=[each.entropy for each in said],
+            seconds=[each.seconds for each in said],
+            belief=list(decoded.beliefs),
+            lens=None if log_odds is None else log_odds.tolist(),
+            attention=attention,
+            prompt_texts=[] if attention is None else encoder.token_texts((), prompt),
+        )
+
+    def _of_chain(self, n_prompt: int, thought: Sequence[int]) -> list[_Said]:
         """What was noted of each token of the final chain; NaN where the model did not say it."""
         nothing = math.nan
         found: list[_Said] = []

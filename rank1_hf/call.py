@@ -1,0 +1,216 @@
+"""One call: its pairs on their way through the decoder.
+
+    pairs -> Call.requests -> Decoder -> Call.finish -> judgments
+
+`Rank1` knows what all of its calls have in common, the decoder knows token ids. What stands between them is here: what
+a call asks for besides judgments, its bad pairs, its equal pairs, and the texts to come back to.
+"""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from rank1_hf.chain import DoNotThink, Rule, Steering
+from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.pairs import unpack
+from rank1_hf.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
+from rank1_hf.results import Judgment, sigmoid
+from rank1_hf.tracing.belief import BeliefAt, belief_at
+from rank1_hf.tracing.lens import LensObserver
+from rank1_hf.tracing.observer import Observed, Observer
+from rank1_hf.tracing.trace import TraceOptions, Tracer
+
+if TYPE_CHECKING:
+    from rank1_hf.reranker import Rank1
+
+Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
+
+_REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call asks for besides judgments: arguments of `Rank1.judge`, and the chain given to `score_chain`.
+
+    Raises:
+        TypeError, ValueError: they make no sense.
+    """
+
+    think: bool = True
+    rule: Rule | None = None
+    logits_processor: Processor | Mapping[int, Processor] | None = None
+    trace: bool | TraceOptions = False
+    observers: Sequence[Observer] = ()
+    given: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rule is not None:
+            if not self.think:
+                raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
+            if not isinstance(self.rule, Rule):
+                raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
+        every = None if self.traced is None else self.traced.belief
+        if self._rule_reads_beliefs and every not in (None, "sentences"):
+            raise ValueError(f"the rule reads the belief behind sentences, the trace every {every} tokens; use one")
+
+    @property
+    def traced(self) -> TraceOptions | None:
+        """What goes into the traces; None where there are none."""
+        if isinstance(self.trace, bool):
+            return TraceOptions() if self.trace else None
+        return self.trace
+
+    @property
+    def belief(self) -> BeliefAt | None:
+        """Where beliefs are read, for the trace or for the rule."""
+        if self._rule_reads_beliefs:
+            return "sentences"
+        return None if self.traced is None else self.traced.belief
+
+    def steering(self, encoder: PromptEncoder, min_thinking_tokens: int) -> Steering:
+        """What it asks of each chain."""
+        rule = self.rule if self.think else DoNotThink()
+        return Steering(min_thinking_tokens, rule, self.given, belief_at(self.belief, encoder))
+
+    def processor(self, index: int) -> Processor | None:
+        """That of one pair."""
+        if isinstance(self.logits_processor, Mapping):
+            return self.logits_processor.get(index)
+        return self.logits_processor
+
+    @property
+    def _rule_reads_beliefs(self) -> bool:
+        return self.rule is not None and self.rule.reads_beliefs
+
+
+_Key = tuple[str, str, int]
+
+
+@dataclass(slots=True)
+class _Live:
+    """A pair that is being decoded."""
+
+    key: _Key
+    prompt: Prompt
+    watcher: Observed | None
+    tracer: Tracer | None
+    lens: LensObserver | None
+
+
+class Call:
+    """The pairs of one call.
+
+    Args:
+        reranker: says how a pair becomes a prompt, and how long its chain may be.
+        pairs: with their places.
+        asked: what is wanted besides judgments.
+    """
+
+    def __init__(self, reranker: "Rank1", pairs: Iterator[tuple[int, Pair]], asked: Asked) -> None:
+        self._reranker = reranker
+        self._encoder: PromptEncoder = reranker.encoder
+        self._pairs = pairs
+        self._asked = asked
+        self._steering = asked.steering(self._encoder, reranker.min_thinking_tokens)
+        self._live: dict[int, _Live] = {}
+        self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
+        self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
+        self._ready: deque[Judgment] = deque()
+
+    def requests(self) -> Iterator[Request]:
+        """What is to be decoded; what cannot be, or is already, is seen to here."""
+        for index, pair in self._pairs:
+            try:
+                query, passage = unpack(pair)
+                key = (query_text(query), passage_text(passage), id(self._asked.processor(index)))
+                if key in self._waiting:
+                    self._waiting[key].append(index)
+                elif key in self._finished:
+                    self._ready.append(self._finished[key].at(index))
+                else:
+                    live = self._begin(key, self._reranker.encode(query, passage))
+                    request = self._request(index, live)
+                    self._waiting[key] = []
+                    self._live[index] = live
+                    yield request
+            except PairError as error:
+                self._ready.append(Judgment.failed(index, str(error)))
+
+    def finish(self, decoded: Decoded) -> None:
+        """Make the judgment of what the decoder has finished, and of the pairs that are equal to it."""
+        live = self._live.pop(decoded.index)
+        key = live.key
+        judgment = self._judgment(decoded, live.prompt)
+        if live.watcher is not None:
+            if live.tracer in live.watcher.observers:  # it has not failed
+                assert live.tracer is not None
+                trace = live.tracer.trace(decoded, live.prompt.ids, self._encoder, live.lens)
+                judgment = replace(judgment, trace=trace)
+            live.watcher.finished(judgment)
+        self._ready.append(judgment)
+        self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
+        self._finished[key] = judgment
+        if len(self._finished) > _REMEMBERED:
+            self._finished.popitem(last=False)
+
+    def take_ready(self) -> Iterator[Judgment]:
+        """The judgments there are by now, each once."""
+        while self._ready:
+            yield self._ready.popleft()
+
+    def _begin(self, key: _Key, prompt: Prompt) -> _Live:
+        options = self._asked.traced
+        tracer = None if options is None else Tracer()
+        lens = None
+        if options is not None and (options.lens or options.attention):
+            lens = LensObserver(
+                self._reranker.model,
+                self._encoder.true_id,
+                self._encoder.false_id,
+                layers=options.lens,
+                attention=options.attention,
+            )
+        watching = [observer for observer in (*self._asked.observers, tracer, lens) if observer is not None]
+        return _Live(key, prompt, Observed(watching) if watching else None, tracer, lens)
+
+    def _request(self, index: int, live: _Live) -> Request:
+        prompt, asked, close = live.prompt, self._asked, self._encoder.close_ids
+        limit, reason = self._reranker.chain_limit(len(prompt.ids))
+        n_given = len(asked.given)
+        if asked.given[-len(close) :] == close:
+            n_given -= len(close)
+        if n_given > limit:
+            raise PairError(
+                f"the chain given has {n_given} tokens and only {limit} fit; shorten it, or raise max_new_tokens"
+            )
+        return Request(
+            index,
+            prompt.ids,
+            prompt.n_shared,
+            limit,
+            reason,
+            self._reranker.context,
+            steering=self._steering,
+            processor=asked.processor(index),
+            watcher=live.watcher,
+        )
+
+    def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
+        log_odds = decoded.true_logit - decoded.false_logit
+        failed = decoded.error is not None
+        return Judgment(
+            index=decoded.index,
+            score=math.nan if failed else sigmoid(log_odds),
+            log_odds=log_odds,
+            label=None if failed else log_odds > 0,
+            chain=self._encoder.chain_text(prompt.ids, decoded.thought),
+            n_prompt_tokens=len(prompt.ids),
+            n_chain_tokens=len(decoded.thought),
+            ended=decoded.ended,
+            truncated=prompt.truncated,
+            error=decoded.error,
+        )

@@ -1,0 +1,19 @@
+"""The belief curve: where a chain's belief is read, that is, what its verdict would be if it were closed there."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rank1_hf.prompt import PromptEncoder
+
+BeliefAt = Literal["sentences"] | int
+"""At the start and behind each sentence, or at the start and every so many tokens."""
+
+
+def belief_at(every: BeliefAt | None, encoder: "PromptEncoder") -> Callable[[Sequence[int]], bool] | None:
+    """Whether to read the belief behind a chain's tokens so far, as `Steering.belief_at` wants it; None: never."""
+    if every is None:
+        return None
+    if every == "sentences":
+        return lambda thought: not thought or encoder.ends_sentence(thought[-1])
+    return lambda thought: len(thought) % every == 0
