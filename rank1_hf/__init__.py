@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rank1_hf.chain import EarlyExit, Rule
+    from rank1_hf.contest import TopKExit
     from rank1_hf.loading import CheckpointError
     from rank1_hf.official import rank1
     from rank1_hf.prompt import ContractError, Markers, PairError
@@ -27,6 +28,7 @@ _HOMES = {
     "PairError": "rank1_hf.prompt",
     "Rank1": "rank1_hf.reranker",
     "Rule": "rank1_hf.chain",
+    "TopKExit": "rank1_hf.contest",
     "Trace": "rank1_hf.tracing",
     "TraceOptions": "rank1_hf.tracing",
     "rank1": "rank1_hf.official",
@@ -44,6 +46,7 @@ __all__ = [
     "PairError",
     "Rank1",
     "Rule",
+    "TopKExit",
     "Trace",
     "TraceOptions",
     "rank1",

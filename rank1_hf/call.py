@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rank1_hf.chain import DoNotThink, Rule, Steering
+from rank1_hf.chain import DoNotThink, Rule, Steering, SteeringError, rule_for_pair
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.pairs import unpack
 from rank1_hf.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
@@ -72,7 +72,7 @@ class Asked:
         return None if self.traced is None else self.traced.belief
 
     def steering(self, encoder: PromptEncoder, min_thinking_tokens: int) -> Steering:
-        """What it asks of each chain."""
+        """What it asks of every chain."""
         rule = self.rule if self.think else DoNotThink()
         return Steering(min_thinking_tokens, rule, self.given, belief_at(self.belief, encoder))
 
@@ -137,7 +137,7 @@ class Call:
                     self._waiting[key] = []
                     self._live[index] = live
                     yield request
-            except PairError as error:
+            except (PairError, SteeringError) as error:
                 self._ready.append(Judgment.failed(index, str(error)))
 
     def finish(self, decoded: Decoded) -> None:
@@ -187,6 +187,9 @@ class Call:
             raise PairError(
                 f"the chain given has {n_given} tokens and only {limit} fit; shorten it, or raise max_new_tokens"
             )
+        steering = self._steering
+        if steering.rule is not None:
+            steering = replace(steering, rule=rule_for_pair(steering.rule, index))
         return Request(
             index,
             prompt.ids,
@@ -194,7 +197,7 @@ class Call:
             limit,
             reason,
             self._reranker.context,
-            steering=self._steering,
+            steering=steering,
             processor=asked.processor(index),
             watcher=live.watcher,
         )

@@ -57,7 +57,8 @@ class Rule:
     """Decides when chains stop and what they say, instead of the model. Subclass it and override what you need.
 
     One object steers all chains of a call, and is asked about them in any order. So it keeps nothing about a single
-    chain: what it needs to know is handed over. What it raises fails the pair.
+    chain: what it needs to know is handed over. A rule that must keep something gives each pair another object, from
+    `for_pair`. What it raises fails the pair.
 
     For example, this stops a chain at its tenth line, and has it begin with words of the caller's::
 
@@ -76,6 +77,14 @@ class Rule:
     """
 
     reads_beliefs = False
+
+    def for_pair(self, index: int) -> "Rule":
+        """The rule of one pair's chain, asked for once, when the pair's turn comes; itself, unless it is overridden.
+
+        Args:
+            index: the pair's place in the input; equal pairs are decoded once, at the first one's.
+        """
+        return self
 
     def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
         """Whether to close the chain now, before it takes another token.
@@ -316,7 +325,28 @@ def _ask(rule: Rule, thought: Sequence[int], beliefs: Sequence[BeliefPoint], tok
             return True, ()
         return False, [int(each) for each in rule.force(thought, token)] or [token]
     except Exception as error:
-        raise SteeringError(f"the rule {type(rule).__name__} failed: {type(error).__name__}: {error}") from error
+        raise _failed(rule, error) from error
+
+
+def rule_for_pair(rule: Rule, index: int) -> Rule:
+    """`rule.for_pair`, of a rule that may fail.
+
+    Raises:
+        SteeringError: it has failed, or gives something else.
+    """
+    try:
+        own = rule.for_pair(index)
+    except Exception as error:
+        raise _failed(rule, error) from error
+    if not isinstance(own, Rule) or own.reads_beliefs != rule.reads_beliefs:
+        raise SteeringError(
+            f"the rule {type(rule).__name__} failed: for_pair must give a rule with the same reads_beliefs, not {own!r}"
+        )
+    return own
+
+
+def _failed(rule: Rule, error: Exception) -> SteeringError:
+    return SteeringError(f"the rule {type(rule).__name__} failed: {type(error).__name__}: {error}")
 
 
 def common_prefix_length(a: Sequence[object], b: Sequence[object]) -> int:

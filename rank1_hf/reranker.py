@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.call import Asked, Call, Processor
 from rank1_hf.chain import Rule
+from rank1_hf.contest import Contest, TopKExit
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.placement import is_split
@@ -337,6 +338,7 @@ class Rank1:
         top_k: int | None = None,
         return_documents: bool = False,
         instruction: str | None = None,
+        early_exit: Literal["top_k"] | TopKExit | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> list[dict[str, Any]]:
@@ -348,6 +350,10 @@ class Rank1:
             top_k: keep only the best so many.
             return_documents: put each passage into its dict, as "text".
             instruction: what else decides about relevance; stands behind the query in the prompt.
+            early_exit: "top_k" stops thinking about passages that k others lead by a margin, see `TopKExit`, whose
+                thresholds can be given instead. Such a chain is closed where it is, as "stopped". The ranking may then
+                lack some of the passages that it would have without: FIGURES. It depends on how many passages decode
+                together, too: the more, the sooner one is known to be behind.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
 
@@ -359,15 +365,23 @@ class Rank1:
         Raises:
             PairError: the query is not usable text.
             TypeError: `documents` is not a list of passages.
+            ValueError: `early_exit` without `top_k`, or it is none.
         """
         if top_k is not None:
             _check_count("top_k", top_k, least=1)
+        contest = _contest(top_k, early_exit)
         if isinstance(documents, str | bytes | Mapping):
             raise TypeError(f"documents must be a list of passages, not one {type(documents).__name__}")
         documents = list(documents)
+        if top_k is not None and top_k >= len(documents):
+            contest = None  # everybody is among the best
         text = query_text({"text": query, "instruction": instruction} if instruction is not None else query)
         judgments = self.judge(
-            [(text, document) for document in documents], batch_size=batch_size, show_progress_bar=show_progress_bar
+            [(text, document) for document in documents],
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            rule=contest,
+            observers=[] if contest is None else [contest],
         )
         ranked = sorted(judgments, key=ranking_key)[:top_k]
         results = [_ranked(judgment) for judgment in ranked]
@@ -566,6 +580,16 @@ def _collect(judgments: Iterator[Judgment]) -> list[Judgment]:
     except KeyboardInterrupt:
         raise Interrupted(sorted(finished, key=lambda judgment: judgment.index)) from None
     return sorted(finished, key=lambda judgment: judgment.index)
+
+
+def _contest(top_k: int | None, early_exit: Literal["top_k"] | TopKExit | None) -> Contest | None:
+    if early_exit is None:
+        return None
+    if early_exit != "top_k" and not isinstance(early_exit, TopKExit):
+        raise ValueError(f"early_exit must be 'top_k', a TopKExit or None, not {early_exit!r}")
+    if top_k is None:
+        raise ValueError("early_exit needs top_k: how many passages are wanted")
+    return Contest(top_k, TopKExit() if early_exit == "top_k" else early_exit)
 
 
 def _ranked(judgment: Judgment) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rank1_hf.chain import (
     Steering,
     SteeringError,
     common_prefix_length,
+    rule_for_pair,
 )
 
 PROMPT = [1, 2, 3]
@@ -264,6 +265,21 @@ def test_a_rule_that_fails_says_which_and_how():
     chain = steered(rule=Scripted(_50=["x"]))
     with pytest.raises(SteeringError, match="rule Scripted failed: ValueError"):
         think(chain, 50)
+
+
+def test_every_pair_has_the_rule_unless_it_gives_each_its_own():
+    class Counting(Rule):
+        def for_pair(self, index):
+            return {0: self, 1: Scripted(), 2: EarlyExit()}[index]
+
+    rule = Counting()
+    assert Scripted.for_pair(rule, 5) is rule
+    assert rule_for_pair(rule, 0) is rule
+    assert isinstance(rule_for_pair(rule, 1), Scripted)
+    with pytest.raises(SteeringError, match="same reads_beliefs"):
+        rule_for_pair(rule, 2)
+    with pytest.raises(SteeringError, match="rule Counting failed: KeyError"):
+        rule_for_pair(rule, 3)
 
 
 def test_a_given_chain_is_continued():

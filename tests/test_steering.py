@@ -105,6 +105,17 @@ def test_a_rule_stops_chains_and_puts_words_into_them(reranker):
         assert (judgment.ended == "stopped") == (judgment.n_chain_tokens == 8)
 
 
+def test_a_rule_of_each_pairs_own_and_one_that_cannot_be_had(reranker):
+    class Lengths(Rule):
+        def for_pair(self, index):
+            return StopAt({0: 3, 2: 2}[index], [])
+
+    pairs = [PAIRS[0], PAIRS[0], PAIRS[1], PAIRS[2]]
+    first, again, second, failed = reranker.judge(pairs, rule=Lengths())
+    assert [first.n_chain_tokens, again.n_chain_tokens, second.n_chain_tokens] == [3, 3, 2]
+    assert "rule Lengths failed: KeyError: 3" in failed.error
+
+
 def test_an_early_exit_gives_the_verdict_it_stopped_for():
     reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=96)  # the embedded model, which writes sentences
     pairs = [
