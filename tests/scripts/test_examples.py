@@ -12,21 +12,33 @@ EXAMPLES = {
     "layer_lens": r"layer   0  log_odds.*the verdict  log_odds.*is head \d+ of layer \d+:\n +[01]\.\d+  '",
     "counterfactual_chain": r"as it was thought.*without thinking.*without: \w.*other passage.*from the first sentence",
     "stop_rule": r"closed .*stopped .*tokens  '\\nThe passage",
+    "compare_quantizations": r"8bit\n.*-> .*: The wing.*4bit\n.*-> .*4bit\.html, 4bit\.svg",
+    "plot_calibration": r"60 passages: the model says \d+% are relevant, the qrels say \d+%; see calibration\.svg",
+}
+WRITES = {
+    "compare_quantizations": ["8bit.html", "8bit.svg", "4bit.html", "4bit.svg"],
+    "plot_calibration": ["calibration.svg"],
+}
+NEEDS = {
+    "watch_a_chain": ["pyarrow", "pandas"],
+    "compare_quantizations": ["bitsandbytes", "matplotlib"],
+    "plot_calibration": ["matplotlib"],
 }
 
 
 def test_all_examples_are_here():
-    names = (
-        {path.stem for path in Path("scripts/examples").glob("*.py")} if Path("scripts/examples").is_dir() else set()
-    )
-    assert not names or names == set(EXAMPLES)
+    folder = Path(__file__).parents[2] / "scripts" / "examples"
+    assert {path.stem for path in folder.glob("*.py")} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example(name: str, capsys: pytest.CaptureFixture[str]):
-    if name == "watch_a_chain":
-        pytest.importorskip("pyarrow")
-        pytest.importorskip("pandas")
-    importlib.import_module(f"scripts.examples.{name}").main()
+def test_an_example(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for module in NEEDS.get(name, []):
+        pytest.importorskip(module)
+    example = importlib.import_module(f"scripts.examples.{name}")
+    monkeypatch.chdir(tmp_path)
+    example.main()
     output = capsys.readouterr().out
     assert re.search(EXAMPLES[name], output, re.DOTALL), output
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(WRITES.get(name, []))
+    assert all(path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
