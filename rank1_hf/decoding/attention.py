@@ -18,8 +18,7 @@ from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.step import Segment, SharedPages, Step, TokenStep
 
 NAME = "rank1_paged"
-TokenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int | None], tuple[Tensor, Tensor, Tensor]]
-_LOWEST = -1e30  # below every score, and finite: the maximum of a page that is hidden altogether
+TokenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int | None], tuple[Tensor, Tensor]]
 
 
 def use_paged_attention(model: PreTrainedModel) -> None:
@@ -112,60 +111,61 @@ def _attend_decoding(
     kernel = token_kernel(queries.device)
     if kernel is not None:
         positions = step.positions[: step.n_decoding]
-        parts = kernel(queries, keys, values, step.page_table, positions, scaling, window)
+        log_total, output = kernel(queries, keys, values, step.page_table, positions, scaling, window)
     else:
         assert isinstance(step, Step)  # a TokenStep is made for the kernel only
-        parts = _attend_all_pages(queries, keys, values, step, scaling, window)
-    highest, total, output = parts
-    weight = (highest - highest.amax(1, keepdim=True)).exp_()
-    merged = (weight * output.float()).sum(1) / (weight * total).sum(1)
+        log_total, output = _attend_all_pages(queries, keys, values, step, scaling, window)
+    merged = (log_total.softmax(1) * output).sum(1)
     return merged.to(queries.dtype).view(n_rows, n_heads, head_dim)
 
 
 def _attend_all_pages(
     queries: Tensor, keys: Tensor, values: Tensor, step: Step, scaling: float, window: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Attend every page on its own; the parts are those of each row: [rows, most pages, KV heads, group, ...].
 
     Pages of one row are attended as one batch over the front of the pool, which reads the cache in place and never
     expands the KV heads; a page of several rows is read once for all of them.
     """
-    parts = [_attend_pages(queries[step.page_reader], keys, values, scaling, step.page_mask(window))]
+    # index_select copies whole rows; indexing with [...] goes element by element, and took six times as long.
+    parts = [_attend_pages(queries.index_select(0, step.page_reader), keys, values, scaling, step.page_bias(window))]
     for shared in step.shared:
-        parts.append(_attend_shared(queries[shared.readers], keys, values, shared, scaling, shared.mask(window)))
-    highest, total, output = (torch.cat(part)[step.partials] for part in zip(*parts, strict=True))
-    return highest.masked_fill(step.is_filling[..., None, None, None], -math.inf), total, output
+        parts.append(_attend_shared(queries[shared.readers], keys, values, shared, scaling, shared.bias(window)))
+    log_total, output = (
+        (part[0] if len(part) == 1 else torch.cat(part)).index_select(0, step.partials.flatten())
+        for part in zip(*parts, strict=True)
+    )
+    log_total, output = (part.unflatten(0, step.partials.shape) for part in (log_total, output))
+    return log_total.masked_fill(step.is_filling[..., None, None, None], -math.inf), output
 
 
 class Part(NamedTuple):
     """Attention over single pages, still to be merged: each [pages, KV heads, queries, 1 or head dim].
 
     Attributes:
-        highest: the highest score, float32.
-        total: the sum of the softmax weights relative to it, float32.
-        output: the sum of the values by these weights.
+        log_total: the logarithm of the sum of the exponentiated scores, float32.
+        output: the values weighted by the softmax of the page's scores.
     """
 
-    highest: Tensor
-    total: Tensor
+    log_total: Tensor
     output: Tensor
 
 
-def _attend_pages(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, hidden: Tensor | None) -> Part:
+def _attend_pages(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, bias: Tensor | None) -> Part:
     """Attend every page by queries of its own: [pages, KV heads, queries, head dim] over [.., PAGE_SIZE, head dim]."""
     n_pages, n_kv_heads, n_queries, head_dim = queries.shape
-    scores = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2))
-    scores = scores.view(n_pages, n_kv_heads, n_queries, PAGE_SIZE).float() * scaling
-    if hidden is not None:
-        scores.masked_fill_(hidden, -math.inf)
-    highest = scores.amax(-1, keepdim=True).clamp_(min=_LOWEST)
-    weights = scores.sub_(highest).exp_()
+    scores = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).float()
+    scores = scores.view(n_pages, n_kv_heads, n_queries, PAGE_SIZE)
+    scores = scores * scaling if bias is None else torch.add(bias, scores, alpha=scaling)
+    weights = scores.softmax(-1)
     output = torch.bmm(weights.to(values.dtype).flatten(0, 1), values.flatten(0, 1))
-    return Part(highest, weights.sum(-1, keepdim=True), output.view(n_pages, n_kv_heads, n_queries, head_dim))
+    # The highest weight is 1 / sum(exp(scores - highest)): the total follows without another pass of exponentials.
+    log_total = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log_()
+    return Part(log_total, output.view(n_pages, n_kv_heads, n_queries, head_dim))
 
 
 def _attend_shared(
-    queries: Tensor, keys: Tensor, values: Tensor, shared: SharedPages, scaling: float, hidden: Tensor | None
+    queries: Tensor, keys: Tensor, values: Tensor, shared: SharedPages, scaling: float, bias: Tensor | None
 ) -> Part:
     """Attend pages that all of these rows read: [rows, KV heads, group, head dim]. Parts come page by page, row by row.
 
@@ -174,9 +174,9 @@ def _attend_shared(
     n_rows, n_kv_heads, group, head_dim = queries.shape
     n_pages = len(shared.pages)
     together = queries.transpose(0, 1).reshape(1, n_kv_heads, n_rows * group, head_dim).expand(n_pages, -1, -1, -1)
-    if hidden is not None:
-        hidden = hidden.repeat_interleave(group, dim=1)[:, None]
-    part = _attend_pages(together, keys[shared.pages], values[shared.pages], scaling, hidden)
+    if bias is not None:
+        bias = bias.repeat_interleave(group, dim=1)[:, None]
+    part = _attend_pages(together, keys[shared.pages], values[shared.pages], scaling, bias)
     by_row = (x.view(n_pages, n_kv_heads, n_rows, group, -1).transpose(1, 2).flatten(0, 1) for x in part)
     return Part(*by_row)
 
@@ -187,7 +187,8 @@ def _attend_segment(
     """Several query tokens of one row over its whole context, itself included: [tokens, heads, head dim] in and out."""
     n_new, n_context = segment.stop - segment.start, segment.n_context
     context_keys, context_values = (
-        pool[segment.pages].transpose(0, 1).flatten(1, 2)[None, :, :n_context] for pool in (keys, values)
+        pool.index_select(0, segment.pages).transpose(0, 1).flatten(1, 2)[None, :, :n_context]
+        for pool in (keys, values)
     )
     mask = segment.mask(window, queries.dtype)
     attended = F.scaled_dot_product_attention(

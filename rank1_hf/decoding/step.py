@@ -19,6 +19,7 @@ from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache, RowKV
 if TYPE_CHECKING:
     from rank1_hf.decoding.probe import Probe
 
+_HIDDEN = -1e30  # added to a score; finite, so that a page that is hidden altogether has a softmax too
 _NOWHERE = 2**40  # the first position of a page that nobody reads: behind every token
 
 
@@ -74,12 +75,12 @@ class SharedPages:
     readers: Tensor
     positions: Tensor
 
-    def mask(self, window: int | None) -> Tensor | None:
-        """[pages, readers, PAGE_SIZE], bool: the keys that lie outside of a reader's window; None: all are seen."""
+    def bias(self, window: int | None) -> Tensor | None:
+        """[pages, readers, PAGE_SIZE], float32: hides the keys outside of a reader's window; None: all are seen."""
         if window is None:
             return None
         in_page = torch.arange(PAGE_SIZE, device=self.pages.device)
-        return self.positions[:, None] - self.first_positions[:, None, None] - in_page >= window
+        return _bias(self.positions[:, None] - self.first_positions[:, None, None] - in_page >= window)
 
 
 class Step:
@@ -133,7 +134,7 @@ class Step:
         """[n_tokens], int64: the page that each token is written to; padding is not."""
         self.offsets = self.positions % PAGE_SIZE
         """[n_tokens], int64: its place in that page."""
-        self._page_masks: dict[int | None, Tensor] = {}
+        self._page_biases: dict[int | None, Tensor] = {}
 
     @property
     def n_decoding(self) -> int:
@@ -181,13 +182,13 @@ class Step:
                 reader[page] = readers[0]
         return self._tensor(reader)
 
-    def page_mask(self, window: int | None) -> Tensor:
-        """[n_pages, 1, 1, PAGE_SIZE], bool: which keys of each page `page_reader` must not attend to.
+    def page_bias(self, window: int | None) -> Tensor:
+        """[n_pages, 1, 1, PAGE_SIZE], float32: hides the keys of each page that `page_reader` must not attend to.
 
         Args:
             window: with sliding-window attention, how many tokens a token sees, itself included.
         """
-        if window not in self._page_masks:
+        if window not in self._page_biases:
             first = [_NOWHERE] * self.cache.n_pages
             for page, readers in self._readers.items():
                 if len(readers) == 1:
@@ -197,8 +198,8 @@ class Step:
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
-            self._page_masks[window] = hidden[:, None, None, :]
-        return self._page_masks[window]
+            self._page_biases[window] = _bias(hidden)[:, None, None, :]
+        return self._page_biases[window]
 
     @cached_property
     def partials(self) -> Tensor:
@@ -274,3 +275,8 @@ class TokenStep:
     def on(self, device: torch.device) -> "TokenStep":
         """The step itself: a model whose layers lie on several devices is not captured."""
         return self
+
+
+def _bias(hidden: Tensor) -> Tensor:
+    """What is added to scores, in float32, so that nothing is left of the hidden ones."""
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, _HIDDEN)

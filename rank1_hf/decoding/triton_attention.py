@@ -26,7 +26,7 @@ def attend_tokens(
     positions: Tensor,
     scaling: float,
     window: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Attend every token over the context of its row, up to and including itself.
 
     Args:
@@ -38,13 +38,14 @@ def attend_tokens(
         window: how many tokens a token sees, itself included; None: all before it.
 
     Returns:
-        The context in splits that are still to be merged: the highest score, the sum of the softmax weights relative to
-        it, and the sum of the values by these weights; float32, each [tokens, splits, KV heads, group, 1 or head dim].
+        The context in splits that are still to be merged: the logarithm of the sum of the exponentiated scores, and the
+        values weighted by the softmax of the split's scores; float32, each [tokens, splits, KV heads, group, 1 or
+        head dim].
     """
     n_tokens, n_kv_heads, group, head_dim = queries.shape
     n_splits = min(max(_ENOUGH_PROGRAMS // (n_tokens * n_kv_heads), 1), _MAX_SPLITS)
     shape = (n_tokens, n_splits, n_kv_heads, group)
-    highest, total = queries.new_empty((2, *shape, 1), dtype=torch.float32)
+    log_total = queries.new_empty((*shape, 1), dtype=torch.float32)
     output = queries.new_empty((*shape, head_dim), dtype=torch.float32)
     with torch.cuda.device_of(queries):  # type: ignore[no-untyped-call]  # where Triton launches
         _attend_split[(n_tokens, n_kv_heads, n_splits)](
@@ -53,8 +54,7 @@ def attend_tokens(
             values,
             page_table,
             positions,
-            highest,
-            total,
+            log_total,
             output,
             scaling,
             _UNBOUNDED if window is None else window,
@@ -68,7 +68,7 @@ def attend_tokens(
             padded_group=max(triton.next_power_of_2(group), _SMALLEST),
             padded_dim=max(triton.next_power_of_2(head_dim), _SMALLEST),
         )
-    return highest, total, output
+    return log_total, output
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -78,8 +78,7 @@ def _attend_split(  # type: ignore[no-untyped-def]  # noqa: ANN202
     values,  # noqa: ANN001
     page_table,  # noqa: ANN001
     positions,  # noqa: ANN001
-    highest_out,  # noqa: ANN001
-    total_out,  # noqa: ANN001
+    log_total_out,  # noqa: ANN001
     output_out,  # noqa: ANN001
     scaling,  # noqa: ANN001
     window,  # noqa: ANN001
@@ -129,6 +128,6 @@ def _attend_split(  # type: ignore[no-untyped-def]  # noqa: ANN202
         highest = new_highest
 
     at = ((token * n_splits + split) * n_kv_heads + kv_head) * group
-    tl.store(highest_out + at + in_group, highest, in_group < group)
-    tl.store(total_out + at + in_group, total, in_group < group)
-    tl.store(output_out + at * head_dim + of_query, output, is_query)
+    total = tl.where(total > 0, total, 1.0)  # a split without a page has no weight beside the others
+    tl.store(log_total_out + at + in_group, highest + tl.log(total), in_group < group)
+    tl.store(output_out + at * head_dim + of_query, output / total[:, None], is_query)
