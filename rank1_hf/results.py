@@ -12,6 +12,19 @@ from rank1_hf.prompt import Pair
 if TYPE_CHECKING:
     from rank1_hf.tracing.trace import Trace
 
+COLUMNS = {
+    "score": "float64",
+    "log_odds": "float64",
+    "label": "bool_",
+    "chain": "string",
+    "n_prompt_tokens": "int64",
+    "n_chain_tokens": "int64",
+    "ended": "string",
+    "truncated": "bool_",
+    "error": "string",
+}
+"""What a table says of a judged pair: fields of `Judgment.to_dict`, and the Arrow type of each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judgment:

@@ -16,21 +16,9 @@ from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.journal import Journal, json_line
 from rank1_hf.evaluation.trec import Run, run_line
 from rank1_hf.inputs import InputError
+from rank1_hf.results import COLUMNS
 
-_COLUMNS = {
-    "query": "string",
-    "document": "string",
-    "rank": "int64",
-    "score": "float64",
-    "log_odds": "float64",
-    "label": "bool_",
-    "chain": "string",
-    "n_prompt_tokens": "int64",
-    "n_chain_tokens": "int64",
-    "ended": "string",
-    "truncated": "bool_",
-    "error": "string",
-}
+_COLUMNS = {"query": "string", "document": "string", "rank": "int64", **COLUMNS}
 """What is said of a judged pair, and the Arrow type of it."""
 
 

@@ -1,0 +1,136 @@
+"""rank1 on many machines: a stage of a Ray Data pipeline.
+
+    import ray
+    from rank1_hf.integrations.ray import rerank
+
+    pairs = ray.data.read_parquet("s3://bucket/pairs")  # with the columns "query" and "passage"
+    judged = rerank(pairs, "jhu-clsp/rank1-7b", num_gpus=1, concurrency=(1, 8))
+    judged.write_parquet("s3://bucket/judged")
+
+Ray keeps the actors, moves the data, and gives the batches of an actor or machine that is lost to another one.
+"""
+
+import inspect
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from rank1_hf.reranker import Rank1
+from rank1_hf.results import COLUMNS
+
+try:
+    import pyarrow as pa
+    from ray.data import ActorPoolStrategy, Dataset
+except ImportError as error:
+    raise ImportError("this needs Ray Data; install it with: pip install 'rank1-hf[ray]'") from error
+
+
+def rerank(
+    pairs: Dataset,
+    model: str | Path | None = None,
+    *,
+    num_gpus: int,
+    concurrency: int | tuple[int, int] | None = None,
+    batch_size: int = 1024,
+    query_column: str = "query",
+    passage_column: str = "passage",
+    ray_options: Mapping[str, Any] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Dataset:
+    """Judge every pair of a dataset. Lazy, as all of Ray Data: nothing runs until the result is written or read.
+
+    Each actor has a whole model. Batches are judged as they come, so rows come in another order: give them an id.
+    Where an actor or its machine is lost, its batches are judged again. A pair that cannot be judged gets an `error`
+    and no score, and the others are unharmed.
+
+    Args:
+        pairs: a row each, with the columns `query_column` (text, or a struct of "text" and "instruction") and
+            `passage_column` (text, or a struct of "title" and "text"). All columns are kept.
+        model: a hub name, a folder that all machines see, or None: the small demonstration model that ships.
+        num_gpus: of each actor. 0: on the CPU. More than 1 spreads the model of an actor over its GPUs.
+        concurrency: how many actors; or the fewest and the most, between which Ray chooses. None: from 1 to as many as
+            there is room for.
+        batch_size: how many pairs an actor is given at a time. More: fewer moments at a batch's end when few pairs are
+            left to decode together. Fewer: less is done again when an actor is lost, and small datasets occupy
+            more actors.
+        query_column, passage_column: where the pairs are.
+        ray_options: other arguments of `Dataset.map_batches`: `num_cpus`, `memory`, `accelerator_type`, `runtime_env`.
+        options: of `Rank1`. With `reproducible=True` results do not depend on how the pairs fell into batches.
+
+    Returns:
+        The dataset with the columns of `rank1_hf.results.COLUMNS`; null where there is no score.
+
+    Raises:
+        TypeError: an option is none of `Rank1`, or the model is a loaded one.
+        ValueError: a column is missing or would be overwritten (where columns are only known once data is read, as of
+            JSON, the run fails with this when the first are), or `num_gpus` is no whole number.
+    """
+    if not isinstance(num_gpus, int) or isinstance(num_gpus, bool) or num_gpus < 0:
+        raise ValueError(f"num_gpus must be a whole number of at least 0, not {num_gpus!r}: a model fills its GPU")
+    if not isinstance(model, str | Path | None):
+        raise TypeError(f"each actor loads the model itself: give a hub name or a folder, not {type(model).__name__}")
+    if num_gpus == 0:
+        options = {"device": "cpu"} | options  # where there are GPUs, Ray has given them to others
+    elif num_gpus > 1:
+        options = {"device_map": "auto"} | options
+    inspect.signature(Rank1).bind(model, **options)
+    if model is not None and Path(model).is_dir():
+        model = Path(model).resolve()  # actors work in other folders
+    columns = (query_column, passage_column)
+    schema = pairs.schema(fetch_if_missing=False)
+    if schema is not None:
+        _check_columns(schema.names, columns)
+    else:  # said by the tasks that read, while the actors still load
+        pairs = pairs.map_batches(_checked, batch_format="pyarrow", fn_args=(columns,))
+    return pairs.repartition(target_num_rows_per_block=batch_size, strict=True).map_batches(
+        _Judge,
+        fn_constructor_args=(model, columns, options),
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        compute=_pool(concurrency),
+        num_gpus=num_gpus,
+        udf_modifying_row_count=False,
+        **(ray_options or {}),
+    )
+
+
+class _Judge:
+    """An actor: a model, and the batches that it is given."""
+
+    def __init__(self, model: str | Path | None, columns: tuple[str, str], options: Mapping[str, Any]) -> None:
+        self._reranker = Rank1(model, **options)
+        self._columns = columns
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        pairs = list(zip(*(batch[name].to_pylist() for name in self._columns), strict=True))
+        order = sorted(range(len(pairs)), key=lambda place: -sum(len(str(text)) for text in pairs[place]))
+        judgments = self._reranker.judge([pairs[place] for place in order], show_progress_bar=False)
+        fields = [judgment.to_dict() for _, judgment in sorted(zip(order, judgments, strict=True))]
+        for name, kind in COLUMNS.items():
+            batch = batch.append_column(name, pa.array([each[name] for each in fields], getattr(pa, kind)()))
+        return batch
+
+
+def _pool(concurrency: int | tuple[int, int] | None) -> ActorPoolStrategy:
+    if isinstance(concurrency, int):
+        return ActorPoolStrategy(size=concurrency)
+    fewest, most = concurrency or (None, None)
+    return ActorPoolStrategy(min_size=fewest, max_size=most)
+
+
+def _checked(batch: pa.Table, columns: tuple[str, str]) -> pa.Table:
+    _check_columns(batch.column_names, columns)
+    return batch
+
+
+def _check_columns(names: Collection[str], columns: tuple[str, str]) -> None:
+    for column in columns:
+        if column not in names:
+            raise ValueError(
+                f"there is no column {column!r}, only {', '.join(map(repr, names))}; "
+                "name yours with query_column and passage_column"
+            )
+    taken = [name for name in COLUMNS if name in names]
+    if taken:
+        renamed = {name: f"first_{name}" for name in taken}
+        raise ValueError(f"the dataset has columns that judgments need: rename them with .rename_columns({renamed})")
