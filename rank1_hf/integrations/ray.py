@@ -31,7 +31,7 @@ def rerank(
     *,
     num_gpus: int,
     concurrency: int | tuple[int, int] | None = None,
-    batch_size: int = 1024,
+    batch_size: int = 4096,
     query_column: str = "query",
     passage_column: str = "passage",
     ray_options: Mapping[str, Any] | None = None,
@@ -50,8 +50,8 @@ def rerank(
         num_gpus: of each actor. 0: on the CPU. More than 1 spreads the model of an actor over its GPUs.
         concurrency: how many actors; or the fewest and the most, between which Ray chooses. None: from 1 to as many as
             there is room for.
-        batch_size: how many pairs an actor is given at a time. More: fewer moments at a batch's end when few pairs are
-            left to decode together. Fewer: less is done again when an actor is lost, and small datasets occupy
+        batch_size: how many pairs an actor is given at a time, many times what decodes together, since at a batch's
+            end only few are left. Fewer: less is done again when an actor is lost, and a small dataset has work for
             more actors.
         query_column, passage_column: where the pairs are.
         ray_options: other arguments of `Dataset.map_batches`: `num_cpus`, `memory`, `accelerator_type`, `runtime_env`.
@@ -103,6 +103,7 @@ class _Judge:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         pairs = list(zip(*(batch[name].to_pylist() for name in self._columns), strict=True))
+        # Long texts tend to get long chains, and what ends last should not begin last.
         order = sorted(range(len(pairs)), key=lambda place: -sum(len(str(text)) for text in pairs[place]))
         judgments = self._reranker.judge([pairs[place] for place in order], show_progress_bar=False)
         fields = [judgment.to_dict() for _, judgment in sorted(zip(order, judgments, strict=True))]
