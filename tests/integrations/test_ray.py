@@ -136,7 +136,7 @@ def test_columns_known_only_once_data_is_read_are_checked_then(cluster: Cluster,
     (tmp_path / "pairs.jsonl").write_text('{"query": "a", "text": "b"}\n', encoding="utf-8")
     pairs = ray.data.read_json(str(tmp_path / "pairs.jsonl"))
     with pytest.raises(ray.exceptions.RayError, match="no column 'passage'"):
-        rerank(pairs, num_gpus=0).take_all()
+        rerank(pairs, num_gpus=4).take_all()  # for which there is no room: no actor starts
 
 
 def test_a_model_that_is_not_there_ends_the_run(cluster: Cluster, tmp_path: Path):
