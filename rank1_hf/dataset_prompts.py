@@ -15,7 +15,7 @@ from rank1_hf.prompt import QUERY_PLACEHOLDER
 BUILT_IN = Path(__file__).parent / "assets" / "dataset_prompts.yaml"
 
 Prompts = Mapping[str, str]
-"""MTEB task name, or "TASK/SUBSET" -> template."""
+"""MTEB task name, or "TASK/SUBSET", or "TASK_SUBSET" as the rank1 authors write it -> template."""
 
 
 @cache
@@ -26,7 +26,8 @@ def built_in_prompts() -> Prompts:
 
 def dataset_prompt(prompts: Prompts, task: str, subset: str | None = None) -> str | None:
     """The template for a task: that of its subset, else that of the whole task, else None."""
-    return prompts.get(f"{task}/{subset}", prompts.get(task))
+    names = (f"{task}/{subset}", f"{task}_{subset}", task)
+    return next((prompts[name] for name in names if name in prompts), None)
 
 
 def fill(template: str | None, query: str) -> str:

@@ -45,11 +45,9 @@ def test_a_query_is_text_wherever_it_stands() -> None:
 
 
 def test_the_subset_comes_before_the_task() -> None:
-    prompts = {"T": "a", "T/s": "b"}
-    assert [dataset_prompt(prompts, *name) for name in (("T",), ("T", "s"), ("T", "x"), ("U", "s"))] == [
-        *("a", "b", "a"),
-        None,
-    ]
+    prompts = {"T": "a", "T/s": "b", "T_u": "c"}  # the last as in the rank1 authors' own prompts
+    names = (("T",), ("T", "s"), ("T", "u"), ("T", "x"), ("U", "s"))
+    assert [dataset_prompt(prompts, *name) for name in names] == ["a", "b", "c", "a", None]
 
 
 def test_json_and_yaml_say_the_same(tmp_path: Path) -> None:

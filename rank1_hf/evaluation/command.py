@@ -38,6 +38,9 @@ def evaluate(
         Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
     ] = None,
     split: Annotated[str, typer.Option(help="Of the collection's own judgments.")] = "test",
+    subset: Annotated[
+        str | None, typer.Option(help="Of a dataset of datasets that has several, one for each language for example.")
+    ] = None,
     top_k: Annotated[
         int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
     ] = 100,
@@ -83,7 +86,7 @@ def evaluate(
     try:
         check_measures(measures)
         template = _template(prompt_template, task, prompts)
-        inputs = _read_inputs(corpus, run, qrels, split, top_k)
+        inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
         decisive = {
             "model": _identity(model),
             "dtype": dtype,
@@ -135,14 +138,16 @@ def _template(prompt_template: str | None, task: str | None, prompts: Path | Non
     return template
 
 
-def _read_inputs(corpus: str, run: Path | None, qrels: Path | None, split: str, top_k: int) -> "Inputs":
+def _read_inputs(
+    corpus: str, run: Path | None, qrels: Path | None, split: str, subset: str | None, top_k: int
+) -> "Inputs":
     from rank1_hf.evaluation.candidates import Inputs
     from rank1_hf.evaluation.sources import open_source
     from rank1_hf.evaluation.trec import read_qrels, read_run
 
     candidates = read_run(run) if run else None
     grades = read_qrels(qrels) if qrels else None
-    source = open_source(corpus, split)
+    source = open_source(corpus, split, subset)
     candidates = source.run() if candidates is None else candidates
     if not candidates:
         raise InputError(

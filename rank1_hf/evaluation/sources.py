@@ -5,6 +5,7 @@ All are read front to back: documents come one at a time, and what is wrong with
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from rank1_hf.prompt import Query
 
 IR_DATASETS = "ir_datasets:"
 """What stands before an id of ir_datasets."""
+
+_SHOWN = 20  # parts in an error
 
 Skip = Callable[[InputError], None]
 
@@ -35,21 +38,30 @@ class Source(Protocol):
         """The candidates to rerank, best first, if it has any."""
 
 
-def open_source(name: str, split: str = "test") -> Source:
+def open_source(name: str, split: str = "test", subset: str | None = None) -> Source:
     """Find out what a name means.
 
     Args:
         name: a folder with a `corpus.jsonl`; `ir_datasets:` and an id; or a dataset of `datasets`, on disk or by its
             hub name.
         split: of the judgments, where there are several.
+        subset: of a dataset of `datasets` that has several, one for each language for example.
+
+    Raises:
+        InputError: it is nothing that can be read.
     """
+    is_folder = (Path(name) / "corpus.jsonl").is_file()
+    if subset is not None and (is_folder or name.startswith(IR_DATASETS)):
+        raise InputError(f"{name} has no subsets: --subset is for a dataset of datasets")
     if name.startswith(IR_DATASETS):
         return IrDataset(name.removeprefix(IR_DATASETS))
-    if (Path(name) / "corpus.jsonl").is_file():
+    if is_folder:
         return BeirFolder(Path(name), split)
-    if Path(name).exists() and not (Path(name) / "corpus").is_dir():
-        raise InputError(f"{name} has neither a corpus.jsonl nor a folder named corpus, so it is not a collection")
-    return HubDataset(name, split)
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise InputError(
+            f"there is no folder {name}; give a collection's folder, a hub name, or {IR_DATASETS} and an id"
+        )
+    return HubDataset(name, split, subset)
 
 
 class BeirFolder:
@@ -77,13 +89,15 @@ class BeirFolder:
 
 
 class HubDataset:
-    """A dataset of `datasets` in the layout that BEIR and MTEB use on the hub: the configs (or folders) "corpus" and
-    "queries", and perhaps "default" or "qrels", "instruction", and "top_ranked", the candidates.
+    """A dataset of `datasets` in the layout that BEIR and MTEB use on the hub: the configs "corpus" and "queries", and
+    perhaps "default" or "qrels", "instruction", and "top_ranked", the candidates. With a subset these are
+    "fas-corpus" or "corpus-fas", ...
 
-    On disk, each may be what `save_to_disk` wrote, or a folder of Parquet or JSON files.
+    On disk it may be a copy of the hub's repository, whose README.md names the configs, or a folder that has a folder
+    for each: what `save_to_disk` wrote, or Parquet or JSON files.
     """
 
-    def __init__(self, name: str, split: str) -> None:
+    def __init__(self, name: str, split: str, subset: str | None = None) -> None:
         try:
             import datasets
         except ImportError as error:
@@ -91,19 +105,16 @@ class HubDataset:
                 f"{name} is no folder with a corpus.jsonl; for a dataset of the hub: pip install 'rank1-hf[datasets]'"
             ) from error
         self._datasets = datasets
-        self._name, self._split = name, split
-        self._on_disk = Path(name).exists()
+        self._name, self._split, self._subset = name, split, subset
         with _explained(name):
-            self._parts = (
-                {folder.name for folder in Path(name).iterdir() if folder.is_dir()}
-                if self._on_disk
-                else set(datasets.get_dataset_config_names(name))
-            )
+            self._parts = self._find_parts()
+        if not self._has("corpus"):
+            raise InputError(f"{name} is no collection: it has neither a corpus.jsonl nor {self._lacking('corpus')}")
 
     def queries(self, skip: Skip) -> dict[str, Query]:
         """See `Source`."""
         instructions: dict[str, str] = {}
-        if "instruction" in self._parts:
+        if self._has("instruction"):
             instructions = {str(row["query-id"]): row["instruction"] for row in self._rows("instruction")}
         queries: dict[str, Query] = {}
         for query in self._records("queries", skip):
@@ -117,49 +128,71 @@ class HubDataset:
 
     def qrels(self) -> Qrels | None:
         """See `Source`."""
-        part = next((part for part in ("default", "qrels") if part in self._parts), None)
-        if part is None:
+        content = next((content for content in ("default", "qrels") if self._has(content)), None)
+        if content is None:
             return None
         qrels: Qrels = {}
-        for row in self._rows(part):
+        for row in self._rows(content):
             qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
         return qrels
 
     def run(self) -> Run | None:
         """See `Source`. The dataset says an order and no scores, so the scores only say the order."""
-        if "top_ranked" not in self._parts:
+        if not self._has("top_ranked"):
             return None
         return {
             str(row["query-id"]): {str(id_): -float(rank) for rank, id_ in enumerate(row["corpus-ids"], start=1)}
             for row in self._rows("top_ranked")
         }
 
-    def _records(self, part: str, skip: Skip) -> Iterator[Document]:
-        for number, row in enumerate(self._rows(part), start=1):
+    def _find_parts(self) -> dict[str, Callable[[], Any]]:
+        """What the dataset has: the name of each config or folder, and what loads it."""
+        folder = Path(self._name)
+        configs: dict[str, Callable[[], Any]] = {}
+        if not folder.exists() or (folder / "README.md").is_file():
+            for name in self._datasets.get_dataset_config_names(self._name):
+                configs[name] = partial(self._datasets.load_dataset, self._name, name, streaming=True)
+        if not folder.exists() or configs.keys() - {"default"}:  # which alone stands for a folder without configs
+            return configs
+        return {part.name: partial(self._load_folder, part) for part in folder.iterdir() if part.is_dir()}
+
+    def _named(self, content: str) -> set[str]:
+        """What the part with this content may be called."""
+        return {content} if self._subset is None else {f"{self._subset}-{content}", f"{content}-{self._subset}"}
+
+    def _has(self, content: str) -> bool:
+        return bool(self._named(content) & self._parts.keys())
+
+    def _lacking(self, content: str) -> str:
+        found = ", ".join(sorted(self._parts)[:_SHOWN]) or "none"
+        return f"a part named {' or '.join(sorted(self._named(content)))} (its parts: {found})"
+
+    def _records(self, content: str, skip: Skip) -> Iterator[Document]:
+        for number, row in enumerate(self._rows(content), start=1):
             try:
-                record = document_of(row, f"{self._name}, {part}, row {number}")
+                record = document_of(row, f"{self._name}, {content}, row {number}")
             except InputError as error:
                 skip(error)
             else:
                 yield record
 
-    def _rows(self, part: str) -> Iterator[dict[str, Any]]:
+    def _rows(self, content: str) -> Iterator[dict[str, Any]]:
+        name = next(iter(self._named(content) & self._parts.keys()), None)
+        if name is None:
+            raise InputError(f"{self._name} has not {self._lacking(content)}")
         with _explained(self._name):
-            splits = self._load(part)
+            splits = self._parts[name]()
             if not isinstance(splits, dict):
                 yield from splits
                 return
-            name = next((name for name in (self._split, part) if name in splits), None)
-            if name is None and len(splits) == 1:
-                (name,) = splits
-            if name is None:
-                raise InputError(f"{self._name}, {part}: --split must be one of {', '.join(splits)}")
-            yield from splits[name]
+            split = next((split for split in (self._split, content) if split in splits), None)
+            if split is None and len(splits) == 1:
+                (split,) = splits
+            if split is None:
+                raise InputError(f"{self._name}, {name}: --split must be one of {', '.join(splits)}")
+            yield from splits[split]
 
-    def _load(self, part: str) -> Any:  # noqa: ANN401
-        folder = Path(self._name) / part
-        if not self._on_disk:
-            return self._datasets.load_dataset(self._name, part, streaming=True)
+    def _load_folder(self, folder: Path) -> Any:  # noqa: ANN401
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             return self._datasets.load_from_disk(folder)
         return self._datasets.load_dataset(str(folder), streaming=True)

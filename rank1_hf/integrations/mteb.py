@@ -10,6 +10,7 @@ Instructions (FollowIR, mFollowIR) stand behind the query, as in every prompt of
 MTEB puts them. Tasks whose relevance differs get their dataset prompt.
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -61,7 +62,7 @@ class Rank1CrossEncoder:
     """A rank1 that MTEB can evaluate: its `CrossEncoderProtocol`.
 
     Args:
-        model_name: a hub name, a checkpoint folder, or None: the small demonstration model that ships.
+        model_name_or_path: a hub name, a checkpoint folder, or None: the small demonstration model that ships.
         revision: of the hub repository.
         device: where it runs; None: the fastest there is.
         num_gpus: more than 1 spreads one model over the GPUs there are; under `accelerate launch` each GPU has a whole
@@ -78,7 +79,7 @@ class Rank1CrossEncoder:
 
     def __init__(
         self,
-        model_name: str | None = None,
+        model_name_or_path: str | None = None,
         revision: str | None = None,
         device: str | None = None,
         *,
@@ -90,12 +91,12 @@ class Rank1CrossEncoder:
         given = read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
         self._prompts = built_in_prompts() if given is None else given
         self._batch_size = batch_size
-        self.mteb_model_meta = model_meta(model_name, revision).model_copy(
+        self.mteb_model_meta = model_meta(model_name_or_path, revision).model_copy(
             update={"experiment_kwargs": (options | ({} if prompts is None else {"prompts": str(prompts)})) or None}
         )
         if num_gpus > 1 and not is_launched():  # as in the official class
             options, device, num_gpus = {"device_map": "auto"} | options, None, 1
-        self._reranker = Rank1(model_name, revision=revision, device=device, num_gpus=num_gpus, **options)
+        self._reranker = Rank1(model_name_or_path, revision=revision, device=device, num_gpus=num_gpus, **options)
 
     def predict(
         self,
@@ -160,7 +161,7 @@ def model_meta(model_name: str | None, revision: str | None = None) -> ModelMeta
     return ModelMeta.create_empty(
         {
             "name": name if model_name is None or Path(model_name).is_dir() else model_name,
-            "revision": revision or checkpoint_identity(model_name).removeprefix("sha256:")[:16],
+            "revision": revision or re.split("[@:]", checkpoint_identity(model_name))[-1][:40],
             **_COMMON,
         }
     )

@@ -7,6 +7,7 @@ import pytest
 
 from rank1_hf.evaluation.sources import Source, open_source
 from rank1_hf.inputs import Document, InputError
+from tests.evaluation.repository import write_repository
 
 QUERIES = [{"_id": "q1", "text": "what?"}, {"_id": "q2", "text": "who?"}]
 CORPUS = [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "title": "", "text": "two"}]
@@ -68,6 +69,43 @@ def test_a_dataset_on_disk(tmp_path: Path, save: Callable[[Path, list[dict]], No
     assert queries == {"q1": "what?", "q2": {"text": "who?", "instruction": "Name one."}}
 
 
+@pytest.mark.parametrize("naming", ["{content}", "{content}-fas", "fas-{content}"])
+def test_a_repository_of_the_hub(tmp_path: Path, naming: str) -> None:
+    """A downloaded one, which `datasets` streams by its configs, as it does over the network."""
+    pytest.importorskip("datasets")
+    qrels = "default" if naming != "fas-{content}" else "qrels"  # as MTEB's two layouts of subsets have them
+    parts = {"corpus": CORPUS, "queries": QUERIES, qrels: QRELS, "top_ranked": RANKED}
+    splits = {qrels: "test"}
+    write_repository(
+        tmp_path, {naming.format(content=name): (splits.get(name, name), rows) for name, rows in parts.items()}
+    )
+    source = open_source(str(tmp_path), subset=None if naming == "{content}" else "fas")
+    check(source)
+    run = source.run()
+    assert run is not None
+    assert list(run["q1"]) == ["d2", "d1"]
+    with pytest.raises(InputError, match=r"a part named corpus-rus or rus-corpus \(its parts: .*top_ranked"):
+        open_source(str(tmp_path), subset="rus")
+
+
+def test_subsets_are_for_datasets_only(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    for name in (str(tmp_path), "ir_datasets:some"):
+        with pytest.raises(InputError, match="has no subsets"):
+            open_source(name, subset="fas")
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    for part, rows in (("queries", QUERIES), ("corpus", CORPUS)):
+        save_to_disk(tmp_path / part, rows)
+    for split in ("validation", "train"):
+        write_jsonl(tmp_path / "qrels" / f"{split}.jsonl", QRELS)
+    assert open_source(str(tmp_path), split="train").qrels() == {"q1": {"d1": 2}}
+    with pytest.raises(InputError, match="qrels: --split must be one of "):
+        open_source(str(tmp_path)).qrels()
+
+
 def test_what_is_wrong_with_a_row_costs_no_other(tmp_path: Path) -> None:
     save_to_disk(tmp_path / "corpus", [{"_id": "d1", "text": None}, {"_id": "d2", "text": "two"}])
     problems: list[InputError] = []
@@ -94,11 +132,13 @@ def test_an_id_of_ir_datasets(tmp_path: Path) -> None:
 
 
 def test_a_name_that_means_nothing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"neither a corpus\.jsonl nor a folder named corpus"):
-        open_source(str(tmp_path))
+    with pytest.raises(InputError, match=r"there is no folder .*nothing"):
+        open_source(str(tmp_path / "nothing"))
     pytest.importorskip("ir_datasets")
     with pytest.raises(InputError, match="cannot load ir_datasets:no-such-set"):
         open_source("ir_datasets:no-such-set")
     pytest.importorskip("datasets")
+    with pytest.raises(InputError, match=r"neither a corpus\.jsonl nor a part named corpus \(its parts: none\)"):
+        open_source(str(tmp_path))
     with pytest.raises(InputError, match="cannot load nobody/nothing"):
         open_source("nobody/nothing")  # the tests are offline

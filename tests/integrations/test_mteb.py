@@ -7,26 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rank1_hf.dataset_prompts import built_in_prompts
 from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.job import run_job
-from rank1_hf.evaluation.metrics import measure
+from rank1_hf.evaluation.metrics import measure, p_mrr, pairwise_accuracy
 from rank1_hf.evaluation.sources import open_source
 from rank1_hf.evaluation.trec import Run, read_run
 from rank1_hf.family import AWQ_FAMILY, FAMILY
 from rank1_hf.prompt import passage_text, query_text
 from rank1_hf.reranker import Rank1
 from rank1_hf.results import Judgment, sigmoid
+from tests.evaluation.repository import write_repository
 
 mteb = pytest.importorskip("mteb")
 
 from datasets import Dataset  # noqa: E402
-from mteb._evaluators.retrieval_metrics import evaluate_p_mrr_change  # noqa: E402
+from mteb._evaluators.retrieval_metrics import calculate_pmrr, evaluate_p_mrr_change, paired_accuracy  # noqa: E402
 from mteb.abstasks import AbsTaskRetrieval  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 from mteb.models import CrossEncoderProtocol  # noqa: E402
-from mteb.tasks import NevIR  # noqa: E402
+from mteb.tasks import Core17InstructionRetrieval, NevIR, mFollowIR, mFollowIRCrossLingual  # noqa: E402
 
 from rank1_hf.integrations import mteb as integration  # noqa: E402
 
@@ -55,7 +58,7 @@ class Stub:
 def model(monkeypatch: pytest.MonkeyPatch) -> integration.Rank1CrossEncoder:
     monkeypatch.setattr(integration, "Rank1", Stub)
     monkeypatch.setattr(integration, "checkpoint_identity", lambda name: "sha256:0123")
-    return integration.rank1(num_gpus=1, device="cpu")
+    return integration.rank1(model_name_or_path=None, num_gpus=1, device="cpu")  # as the card names its arguments
 
 
 def metadata(name: str, kind: str) -> TaskMetadata:
@@ -169,6 +172,80 @@ def test_instructions_stand_behind_the_query(model: Any, tmp_path: Path) -> None
     assert any(query == "what is 0? Only the og ones." for query, _ in model._reranker.pairs)
 
 
+def follow_ir_parts(suffix: str = "") -> dict[str, Any]:
+    """What a FollowIR dataset has on the hub: each query under its original instruction and under one that makes some
+    documents irrelevant; a subset's configs end in its name.
+    """
+    parts: dict[str, tuple[str, list[dict[str, Any]]]] = {
+        "corpus": ("corpus", [{"_id": id_, **document} for id_, document in DOCUMENTS.items()]),
+        "queries": ("queries", []),
+        "instruction": ("instruction", []),
+        "default": ("test", []),
+        "top_ranked": ("top_ranked", []),
+        "qrel_diff": ("qrel_diff", []),
+    }
+    for i in range(4):
+        relevant = [f"d{n}" for n in range(2 * i, 2 * i + 4)]
+        parts["qrel_diff"][1].append({"query-id": str(i), "corpus-ids": relevant[:2]})
+        for kind, lost in (("og", 0), ("changed", 2)):
+            id_ = f"{i}-{kind}"
+            parts["queries"][1].append({"_id": id_, "text": f"what is {i}{suffix}?"})
+            parts["instruction"][1].append({"query-id": id_, "instruction": f"Only the {kind} ones."})
+            parts["top_ranked"][1].append({"query-id": id_, "corpus-ids": list(DOCUMENTS)[:10]})
+            for place, document in enumerate(relevant):
+                parts["default"][1].append({"query-id": id_, "corpus-id": document, "score": int(place >= lost)})
+    return {name + suffix: part for name, part in parts.items()}
+
+
+def run_of_source(source: Any, folder: Path) -> Run:
+    """The run file of `rank1-hf evaluate` over a collection with its own candidates."""
+    inputs = Inputs(source, source.queries(pytest.fail), source.run(), source.qrels(), 100)
+    run_job(inputs, folder, {}, lambda: Stub(), show_progress=False)
+    return read_run(folder / "run.trec")
+
+
+@pytest.mark.parametrize("task_class", [Core17InstructionRetrieval, mFollowIR, mFollowIRCrossLingual])
+def test_follow_ir_and_m_follow_ir_themselves(model: Any, tmp_path: Path, task_class: Any) -> None:
+    """MTEB's own tasks, which load and score as ever, with a repository on disk in the place of the hub's."""
+    languages = [subset.split("-")[-1] for subset in task_class.metadata.hf_subsets]  # "fas", "eng-fas" or "default"
+    suffixes = {language: "" if language == "default" else f"-{language}" for language in languages}
+    parts = {name: part for suffix in suffixes.values() for name, part in follow_ir_parts(suffix).items()}
+    folder = write_repository(tmp_path / "hub", parts)
+    here = task_class.metadata.model_copy(update={"dataset": {"path": str(folder), "revision": "main"}})
+    local = type(task_class.__name__, (task_class,), {"metadata": here})()
+    results = mteb.evaluate(model, local, cache=None, co2_tracker=False)
+    found = {scores["hf_subset"].split("-")[-1]: scores for scores in results.task_results[0].scores["test"]}
+    assert set(found) == set(languages)
+    assert any(query.endswith("? Only the changed ones.") for query, _ in model._reranker.pairs)
+    for language, suffix in suffixes.items():
+        source = open_source(str(folder), subset=language if suffix else None)
+        run, qrels = run_of_source(source, tmp_path / language), source.qrels()
+        check_equal(found[language], qrels, run)
+        values = measure(qrels, run, ["nDCG@20"])
+        assert found[language]["p-MRR"] == pytest.approx(sum(values["p-MRR"].values()) / 4, abs=1e-12)
+        assert found[language]["ndcg_at_20"] == round(sum(values["nDCG@20"].values()) / 8, 5)
+    assert len({scores["p-MRR"] for scores in found.values()}) == len(languages)
+
+
+documents = st.sampled_from([f"d{n}" for n in range(6)])
+rankings = st.dictionaries(documents, st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1)
+
+
+@given(original=rankings, changed=rankings, relevant=st.sets(documents, min_size=1), data_=st.data())
+def test_p_mrr_is_mteb_s(original: Any, changed: Any, relevant: set[str], data_: Any) -> None:
+    lost = data_.draw(st.sets(st.sampled_from(sorted(relevant)), min_size=1))
+    qrels = {"7-og": dict.fromkeys(relevant, 1), "7-changed": {d: int(d not in lost) for d in relevant}}
+    expected = calculate_pmrr({"7-og": original}, {"7-changed": changed}, {"7": sorted(lost)})
+    assert p_mrr(qrels, {"7-og": original, "7-changed": changed})["7"] == pytest.approx(expected, abs=1e-12)
+
+
+@given(first=rankings, second=rankings, of_first=documents, of_second=documents)
+def test_pairwise_accuracy_is_mteb_s(first: Any, second: Any, of_first: str, of_second: str) -> None:
+    qrels, run = {"7_q1": {of_first: 1}, "7_q2": {of_second: 1}}, {"7_q1": first, "7_q2": second}
+    recall = {query: {"recall_1": value} for query, value in measure(qrels, run, ["R@1"])["R@1"].items()}
+    assert pairwise_accuracy(qrels, run) == {"7": paired_accuracy(qrels, run, recall)}
+
+
 def test_pairs_as_in_nevir(model: Any, tmp_path: Path) -> None:
     queries, qrels, ranked = {}, {}, {}
     for i in range(30):
@@ -266,6 +343,13 @@ def test_results_of_other_options_are_kept_apart(model: Any) -> None:
     short = integration.rank1(max_new_tokens=64, device="cpu").mteb_model_meta
     assert short.experiment_name != model.mteb_model_meta.experiment_name
     assert short.revision == model.mteb_model_meta.revision
+
+
+def test_a_model_outside_the_family_is_told_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integration, "checkpoint_identity", lambda name: f"{name}@{'0123456789' * 4}")
+    meta = integration.model_meta("someone/rank1-fine-tuned")
+    assert (meta.name, meta.revision) == ("someone/rank1-fine-tuned", "0123456789" * 4)
+    assert integration.model_meta("someone/rank1-fine-tuned", "v2").revision == "v2"
 
 
 def test_the_names_of_dataset_prompts_are_those_of_mteb() -> None:
