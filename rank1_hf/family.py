@@ -7,6 +7,12 @@ checkpoint's own config says is what counts when it is loaded.
 from typing import Any
 
 _QWEN: dict[str, Any] = {"model_type": "qwen2", "max_position_embeddings": 131_072}
+_QWEN_SMALL: dict[str, Any] = {
+    "model_type": "qwen2",
+    "max_position_embeddings": 32_768,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
 _QWEN_7B = _QWEN | {
     "hidden_size": 3584,
     "intermediate_size": 18_944,
@@ -47,35 +53,29 @@ _MISTRAL_24B: dict[str, Any] = {
 }
 
 FAMILY: dict[str, dict[str, Any]] = {
-    "jhu-clsp/rank1-0.5b": _QWEN
+    "jhu-clsp/rank1-0.5b": _QWEN_SMALL
     | {
         "hidden_size": 896,
         "intermediate_size": 4864,
         "num_hidden_layers": 24,
         "num_attention_heads": 14,
         "num_key_value_heads": 2,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
     },
-    "jhu-clsp/rank1-1.5b": _QWEN
+    "jhu-clsp/rank1-1.5b": _QWEN_SMALL
     | {
         "hidden_size": 1536,
         "intermediate_size": 8960,
         "num_hidden_layers": 28,
         "num_attention_heads": 12,
         "num_key_value_heads": 2,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
     },
-    "jhu-clsp/rank1-3b": _QWEN
+    "jhu-clsp/rank1-3b": _QWEN_SMALL
     | {
         "hidden_size": 2048,
         "intermediate_size": 11_008,
         "num_hidden_layers": 36,
         "num_attention_heads": 16,
         "num_key_value_heads": 2,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
     },
     "jhu-clsp/rank1-7b": _QWEN_7B,
     "jhu-clsp/rank1-llama3-8b": _LLAMA_8B,

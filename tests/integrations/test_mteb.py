@@ -323,12 +323,37 @@ def test_every_family_member_has_a_complete_meta(name: str, model: Any) -> None:
     assert {field for field, value in meta.model_dump().items() if value is None} <= empty
     billions = {"0.5b": 0.49, "1.5b": 1.5, "3b": 3.1, "7b": 7.6, "14b": 14.8, "32b": 32.8, "8b": 8.0, "24b": 23.6}
     assert meta.n_parameters == pytest.approx(1e9 * billions[name.removesuffix("-awq").rsplit("-", 1)[1]], rel=0.04)
-    assert meta.memory_usage_mb == pytest.approx(
-        (0.35 if "awq" in name else 1) * 2 * meta.n_parameters / 2**20, rel=0.2
-    )
     loaded = meta.load_model(device="cpu")
     assert loaded._reranker.model == name
     assert loaded.mteb_model_meta.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        *[("7b", 15.2), ("llama3-8b", 16.1), ("14b", 29.6), ("mistral-2501-24b", 47.2), ("32b", 65.5)],
+        *[
+            ("7b-awq", 5.6),
+            ("llama3-8b-awq", 5.8),
+            ("14b-awq", 10.0),
+            ("mistral-2501-24b-awq", 14.3),
+            ("32b-awq", 19.3),
+        ],
+    ],
+)
+def test_a_member_takes_the_memory_that_the_paper_says(name: str, gigabytes: float) -> None:
+    """Weller et al. 2025 (arXiv 2502.18418), table 7."""
+    meta = integration.model_meta(f"jhu-clsp/rank1-{name}")
+    assert meta.memory_usage_mb * 2**20 / 1e9 == pytest.approx(gigabytes, rel=0.015)
+
+
+def test_a_member_has_the_parameters_of_its_base_in_mteb_s_registry() -> None:
+    for name, of_same_base in (("0.5b", "mxbai-rerank-base-v2"), ("1.5b", "mxbai-rerank-large-v2")):
+        ours = integration.model_meta(f"jhu-clsp/rank1-{name}")
+        theirs = mteb.get_model_meta(f"mixedbread-ai/{of_same_base}")
+        assert ours.adapted_from == theirs.adapted_from
+        for field in ("n_parameters", "n_embedding_parameters", "max_tokens"):
+            assert getattr(ours, field) == getattr(theirs, field)
 
 
 def test_several_gpus_share_one_model_unless_each_has_a_process(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
