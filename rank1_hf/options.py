@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
 from rank1_hf.printable import one_line
-from rank1_hf.prompt import ContractError, Passage
+from rank1_hf.prompt import QUERY_PLACEHOLDER, ContractError, Passage
 from rank1_hf.results import Interrupted, Judgment
 
 if TYPE_CHECKING:
@@ -107,11 +107,14 @@ def template_text(option: str | None) -> str | None:
     """The template that `--prompt-template` names.
 
     Raises:
-        InputError: its file cannot be read.
+        InputError: its file cannot be read, or it has no place for the query.
     """
-    if option is None or not option.startswith("@"):
-        return option
-    return read_text(Path(option[1:])).rstrip("\r\n")
+    if option is None:
+        return None
+    template = read_text(Path(option[1:])).rstrip("\r\n") if option.startswith("@") else option
+    if QUERY_PLACEHOLDER not in template:
+        raise InputError(f"the prompt template has no {QUERY_PLACEHOLDER}, where the query would go: {template!r}")
+    return template
 
 
 def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.table import Table
@@ -24,8 +24,8 @@ def evaluate(
     corpus: Annotated[
         str,
         typer.Option(
-            help="The collection: a BEIR folder (corpus.jsonl, queries.jsonl), a dataset of datasets (a folder or a "
-            "hub name), or ir_datasets: and an id."
+            help="The collection: a BEIR folder (corpus.jsonl, queries.jsonl), a dataset of Hugging Face's datasets (a "
+            "folder or a hub name), or ir_datasets: and an id."
         ),
     ],
     output: Annotated[
@@ -39,7 +39,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Of the collection's own judgments.")] = "test",
     subset: Annotated[
-        str | None, typer.Option(help="Of a dataset of datasets that has several, one for each language for example.")
+        str | None, typer.Option(help="Of a dataset that has several, one for each language for example.")
     ] = None,
     top_k: Annotated[
         int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
@@ -77,7 +77,7 @@ def evaluate(
             options.BAD_INPUT,
         )
     try:
-        from rank1_hf.evaluation.job import run_job
+        from rank1_hf.evaluation.job import run_job, stopped_by
         from rank1_hf.evaluation.journal import JournalError
         from rank1_hf.evaluation.metrics import MEASURES, check_measures
     except ImportError as error:
@@ -86,6 +86,7 @@ def evaluate(
     try:
         check_measures(measures)
         template = _template(prompt_template, task, prompts)
+        _check_options(dtype, device, quantization)
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
         decisive = {
             "model": _identity(model),
@@ -120,6 +121,9 @@ def evaluate(
         fail(str(error), options.BAD_INPUT)
     except OSError as error:
         fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
+    except KeyboardInterrupt as interrupt:
+        summary = "the inputs were being read; what was judged before is kept, and the same command goes on"
+        _stop(stopped_by(interrupt), summary, quiet)
     _print(outcome, output, as_json, quiet)
 
 
@@ -136,6 +140,19 @@ def _template(prompt_template: str | None, task: str | None, prompts: Path | Non
     if template is None:
         raise InputError(f"{prompts or 'this package'} has no dataset prompt for {task}")
     return template
+
+
+def _check_options(dtype: str | None, device: str | None, quantization: str | None) -> None:
+    """Say at once what would be said otherwise when the model is loaded, after the corpus was read."""
+    from rank1_hf.loading import resolve_device, resolve_dtype
+    from rank1_hf.planning import check_quantization
+
+    try:
+        resolve_dtype(dtype)
+        resolve_device(device)
+        check_quantization(quantization)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _read_inputs(
@@ -174,13 +191,13 @@ def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None
         kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; the same command goes on from there"
         if isinstance(outcome.stopped, OSError):
             fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)
-        terminated = outcome.stopped is signal.SIGTERM
-        note(f"{'terminated' if terminated else 'interrupted'}: {kept}", quiet)
-        raise typer.Exit(options.TERMINATED if terminated else options.INTERRUPTED)
+        _stop(outcome.stopped, kept, quiet)
     if as_json:
         typer.echo(json.dumps(_facts(outcome)))
     elif outcome.metrics:
         options.plain_console().print(_table(outcome.metrics))
+    else:
+        note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
     note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)
     if outcome.n_problems or outcome.n_failed:
         note(
@@ -189,6 +206,12 @@ def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None
             quiet,
         )
     raise typer.Exit(options.SOME_FAILED if outcome.n_failed else options.ALL_JUDGED)
+
+
+def _stop(stopped: signal.Signals, summary: str, quiet: bool) -> NoReturn:
+    terminated = stopped is signal.SIGTERM
+    note(f"{'terminated' if terminated else 'interrupted'}: {summary}", quiet)
+    raise typer.Exit(options.TERMINATED if terminated else options.INTERRUPTED)
 
 
 def _facts(outcome: "Outcome") -> dict[str, Any]:

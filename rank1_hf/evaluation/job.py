@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from rank1_hf.evaluation import outputs
 from rank1_hf.evaluation.candidates import Candidate, Inputs
 from rank1_hf.evaluation.documents import DocumentStore
-from rank1_hf.evaluation.journal import Journal, lock
+from rank1_hf.evaluation.journal import Journal, lock, refuse_others
 from rank1_hf.evaluation.metrics import MEASURES, Comparison
 from rank1_hf.inputs import Document, InputError
 from rank1_hf.prompt import Passage, Query
@@ -88,35 +88,42 @@ def run_job(
         JournalError: the folder is in use, or belongs to a job with other settings.
         InputError: the collection cannot be read, or the run and the qrels do not belong to it.
         OSError: the folder cannot be written.
+        KeyboardInterrupt: while the collection was read. Its argument is the signal, where that was SIGTERM.
     """
     inputs.check()
     output.mkdir(parents=True, exist_ok=True)
     n_pairs = sum(1 for _ in inputs.candidates())
-    with (
-        lock(output),
-        outputs.ErrorList(output / "errors.jsonl") as errors,
-        _read(inputs, output, errors, show_progress) as documents,
-    ):
-        decisive = {**settings, **inputs.digests(), "documents": documents.digest}
-        with Journal(output / "journal.jsonl", decisive, sum(map(len, inputs.run.values()))) as journal:
+    journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests()}
+    with _terminable(), lock(output), outputs.ErrorList(output / "errors.jsonl") as errors:
+        refuse_others(journal_path, decisive)  # before the collection is read, which may take minutes
+        with (
+            _read(inputs, output, errors, show_progress) as documents,
+            Journal(
+                journal_path, {**decisive, "documents": documents.digest}, sum(map(len, inputs.run.values()))
+            ) as journal,
+        ):
             pending = Pending(inputs, documents, journal)
             stopped: signal.Signals | OSError | None = None
             metrics: Sequence[Comparison] = ()
             try:
-                with _terminable():
-                    if len(pending):
-                        reranker = load()
-                        for judgment in reranker.judge(
-                            pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
-                        ):
-                            pending.finish(judgment)
-                    metrics = outputs.write(output, inputs, journal, errors, measures)
+                if len(pending):
+                    reranker = load()
+                    for judgment in reranker.judge(
+                        pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
+                    ):
+                        pending.finish(judgment)
+                metrics = outputs.write(output, inputs, journal, errors, measures)
             except KeyboardInterrupt as interrupt:
-                stopped = interrupt.args[0] if interrupt.args else signal.SIGINT
+                stopped = stopped_by(interrupt)
             except OSError as error:
                 stopped = error
             n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates())
             return Outcome(n_pairs, n_scored, errors.n_pairs, errors.n_inputs, stopped, metrics)
+
+
+def stopped_by(interrupt: KeyboardInterrupt) -> signal.Signals:
+    """SIGTERM or SIGINT (Ctrl-C)."""
+    return signal.SIGTERM if signal.SIGTERM in interrupt.args else signal.SIGINT
 
 
 class Pending:

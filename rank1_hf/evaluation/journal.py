@@ -36,7 +36,7 @@ class Journal:
     """Judgments on disk, by the index of their pair.
 
     Args:
-        path: the file; made where there is none.
+        path: the file; made where there is none, or none with a judgment in it.
         settings: what decides the judgments, by its name; values as JSON has them.
         n_pairs: how many pairs there are; indices are below this.
 
@@ -54,12 +54,12 @@ class Journal:
         self._offsets = array("q", [-1]) * n_pairs  # where each pair's last line starts
         self._scored = bytearray(n_pairs)
         self.n_scored = self.n_unreadable = 0
-        if not path.exists():
+        refuse_others(path, settings)
+        if not path.exists() or not _has_judgments(path):
             _create(path, {"journal": FORMAT, "settings": dict(settings)})
         self._file = path.open("ab", buffering=0)
         self._reader = path.open("rb")
         try:
-            self._check(settings)
             self._end = self._scan()
         except BaseException:
             self.close()
@@ -116,24 +116,9 @@ class Journal:
         finally:
             self.close()
 
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        header = _parsed(self._reader.readline())
-        if header is None or header.get("journal") != FORMAT or not isinstance(header.get("settings"), dict):
-            raise JournalError(f"{self._path} is not a journal of this version of rank1_hf; give another output folder")
-        found, asked = header["settings"], json.loads(json.dumps(dict(settings)))
-        others = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
-        if others:
-            differences = "; ".join(
-                f"{name} was {_short(found.get(name))}, now {_short(asked.get(name))}" for name in others
-            )
-            raise JournalError(
-                f"{self._path} was begun with other settings ({differences}); to go on with it give the same ones, "
-                "to begin anew another output folder"
-            )
-
     def _scan(self) -> int:
         """Read all lines behind the first. Gives where the last whole line ends."""
-        end = self._reader.tell()
+        end = len(self._reader.readline())
         for line in self._reader:
             if not line.endswith(b"\n"):
                 break
@@ -151,6 +136,35 @@ class Journal:
         if record["error"] is None and not self._scored[index]:
             self._scored[index] = True
             self.n_scored += 1
+
+
+def refuse_others(path: Path, settings: Mapping[str, Any]) -> None:
+    """Say that a journal with judgments belongs to a job with other settings than these, which may be some of them.
+
+    Raises:
+        JournalError: it does, or is no journal.
+        OSError: it cannot be read.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        header = _parsed(file.readline())
+    if header is None or header.get("journal") != FORMAT or not isinstance(header.get("settings"), dict):
+        raise JournalError(f"{path} is not a journal of this version of rank1_hf; give another output folder")
+    found, asked = header["settings"], json.loads(json.dumps(dict(settings)))
+    others = [name for name in asked if found.get(name) != asked[name]]
+    if others and _has_judgments(path):
+        differences = "; ".join(f"{name} was {_short(found.get(name))}, now {_short(asked[name])}" for name in others)
+        raise JournalError(
+            f"{path} was begun with other settings ({differences}); to go on with it give the same ones, "
+            "to begin anew another output folder"
+        )
+
+
+def _has_judgments(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.readline()
+        return bool(file.read(1))
 
 
 @contextmanager

@@ -52,11 +52,13 @@ def open_source(name: str, split: str = "test", subset: str | None = None) -> So
     """
     is_folder = (Path(name) / "corpus.jsonl").is_file()
     if subset is not None and (is_folder or name.startswith(IR_DATASETS)):
-        raise InputError(f"{name} has no subsets: --subset is for a dataset of datasets")
+        raise InputError(f"{name} has no subsets: --subset is for datasets of Hugging Face's datasets")
     if name.startswith(IR_DATASETS):
         return IrDataset(name.removeprefix(IR_DATASETS))
     if is_folder:
         return BeirFolder(Path(name), split)
+    if Path(name).is_file():
+        raise InputError(f"{name} is a file; give the folder that has a corpus.jsonl and a queries.jsonl")
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise InputError(
             f"there is no folder {name}; give a collection's folder, a hub name, or {IR_DATASETS} and an id"
@@ -106,7 +108,7 @@ class HubDataset:
             ) from error
         self._datasets = datasets
         self._name, self._split, self._subset = name, split, subset
-        with _explained(name):
+        with _explained(name if Path(name).exists() else f"{name}, which is no folder here, from the hub"):
             self._parts = self._find_parts()
         if not self._has("corpus"):
             raise InputError(f"{name} is no collection: it has neither a corpus.jsonl nor {self._lacking('corpus')}")
@@ -208,7 +210,10 @@ class IrDataset:
             raise InputError(f"{IR_DATASETS}{id_} needs ir_datasets: pip install ir_datasets") from error
         self._name = IR_DATASETS + id_
         with _explained(self._name):
-            self._dataset: Any = ir_datasets.load(id_)
+            try:
+                self._dataset: Any = ir_datasets.load(id_)
+            except KeyError:
+                raise InputError(f"ir_datasets has no dataset {id_!r}; https://ir-datasets.com lists them") from None
 
     def queries(self, skip: Skip) -> dict[str, Query]:
         """See `Source`."""

@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 
 from rank1_hf import cli, reranker
 from rank1_hf.evaluation import identity
+from rank1_hf.evaluation.sources import BeirFolder
+from rank1_hf.inputs import Document
 from rank1_hf.results import Judgment
+from tests.evaluation.repository import write_repository
 from tests.evaluation.stub import Stub, results, run, write_collection
 
 
@@ -132,6 +135,42 @@ def test_an_interrupt_ends_with_a_summary(
     assert f"going on with the job in {tmp_path / 'output'}" in again.err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_while_the_corpus_is_read_ends_with_a_summary_too(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    def documents(*_: Any) -> Iterator[Document]:
+        yield Document("text", "", "d0")
+        signal.raise_signal(number)
+        yield pytest.fail("went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BeirFolder, "documents", documents)
+        result = Result(*given(collection, tmp_path / "output"))
+    assert result.code == code
+    assert "the inputs were being read; what was judged before is kept" in result.err
+    assert [file.name for file in (tmp_path / "output").iterdir()] == [".lock"]
+    assert Result(*given(collection, tmp_path / "output")).code == 0
+
+
+def test_without_judgments_it_says_that_nothing_is_measured(collection: Path, tmp_path: Path, model: Stub) -> None:
+    (collection / "qrels.tsv").unlink()
+    result = Result(*given(collection, tmp_path / "output"))
+    assert (result.code, "nothing is measured" in result.err) == (0, True)
+
+
+def test_a_subset_of_a_dataset_is_evaluated(tmp_path: Path, model: Stub) -> None:
+    pytest.importorskip("datasets")
+    parts: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+    for language in ("fas", "rus"):
+        parts[f"corpus-{language}"] = ("corpus", [{"_id": f"d{n}", "text": f"{language} {n}"} for n in range(3)])
+        parts[f"queries-{language}"] = ("queries", [{"_id": "q", "text": f"what in {language}?"}])
+        parts[f"top_ranked-{language}"] = ("top_ranked", [{"query-id": "q", "corpus-ids": ["d0", "d1", "d2"]}])
+    folder = write_repository(tmp_path / "hub", parts)
+    assert Result("--corpus", folder, "--output", tmp_path / "output", "--subset", "rus").code == 0
+    assert sorted(model.seen) == [("what in rus?", f"rus {n}") for n in range(3)]
+
+
 def test_pairs_that_fail_are_told_and_listed(
     collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +209,11 @@ def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, mode
         ({"--prompts": "some.json"}, "--prompts needs --task"),
         ({"--task": "ArguAna", "--prompts": "no.json"}, "cannot read no.json"),
         ({"--task": "ArguAna", "--prompt-template": "FILL_QUERY_HERE"}, "not both"),
+        ({"--prompt-template": "no place"}, "FILL_QUERY_HERE"),
+        ({"--dtype": "float17"}, "dtype must be one of"),
+        ({"--device": "toaster"}, "'toaster' is not a device"),
+        ({"--quantization": "2bit"}, "quantization must be one of"),
+        ({"--subset": "fas"}, "has no subsets"),
     ],
 )
 def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
@@ -181,6 +225,7 @@ def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
     assert result.code == 2
     assert said in result.err
     assert not hasattr(model, "name")
+    assert not Path("output").exists()
 
 
 def test_a_model_that_is_not_there(collection: Path, tmp_path: Path) -> None:

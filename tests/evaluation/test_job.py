@@ -16,6 +16,7 @@ import pytest
 
 from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.journal import JournalError, lock
+from rank1_hf.evaluation.sources import BeirFolder
 from rank1_hf.evaluation.trec import read_qrels, read_run
 from rank1_hf.inputs import InputError
 from rank1_hf.results import Judgment
@@ -207,6 +208,15 @@ def test_another_input_is_refused(tmp_path: Path, part: str) -> None:
 
 def test_other_settings_are_refused(collection: Path, tmp_path: Path) -> None:
     run(collection, tmp_path)
+    with pytest.raises(JournalError, match="max_new_tokens was 256, now 512"):
+        run(collection, tmp_path, max_new_tokens=512)
+
+
+def test_other_settings_are_refused_before_the_corpus_is_read(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(collection, tmp_path)
+    monkeypatch.setattr(BeirFolder, "documents", lambda *_: pytest.fail("read"))
     with pytest.raises(JournalError, match="max_new_tokens was 256, now 512"):
         run(collection, tmp_path, max_new_tokens=512)
 

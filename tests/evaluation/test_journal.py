@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.evaluation.journal import Journal, JournalError, lock
+from rank1_hf.evaluation.journal import Journal, JournalError, lock, refuse_others
 
 SETTINGS = {"model": "rank1-7b", "max_new_tokens": 256, "prompt_template": None}
 RECORDS: list[dict[str, Any]] = [
@@ -110,6 +110,19 @@ def test_a_journal_with_other_settings_is_refused_and_left_as_it_is(
     with pytest.raises(JournalError, match=said):
         Journal(path, SETTINGS | changed, 4)
     assert path.read_bytes() == before
+
+
+def test_a_journal_without_judgments_binds_nobody(path: Path) -> None:
+    """A job whose model could not be loaded leaves one; with the mistake mended it begins."""
+    written(path, [])
+    other = SETTINGS | {"dtype": "float16"}
+    with Journal(path, other, 4) as journal:
+        journal.append(RECORDS[0])
+    with pytest.raises(JournalError, match='dtype was "float16", now "float32"'):
+        refuse_others(path, {"dtype": "float32"})
+    refuse_others(path, {"max_new_tokens": 256})
+    with Journal(path, other, 4) as journal:
+        assert journal.read(2) == RECORDS[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}\n", b"a text\n", b'{"journal": 99, "settings": {}}\n'])

@@ -134,11 +134,14 @@ def test_an_id_of_ir_datasets(tmp_path: Path) -> None:
 def test_a_name_that_means_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no folder .*nothing"):
         open_source(str(tmp_path / "nothing"))
+    (tmp_path / "corpus.json").write_text("{}")
+    with pytest.raises(InputError, match=r"corpus\.json is a file; give the folder"):
+        open_source(str(tmp_path / "corpus.json"))
     pytest.importorskip("ir_datasets")
-    with pytest.raises(InputError, match="cannot load ir_datasets:no-such-set"):
+    with pytest.raises(InputError, match="ir_datasets has no dataset 'no-such-set'"):
         open_source("ir_datasets:no-such-set")
     pytest.importorskip("datasets")
     with pytest.raises(InputError, match=r"neither a corpus\.jsonl nor a part named corpus \(its parts: none\)"):
         open_source(str(tmp_path))
-    with pytest.raises(InputError, match="cannot load nobody/nothing"):
+    with pytest.raises(InputError, match="cannot load nobody/nothing, which is no folder here, from the hub"):
         open_source("nobody/nothing")  # the tests are offline
