@@ -218,7 +218,7 @@ class IrDataset:
     def queries(self, skip: Skip) -> dict[str, Query]:
         """See `Source`."""
         with _explained(self._name):
-            return {query.query_id: query.default_text() for query in self._dataset.queries_iter()}
+            return {query.query_id: _text(query) for query in self._dataset.queries_iter()}
 
     def documents(self, skip: Skip) -> Iterator[Document]:
         """See `Source`."""
@@ -227,7 +227,7 @@ class IrDataset:
                 if {"title", "text"} <= set(document._fields):
                     yield Document(document.text, document.title, document.doc_id)
                 else:
-                    yield Document(document.default_text(), "", document.doc_id)
+                    yield Document(_text(document), "", document.doc_id)
 
     def qrels(self) -> Qrels | None:
         """See `Source`."""
@@ -245,6 +245,12 @@ class IrDataset:
             for scored in self._dataset.scoreddocs_iter():
                 run.setdefault(scored.query_id, {})[scored.doc_id] = float(scored.score)
         return {query: best_first(scores) for query, scores in run.items()}
+
+
+def _text(record: Any) -> str:  # noqa: ANN401
+    """What a record of ir_datasets says: its default text; some (BRIGHT's queries) have none, and a text all the same."""
+    text: str = record.default_text() if hasattr(record, "default_text") else record.text
+    return text
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Collections from folders, `datasets` and `ir_datasets`: the same content, read from each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -129,6 +130,23 @@ def test_an_id_of_ir_datasets(tmp_path: Path) -> None:
     assert list(source.documents(refuse)) == [Document("one", "", "d1"), Document("two", "", "d2")]
     assert source.qrels() == {"q1": {"d1": 2}}
     assert source.run() is None
+
+
+def test_queries_of_ir_datasets_that_have_no_default_text() -> None:
+    """As BRIGHT's, whose other fields hold the answer."""
+    ir_datasets = pytest.importorskip("ir_datasets")
+
+    class Query(NamedTuple):
+        query_id: str
+        text: str
+        gold_answer: str
+
+    class Queries(ir_datasets.formats.BaseQueries):
+        def queries_iter(self) -> Iterator[Query]:
+            yield Query("q1", "what?", "that")
+
+    ir_datasets.registry.register("rank1-test-plain", ir_datasets.Dataset(Queries()))
+    assert open_source("ir_datasets:rank1-test-plain").queries(refuse) == {"q1": "what?"}
 
 
 def test_a_name_that_means_nothing_is_named(tmp_path: Path) -> None:
