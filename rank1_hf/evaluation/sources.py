@@ -248,7 +248,7 @@ class IrDataset:
 
 
 def _text(record: Any) -> str:  # noqa: ANN401
-    """What a record of ir_datasets says: its default text; some (BRIGHT's queries) have none, and a text all the same."""
+    """What a record of ir_datasets says: its default text, or, where it has none (BRIGHT's queries), its text."""
     text: str = record.default_text() if hasattr(record, "default_text") else record.text
     return text
 

@@ -1,6 +1,7 @@
 """A job, from its inputs to its files, through everything that may end it on the way."""
 
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -21,6 +22,7 @@ from rank1_hf.evaluation.trec import read_qrels, read_run
 from rank1_hf.inputs import InputError
 from rank1_hf.results import Judgment
 from tests.evaluation.stub import Stub, inputs, log_odds_of, results, run, write_collection
+from tests.evaluation.tiny import run_tiny
 
 N_PAIRS = 6 * 15
 
@@ -39,6 +41,10 @@ def undisturbed(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def n_lines(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
 # ---- what is written -------------------------------------------------------------------------------------------------
@@ -161,9 +167,6 @@ def test_twenty_kills_lose_nothing_repeat_nothing_and_change_nothing(tmp_path: P
     rng = random.Random(5)
     n_kills = 0
 
-    def n_lines() -> int:
-        return journal.read_bytes().count(b"\n") if journal.exists() else 0
-
     def kill_when(condition: Any) -> None:
         nonlocal n_kills
         with subprocess.Popen(command) as process:
@@ -173,14 +176,39 @@ def test_twenty_kills_lose_nothing_repeat_nothing_and_change_nothing(tmp_path: P
             process.kill()
 
     for _ in range(20):
-        target = n_lines() + rng.randrange(60)
-        kill_when(lambda target=target: n_lines() >= target)
+        target = n_lines(journal) + rng.randrange(60)
+        kill_when(lambda target=target: n_lines(journal) >= target)
     kill_when((output / "run.trec.new").exists)
     assert n_kills >= 20
     subprocess.run(command, check=True)
     judged = [json.loads(line)["index"] for line in journal.read_bytes().splitlines()[1:]]
     assert sorted(judged) == [20 * query + place for query in range(100) for place in range(15)]
     run(collection, tmp_path / "undisturbed")
+    assert results(output) == results(tmp_path / "undisturbed")
+
+
+def test_twenty_kills_of_a_real_model_change_no_byte(tmp_path: Path) -> None:
+    """rank1-tiny, in the reproducible mode. The processes are forked from one that has imported everything."""
+    collection = write_collection(tmp_path / "collection", n_queries=20)
+    output, journal = tmp_path / "killed", tmp_path / "killed" / "journal.jsonl"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.evaluation.tiny"])
+    rng = random.Random(7)
+    n_kills = 0
+    while n_kills < 20:
+        target = n_lines(journal) + rng.randrange(12)
+        process = context.Process(target=run_tiny, args=(collection, output))
+        process.start()
+        while process.is_alive() and n_lines(journal) < target:
+            time.sleep(0.001)
+        n_kills += process.is_alive()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    run_tiny(collection, output)
+    judged = [json.loads(line)["index"] for line in journal.read_bytes().splitlines()[1:]]
+    assert sorted(judged) == [20 * query + place for query in range(20) for place in range(15)]
+    run_tiny(collection, tmp_path / "undisturbed")
     assert results(output) == results(tmp_path / "undisturbed")
 
 

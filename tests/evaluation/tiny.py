@@ -1,0 +1,22 @@
+"""A job with rank1-tiny, for processes that are killed; importing this is what takes long of it."""
+
+from pathlib import Path
+
+import torch
+
+from rank1_hf.evaluation.job import run_job
+from rank1_hf.reranker import Rank1
+from tests.evaluation.stub import inputs
+
+
+def run_tiny(collection: Path, output: Path) -> None:
+    """Judge everything, reproducibly."""
+    torch.set_num_threads(1)
+    run_job(
+        inputs(collection),
+        output,
+        {"model": "rank1-tiny"},
+        lambda: Rank1(device="cpu", max_new_tokens=12, reproducible=True),
+        batch_size=8,
+        show_progress=False,
+    )
