@@ -225,7 +225,7 @@ def _table(metrics: "Sequence[Comparison]") -> Table:
     for heading in ("before", "after", "difference", "p", "queries"):
         table.add_column(heading, justify="right")
     for row in metrics:
-        p_value = "" if row.p_value is None else f"{row.p_value:.4f}"
+        p_value = "" if row.p_value is None else f"{row.p_value:.4f}" if row.p_value >= 0.0001 else "<0.0001"
         table.add_row(
             row.measure, f"{row.before:.4f}", f"{row.after:.4f}", f"{row.after - row.before:+.4f}", p_value, str(row.n)
         )

@@ -3,14 +3,18 @@
 import json
 import signal
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from rank1_hf import cli, reranker
 from rank1_hf.evaluation import identity
+from rank1_hf.evaluation.command import _table
+from rank1_hf.evaluation.metrics import Comparison
 from rank1_hf.evaluation.sources import BeirFolder
 from rank1_hf.inputs import Document
 from rank1_hf.results import Judgment
@@ -60,6 +64,13 @@ def test_it_writes_what_the_job_writes_and_shows_the_metrics(collection: Path, t
     assert heading.split() == ["measure", "before", "after", "difference", "p", "queries"]
     assert [row.split()[:3] for row in rows] == [[m.measure, f"{m.before:.4f}", f"{m.after:.4f}"] for m in metrics]
     assert "90 of 90 pairs have a score" in result.err
+
+
+@pytest.mark.parametrize(("p_value", "shown"), [(0.04321, "0.0432"), (1e-9, "<0.0001"), (None, "225")])
+def test_no_chance_is_shown_as_none(p_value: float | None, shown: str) -> None:
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(_table([Comparison("AP", 0.1, 0.2, p_value, 225)]))
+    assert console.export_text().splitlines()[1].split()[4] == shown
 
 
 def test_json_says_the_same(collection: Path, tmp_path: Path, model: Stub) -> None:
