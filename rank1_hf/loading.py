@@ -1,6 +1,7 @@
 """Checkpoint -> (model, tokenizer): where it comes from, its dtype and its device.
 
-Nothing from a checkpoint is executed: remote code is off and weights come from safetensors only.
+Nothing from a checkpoint is executed: remote code is off, and weights come from safetensors. Pickles are read
+only where that is asked for, and then as tensors and nothing else.
 """
 
 import contextlib
@@ -8,7 +9,8 @@ import importlib.util
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,14 +26,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, has_file
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from rank1_hf.decoding.placement import offloaded_bytes
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED_MODEL = Path(__file__).parent / "assets" / "rank1-tiny"
 """The checkpoint that ships with the package: a demonstration and test model."""
 
 Quantization: TypeAlias = str | QuantizationConfigMixin
 """A kind that `quantization_config` knows, "8bit" or "4bit", or a quantization config of Transformers."""
+
+_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+_TO_GPU, _FROM_DISK = 25e9, 3e9  # bytes a second, about: PCIe 4.0 x16, an NVMe disk
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -49,12 +60,14 @@ class Checkpoint:
         source: where in it the files are, and how the hub is asked for them: the arguments of `from_pretrained`.
         config: its config; a causal LM's.
         tokenizer: its tokenizer.
+        pickles: whether weights may also come from `.bin` files.
     """
 
     path: str | Path
     source: Mapping[str, Any]
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerFast
+    pickles: bool = False
 
 
 def open_checkpoint(
@@ -63,6 +76,7 @@ def open_checkpoint(
     revision: str | None = None,
     subfolder: str | None = None,
     token: str | bool | None = None,
+    allow_pickles: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint's config and tokenizer from the hub, a local folder, or (None) the package.
 
@@ -71,20 +85,24 @@ def open_checkpoint(
         revision: a branch, tag or commit of the hub repository.
         subfolder: where in the repository or folder the checkpoint is.
         token: the hub's access token, for private repositories; None: the one you logged in with, if any.
+        allow_pickles: take weights from `.bin` files where there are no safetensors. What else than tensors is in them
+            is refused by PyTorch (`weights_only`), so no code of theirs is run even then.
 
     Raises:
-        CheckpointError: the checkpoint is missing, incomplete, or not a causal LM that rank1_hf can decode.
+        CheckpointError: the checkpoint is missing, incomplete, wants code of its own to run, has no safetensors, or is
+            not a causal LM that rank1_hf can decode.
     """
     path = EMBEDDED_MODEL if name is None else name
     source = {"revision": revision, "subfolder": subfolder or "", "token": token}
-    _check_folder(path, subfolder or "")
+    _check_folder(path, subfolder or "", allow_pickles)
     with _only_errors():
         with _explained(path, "config"):
+            _check_code(path, source)
             config = AutoConfig.from_pretrained(path, **source, trust_remote_code=False)
         _check_architecture(path, config)
         with _explained(path, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(path, **source, trust_remote_code=False)
-    return Checkpoint(path, source, config, tokenizer)
+    return Checkpoint(path, source, config, tokenizer, allow_pickles)
 
 
 def load_model(
@@ -109,29 +127,34 @@ def load_model(
 
     Raises:
         CheckpointError: the weights cannot be read, or are AWQ weights and gptqmodel is not installed.
-        ValueError: dtype, device, quantization or device_map is not usable here.
+        ValueError: dtype, device, quantization, device_map or max_memory is not usable here.
     """
     torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
     if device is not None and (device_map is not None or max_memory is not None):
         raise ValueError("give either device or device_map and max_memory, not both")
+    _check_devices([*(device_map.values() if isinstance(device_map, Mapping) else []), *(max_memory or {})])
     placement: str | dict[str, Any] = device_map or ("auto" if max_memory else {"": target})
     quantized = quantization_config(quantization, checkpoint.config, target)
     is_awq = stored_quantization(checkpoint.config) == "awq"
     if is_awq and importlib.util.find_spec("gptqmodel") is None:
         raise CheckpointError(f"{checkpoint.path} has AWQ weights, which need gptqmodel: pip install 'rank1-hf[awq]'")
     with _only_errors(), _silence() if is_awq else contextlib.nullcontext(), _explained(checkpoint.path, "weights"):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path,
-            config=checkpoint.config,
-            dtype=torch_dtype or "auto",
-            device_map=placement,
-            max_memory=max_memory,
-            quantization_config=quantized,
-            **checkpoint.source,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                checkpoint.path,
+                config=checkpoint.config,
+                dtype=torch_dtype or "auto",
+                device_map=placement,
+                max_memory=max_memory,
+                quantization_config=quantized,
+                **checkpoint.source,
+                use_safetensors=None if checkpoint.pickles else True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except OSError:
+            _check_hub_weights(checkpoint)  # which may know the reason
+            raise
     if report["missing_keys"]:  # Transformers fills them with random numbers and goes on
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise CheckpointError(
@@ -139,6 +162,7 @@ def load_model(
             f"({missing}, ...); download or save the checkpoint again"
         )
     loaded: PreTrainedModel = model.eval()
+    _say_what_is_offloaded(checkpoint.path, offloaded_bytes(loaded))
     return loaded
 
 
@@ -249,7 +273,51 @@ def _check_architecture(path: str | Path, config: PretrainedConfig) -> None:
         )
 
 
-def _check_folder(path: str | Path, subfolder: str) -> None:
+def _check_code(path: str | Path, source: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that asks for code of its own, instead of going on with what Transformers has under its name.
+
+    Raises:
+        CheckpointError: it does; the message says where.
+    """
+    config, _ = PretrainedConfig.get_config_dict(path, **source)
+    tokenizer = get_tokenizer_config(path, **source)
+    wanted = [file for file, content in (("config", config), ("tokenizer_config", tokenizer)) if "auto_map" in content]
+    reason = f"auto_map in {' and '.join(f'{file}.json' for file in wanted)}" if wanted else None
+    named = tokenizer.get("tokenizer_class")
+    if named and not any(tokenizer_class_from_name(str(name)) for name in (named, f"{named}Fast")):
+        reason = f"tokenizer_config.json names the class {named!r}, which Transformers does not have"
+    if reason is not None:
+        raise CheckpointError(
+            f"{path} asks for code of its own ({reason}), which rank1_hf never runs; if you trust it, load model and "
+            "tokenizer yourself and hand them over: Rank1(model, tokenizer=tokenizer)"
+        )
+
+
+def _check_devices(named: Iterable[int | str | torch.device]) -> None:
+    """Refuse devices that are not here, which accelerate says less clearly."""
+    for device in named:
+        if isinstance(device, int):
+            n_here = torch.accelerator.device_count()
+            if device >= n_here:
+                raise ValueError(f"there is no GPU {device} for device_map or max_memory: this machine has {n_here}")
+        elif device != "disk":
+            resolve_device(device)
+
+
+def _check_hub_weights(checkpoint: Checkpoint) -> None:
+    if checkpoint.pickles or Path(checkpoint.path).is_dir():
+        return
+    source = dict(checkpoint.source)
+    inside = Path(source.pop("subfolder"))
+    if not any(has_file(checkpoint.path, str(inside / name), **source) for name in _WEIGHTS):
+        raise CheckpointError(
+            f"{checkpoint.path} has no safetensors weights ({' or '.join(_WEIGHTS)}), neither on the hub nor in the "
+            "cache; pickles (.bin) can run code when they are loaded: allow_pickles=True reads the tensors in them and "
+            "nothing else"
+        )
+
+
+def _check_folder(path: str | Path, subfolder: str, allow_pickles: bool) -> None:
     """Name what a local folder lacks, which is clearer than what from_pretrained says of it."""
     if Path(path).is_dir():
         path = Path(path) / subfolder
@@ -267,11 +335,12 @@ def _check_folder(path: str | Path, subfolder: str) -> None:
         json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{config} is not valid JSON: {error}") from error
-    if not any(folder.glob("*.safetensors")):
-        pickles = ", ".join(sorted(file.name for file in folder.glob("*.bin")))
+    pickles = ", ".join(sorted(file.name for file in folder.glob("*.bin")))
+    if not any(folder.glob("*.safetensors")) and not (allow_pickles and pickles):
         found = f" (found {pickles}, a pickle, which can run code when it is loaded)" if pickles else ""
+        allow = ", or give allow_pickles=True, which reads the tensors in it and nothing else" if pickles else ""
         raise CheckpointError(
-            f"{path} has no safetensors weights{found}; save it again with model.save_pretrained(folder)"
+            f"{path} has no safetensors weights{found}; save it again with model.save_pretrained(folder){allow}"
         )
     _check_index(folder / "model.safetensors.index.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -295,15 +364,29 @@ def _check_index(index: Path) -> None:
             raise CheckpointError(f"{index.parent} lacks {file}, which its index names; download the checkpoint again")
 
 
+def _say_what_is_offloaded(path: str | Path, n_bytes: Mapping[str, int]) -> None:
+    if any(n_bytes.values()):
+        logger.warning(
+            "of the weights of %s %.2f GiB lie in main memory and %.2f GiB on the disk, and every step moves them to "
+            "where they are multiplied: about %.1f s a step at %.0f GB/s over PCIe and %.0f GB/s from the disk",
+            *(path, n_bytes["cpu"] / 2**30, n_bytes["disk"] / 2**30),
+            *(n_bytes["cpu"] / _TO_GPU + n_bytes["disk"] / _FROM_DISK, _TO_GPU / 1e9, _FROM_DISK / 1e9),
+        )
+
+
 @contextlib.contextmanager
 def _explained(path: str | Path, part: str) -> Iterator[None]:
     """Turn whatever the libraries raise over a bad checkpoint into one kind of error that names the checkpoint."""
     try:
         yield
+    except CheckpointError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CheckpointError(f"cannot load the {part} of {path}: {error}") from error
+    except pickle.UnpicklingError as error:  # its message tells how to run the pickle's code
+        raise CheckpointError(f"cannot load the {part} of {path}: a pickle there holds more than tensors") from error
     except Exception as error:  # tokenizers and safetensors raise bare Exceptions and classes of their own
         if type(error).__module__.split(".")[0] in {"builtins", "safetensors", "tokenizers", "huggingface_hub"}:
             raise CheckpointError(f"cannot load the {part} of {path}: {error}") from error
@@ -312,7 +395,10 @@ def _explained(path: str | Path, part: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_errors() -> Iterator[None]:
-    """Keep Transformers' progress bars and advice away from the user while a checkpoint loads."""
+    """Keep the progress bars and advice of Transformers and accelerate from the user while a checkpoint loads."""
+    accelerate = logging.getLogger("accelerate")
+    level = accelerate.level
+    accelerate.setLevel(logging.ERROR)
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -320,6 +406,7 @@ def _only_errors() -> Iterator[None]:
     try:
         yield
     finally:
+        accelerate.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

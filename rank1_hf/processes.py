@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -24,6 +25,17 @@ _PATIENCE = timedelta(days=30)  # the launcher ends all processes when one dies;
 def is_launched() -> bool:
     """Whether a launcher has started this process as one of several."""
     return "LOCAL_RANK" in os.environ
+
+
+def warn_of_idle_processes() -> None:
+    """Say that several processes were launched which do not share the pairs: each is about to judge all of them."""
+    n = int(os.environ.get("WORLD_SIZE", 1)) if is_launched() else 1
+    if n > 1 and os.environ.get("RANK", "0") == "0":
+        warnings.warn(
+            f"{n} processes were launched and each of them judges every pair it is given; "
+            f"Rank1(..., num_gpus={n}) makes them share the pairs, each on a GPU of its own",
+            stacklevel=3,
+        )
 
 
 class Processes:

@@ -32,7 +32,7 @@ from rank1_hf.loading import (
 )
 from rank1_hf.pairs import as_pairs, in_decoding_order, is_pair, unpack
 from rank1_hf.planning import PLANNED, why_too_large
-from rank1_hf.processes import Processes
+from rank1_hf.processes import Processes, warn_of_idle_processes
 from rank1_hf.progress import Progress
 from rank1_hf.prompt import (
     ContractError,
@@ -97,6 +97,7 @@ class Rank1:
         compile: compile the model's layers with torch.compile, for long runs on a GPU. The first steps take some
             seconds longer; needs a C++ compiler, and on a GPU Triton.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
+        allow_pickles: take weights from `.bin` files where there are no safetensors; see `open_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -129,6 +130,7 @@ class Rank1:
         revision: str | None = None,
         subfolder: str | None = None,
         token: str | bool | None = None,
+        allow_pickles: bool = False,
     ) -> None:
         _check_count("max_length", max_length, least=1)
         _check_count("rethink", rethink, least=0)
@@ -157,6 +159,7 @@ class Rank1:
                 revision=revision,
                 subfolder=subfolder,
                 token=token,
+                allow_pickles=allow_pickles or None,
             )
             if tokenizer is None:
                 raise ValueError("a loaded model needs its tokenizer: Rank1(model, tokenizer=tokenizer)")
@@ -164,7 +167,9 @@ class Rank1:
         else:
             if tokenizer is not None:
                 raise ValueError("a checkpoint brings its own tokenizer; leave tokenizer out, or give a loaded model")
-            checkpoint = open_checkpoint(model, revision=revision, subfolder=subfolder, token=token)
+            checkpoint = open_checkpoint(
+                model, revision=revision, subfolder=subfolder, token=token, allow_pickles=allow_pickles
+            )
         self._processes: Processes | None = None
         if num_gpus > 1:
             if ":" in str(chosen):
@@ -172,6 +177,8 @@ class Rank1:
             kind = model.device.type if isinstance(model, PreTrainedModel) else chosen.type
             self._processes = Processes(num_gpus, kind)
             device = chosen = self._processes.device
+        else:
+            warn_of_idle_processes()
         quantized = quantization_config(quantization, checkpoint.config, chosen)
         _check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer

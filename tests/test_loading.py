@@ -1,6 +1,5 @@
 """Checkpoints: what loads, and what is said about one that does not."""
 
-import contextlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -132,6 +131,16 @@ class TestBad:
         with pytest.raises(CheckpointError, match="cannot load the weights of"):
             load(folder)
 
+    def test_pickled_weights_are_read_where_that_is_asked_for(self, folder):
+        expected = load(folder, device="cpu").model.state_dict()
+        (folder / "model.safetensors").unlink()
+        torch.save(expected, folder / "pytorch_model.bin")
+        with pytest.raises(CheckpointError, match="or give allow_pickles=True"):
+            Rank1(folder)
+        loaded = Rank1(folder, device="cpu", dtype="float32", allow_pickles=True).model
+        embedding = loaded.get_input_embeddings().weight
+        assert torch.equal(embedding, expected["model.embed_tokens.weight"])
+
     def test_no_weights(self, folder):
         (folder / "model.safetensors").unlink()
         with pytest.raises(CheckpointError, match=r"no safetensors weights; save it again"):
@@ -178,44 +187,6 @@ class TestBad:
             open_checkpoint(folder)
 
 
-class TestRemoteCode:
-    """Code in a checkpoint folder never runs."""
-
-    @pytest.fixture
-    def marker(self, folder, tmp_path) -> Path:
-        marker = tmp_path / "code-has-run"
-        code = (
-            f"open({str(marker)!r}, 'w').close()\n"
-            "from transformers import Qwen2Config as Config, Qwen2ForCausalLM as Model, Qwen2Tokenizer as Tokens\n"
-        )
-        (folder / "remote.py").write_text(code)
-        return marker
-
-    auto_map = {"AutoConfig": "remote.Config", "AutoModelForCausalLM": "remote.Model"}  # noqa: RUF012
-
-    def test_an_architecture_that_only_its_code_knows(self, folder, marker):
-        edit_json(folder / "config.json", model_type="remote", auto_map=self.auto_map)
-        with pytest.raises(CheckpointError, match="cannot load the config of"):
-            load(folder)
-        assert not marker.exists()
-
-    def test_an_architecture_that_transformers_has(self, folder, marker):
-        edit_json(folder / "config.json", auto_map=self.auto_map)
-        edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "remote.Tokens"]})
-        load(folder, device="cpu")
-        assert not marker.exists()
-
-    def test_a_tokenizer_that_only_its_code_knows(self, folder, marker):
-        edit_json(
-            folder / "tokenizer_config.json",
-            tokenizer_class="RemoteTokenizer",
-            auto_map={"AutoTokenizer": [None, "remote.Tokens"]},
-        )
-        with contextlib.suppress(CheckpointError):  # or the tokenizer that Transformers has for the architecture
-            load(folder, device="cpu")
-        assert not marker.exists()
-
-
 class TestArguments:
     @pytest.mark.parametrize("dtype", ["int8", "float64", torch.float64, "half", 16])
     def test_no_such_dtype(self, dtype):
@@ -255,6 +226,17 @@ class TestArguments:
             Rank1(folder, prompt_template="no place for the query")
         with pytest.raises(ValueError, match="max_new_tokens=5000 does not fit"):
             Rank1(folder, max_new_tokens=5000)
+
+
+class TestDevices:
+    @pytest.mark.parametrize("arguments", [{"device_map": {"": 99}}, {"max_memory": {99: "1GiB", "cpu": "1GiB"}}])
+    def test_a_gpu_that_is_not_here(self, checkpoint, arguments):
+        with pytest.raises(ValueError, match="there is no GPU 99 for device_map or max_memory: this machine has"):
+            Rank1(checkpoint("qwen2"), **arguments)
+
+    def test_a_device_that_is_none(self, checkpoint):
+        with pytest.raises(ValueError, match="'gpu' is not a device"):
+            Rank1(checkpoint("qwen2"), device_map={"": "gpu"})
 
 
 def test_a_checkpoint_in_a_subfolder_is_loaded(checkpoint, tmp_path):

@@ -1,6 +1,5 @@
 """Hostile checkpoint folders: an error that names the trouble, at once, and no code of theirs is run."""
 
-import contextlib
 import json
 import shutil
 import struct
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from rank1_hf.loading import EMBEDDED_MODEL, CheckpointError, load_model, open_checkpoint
 
@@ -32,14 +32,49 @@ def load(folder: Path) -> None:
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("model_type", ["qwen2", "unheard-of"])
-def test_code_in_the_folder_is_never_run(folder: Path, file: str, model_type: str) -> None:
+def test_code_of_its_own_is_refused_and_never_run(folder: Path, file: str, model_type: str) -> None:
     (folder / "evil.py").write_text(CODE)
     classes = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
     auto_map = {name: ["evil.Evil", "evil.Evil"] if name == "AutoTokenizer" else "evil.Evil" for name in classes}
-    edit(folder / file, lambda content: content.update(auto_map=auto_map, tokenizer_class="Evil"))
+    edit(folder / file, lambda content: content.update(auto_map=auto_map))
     edit(folder / "config.json", lambda content: content.update(model_type=model_type))
-    with contextlib.suppress(CheckpointError):  # what is known may be loaded all the same, without the folder's code
+    with pytest.raises(CheckpointError, match=rf"asks for code of its own \(auto_map in {file}\), .* never runs"):
         load(folder)
+    assert not (folder / "ran").exists()
+
+
+def test_a_tokenizer_class_that_transformers_lacks_is_refused(folder: Path) -> None:
+    (folder / "evil.py").write_text(CODE)
+    edit(folder / "tokenizer_config.json", lambda content: content.update(tokenizer_class="Evil"))
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer_config\.json names the class 'Evil', which Transformers does"
+    ):
+        load(folder)
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("known", ["Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", None])
+def test_the_classes_of_transformers_are_taken(folder: Path, known: str | None) -> None:
+    edit(folder / "tokenizer_config.json", lambda content: content.update(tokenizer_class=known))
+    assert open_checkpoint(folder).tokenizer.is_fast
+
+
+class Touch:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("allow_pickles", [False, True])
+def test_a_pickle_runs_no_code(folder: Path, allow_pickles: bool) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Touch(folder / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="holds more than tensors" if allow_pickles else "found pytorch_model"):
+        load_model(open_checkpoint(folder, allow_pickles=allow_pickles), device="cpu")
     assert not (folder / "ran").exists()
 
 

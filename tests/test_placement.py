@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rank1_hf import Rank1
-from rank1_hf.decoding.placement import device_of, is_split, layer_devices
+from rank1_hf.decoding.placement import device_of, is_split, layer_devices, offloaded_bytes
 from rank1_hf.loading import load_model, open_checkpoint
 from tests import models
 
@@ -38,6 +38,31 @@ def test_a_split_model_gives_the_chains_of_the_whole(
     for ours, theirs in zip(parts.judge(PAIRS), whole.judge(PAIRS), strict=True):
         assert (ours.chain, ours.ended, ours.error) == (theirs.chain, theirs.ended, None)
         assert ours.log_odds == pytest.approx(theirs.log_odds, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "on_disk", [{"model.layers.3"}, {"model.layers.0", "model.layers.1", "model.layers.2", "model.norm"}], ids=str
+)
+def test_unequal_parts_of_a_trained_model_give_its_chains(on_disk: set[str], caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [("what carries an aircraft", passage) for passage in PASSAGES[:6]]
+    whole = Rank1(device="cpu", dtype="float32", max_new_tokens=48)
+    parts = Rank1(dtype="float32", max_new_tokens=48, device_map=split(4, on_disk))
+    ours, theirs = parts.judge(pairs), whole.judge(pairs)
+    assert [(one.chain, one.ended) for one in ours] == [(one.chain, one.ended) for one in theirs]
+    assert any(one.ended == "closed" for one in ours)
+    n_bytes = sum(weight.nbytes for name in on_disk for weight in parts.model.get_submodule(name).parameters())
+    assert offloaded_bytes(parts.model) == {"cpu": 0, "disk": n_bytes}
+    assert caplog.text.count("every step moves them") == 1, "how slow it will be is said once"
+    assert offloaded_bytes(whole.model) == {"cpu": 0, "disk": 0}
+
+
+def test_what_lies_in_main_memory_is_offloaded_only_where_something_else_computes() -> None:
+    model = load_model(open_checkpoint(), dtype="float32", device="cpu")
+    layer = sum(weight.nbytes for weight in model.model.layers[0].parameters())
+    model.hf_device_map = {"model.layers.0": "cpu", "model.layers.1": 0, "model.layers.2": "disk"}
+    assert offloaded_bytes(model) == {"cpu": layer, "disk": layer}
+    model.hf_device_map = {"model.layers.0": "cpu", "model.layers.1": "cpu"}
+    assert offloaded_bytes(model) == {"cpu": 0, "disk": 0}
 
 
 def test_max_memory_decides_what_goes_to_disk(checkpoint: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,15 @@ class TestAlone:
     def test_the_command_to_start_is_named(self):
         with pytest.raises(ValueError, match=r"accelerate launch --num_processes 2 PROGRAM.*device_map='auto'"):
             Rank1(device="cpu", num_gpus=2)
+
+    def test_who_forgets_num_gpus_is_told(self, monkeypatch: pytest.MonkeyPatch):
+        for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.warns(UserWarning, match=r"2 processes were launched .* every pair .* num_gpus=2"):
+            Rank1(device="cpu")
+        monkeypatch.setenv("RANK", "1")
+        with warnings.catch_warnings(action="error"):
+            Rank1(device="cpu")
 
     def test_one_model_is_not_spread_as_well(self):
         with pytest.raises(ValueError, match="num_gpus puts a whole model on each GPU"):

@@ -11,6 +11,17 @@ def is_split(model: PreTrainedModel) -> bool:
     return len(devices) > 1 or "disk" in devices
 
 
+def offloaded_bytes(model: PreTrainedModel) -> dict[str, int]:
+    """The bytes of weights that lie in main memory ("cpu") or on disk ("disk") and compute elsewhere."""
+    places = {module: str(device) for module, device in getattr(model, "hf_device_map", {}).items()}
+    lent = {"disk", "cpu"} if set(places.values()) - {"disk", "cpu"} else {"disk"}
+    found = {"cpu": 0, "disk": 0}
+    for module, place in places.items():
+        if place in lent:
+            found[place] += sum(weight.nbytes for weight in model.get_submodule(module).parameters())
+    return found
+
+
 def layer_devices(model: PreTrainedModel) -> list[torch.device]:
     """Where each decoder layer computes, and so where its keys and values lie."""
     return [device_of(layer) for layer in model.base_model.layers]

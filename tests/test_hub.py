@@ -1,0 +1,104 @@
+"""Checkpoints by the names that a hub has for them, from a hub on this machine: fetched, cached, refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from rank1_hf import Rank1
+from tests import models
+from tests.hub import Hub
+
+PAIR = ("how do wings carry?", "Air flows around them.")
+GOOD: dict[str, tuple[str, dict[str, Any]]] = {kind: (f"us/{kind}", {}) for kind in models.TOKENIZERS}
+GOOD["sharded"] = ("us/llama", {"revision": "sharded", "token": "hf_secret"})
+GOOD["inside"] = ("us/inside", {"subfolder": "a/b"})
+BAD: dict[str, tuple[str, dict[str, Any]]] = {
+    name: (f"us/{name}", {}) for name in ("tricks", "code", "pickled", "nowhere")
+}
+PROGRAM = """
+import json, sys
+from rank1_hf import CheckpointError, Rank1
+found = {}
+pair, cases = json.loads(sys.argv[1])
+for case, (name, source) in cases.items():
+    try:
+        found[case] = float(Rank1(name, device="cpu", dtype="float32", max_new_tokens=16, **source).predict(pair))
+    except CheckpointError as error:
+        found[case] = str(error)
+print(json.dumps(found))
+"""
+
+
+def outcomes(cases: Mapping[str, object], **environment: str) -> dict[str, Any]:
+    """What loading each case gave in a process with this environment: the score of `PAIR`, or what was said."""
+    arguments = [sys.executable, "-c", PROGRAM, json.dumps([PAIR, cases])]
+    path = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stderr == "", "loading says nothing"
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def hub(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    there, llama = tmp_path_factory.mktemp("hub"), checkpoint("llama")
+    sharded, _, tricks, code, pickled = (
+        Path(shutil.copytree(llama, there / name)) for name in ("sharded", "inside/a/b", "tricks", "code", "pickled")
+    )
+    (sharded / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(llama).save_pretrained(sharded, max_shard_size="100KB")
+    (tricks / "model.safetensors").rename(tricks / "x.safetensors")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": "../../x.safetensors"}}
+    (tricks / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((code / "config.json").read_text())
+    (code / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Evil"}}))
+    (code / "evil.py").write_text("raise SystemExit('code of a checkpoint was run')")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    others = {"inside": there / "inside", "tricks": tricks, "code": code, "pickled": pickled}
+    folders = {kind: checkpoint(kind) for kind in models.TOKENIZERS} | others
+    main = {(f"us/{name}", "main"): folder for name, folder in folders.items()}
+    return Hub(main | {("us/llama", "sharded"): sharded})
+
+
+def test_a_name_is_as_good_as_a_folder_and_again_without_a_network(
+    hub: Hub, checkpoint: Callable[..., Path], tmp_path: Path
+):
+    kinds = {
+        kind: Rank1(checkpoint(kind), device="cpu", dtype="float32", max_new_tokens=16) for kind in models.TOKENIZERS
+    }
+    expected = {kind: float(model.predict(PAIR)) for kind, model in kinds.items()}
+    expected |= {"sharded": expected["llama"], "inside": expected["llama"]}
+    where = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path)}
+    assert outcomes(GOOD, **where, HF_HUB_OFFLINE="0") == pytest.approx(expected, abs=1e-4)
+    shards = [authorization for path, authorization in hub.asked if "/model-0" in path]
+    assert len(shards) > 1
+    assert set(shards) == {"Bearer hf_secret"}, "a token goes where it was given"
+    assert {authorization for path, authorization in hub.asked if "/us/qwen2/" in path} == {None}, "and nowhere else"
+    hub.asked.clear()
+    assert outcomes(GOOD, **where, HF_HUB_OFFLINE="1") == pytest.approx(expected, abs=1e-4)
+    assert hub.asked == []
+
+
+def test_what_is_wrong_with_a_repository_is_said(hub: Hub, tmp_path: Path):
+    said = outcomes(BAD, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
+    assert "cannot load the weights of us/tricks" in said["tricks"]
+    assert ".." in said["tricks"]
+    assert "auto_map in config.json" in said["code"]
+    assert "us/pickled has no safetensors weights" in said["pickled"]
+    assert "allow_pickles=True" in said["pickled"]
+    assert "cannot load the config of us/nowhere" in said["nowhere"]
+    assert not [path for path, _ in hub.asked if path.endswith((".py", ".bin"))], "neither is even fetched"
+
+
+def test_what_is_not_in_the_cache_is_said_without_a_network(tmp_path: Path):
+    said = outcomes({"a": ("us/llama", {})}, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert "cannot load the config of us/llama" in said["a"]
