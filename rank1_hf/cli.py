@@ -34,6 +34,7 @@ from rank1_hf.options import (
     FormatOption,
     InstructionOption,
     JsonOption,
+    MarkerOption,
     ModelOption,
     QuantizationOption,
     QuietOption,
@@ -47,7 +48,7 @@ from rank1_hf.options import (
     template_text,
 )
 from rank1_hf.printable import printable, start
-from rank1_hf.prompt import ContractError, PairError, PromptEncoder, query_text
+from rank1_hf.prompt import ContractError, Markers, PairError, PromptEncoder, query_text
 from rank1_hf.results import Judgment, ranking_key
 from rank1_hf.tracing.command import explain
 
@@ -94,6 +95,7 @@ def rerank(
     quantization: QuantizationOption = None,
     prompt_template: TemplateOption = None,
     instruction: InstructionOption = None,
+    marker: MarkerOption = None,
     reproducible: ReproducibleOption = False,
     show_chain: Annotated[
         bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
@@ -109,7 +111,7 @@ def rerank(
     """
     try:
         asked = query_text({"text": query, "instruction": instruction})
-        template = template_text(prompt_template)
+        template, markers = template_text(prompt_template), options.markers(marker)
         passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), BAD_INPUT)
@@ -124,6 +126,7 @@ def rerank(
         quantization=quantization,
         max_new_tokens=max_new_tokens,
         prompt_template=template,
+        markers=markers,
         reproducible=reproducible,
     )
     outcome = options.judge(reranker, [(asked, passage.passage) for passage in passages], batch_size, quiet)
@@ -194,6 +197,7 @@ def info(
     model: Annotated[
         str | None, typer.Argument(help="A hub name or a folder. Without it: the model that ships.")
     ] = None,
+    marker: MarkerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a checkpoint is and whether its tokenizer meets the prompt contract, without loading its weights.
@@ -204,11 +208,14 @@ def info(
 
     name = model or EMBEDDED_MODEL
     try:
+        markers = options.markers(marker)
         checkpoint = open_checkpoint(name)
         facts = {"model": str(name), **_architecture(checkpoint.config)}
     except CheckpointError as error:
         fail(str(error), BAD_MODEL)
-    contract = _contract(checkpoint.tokenizer)
+    except InputError as error:
+        fail(str(error), BAD_INPUT)
+    contract = _contract(checkpoint.tokenizer, markers)
     if as_json:
         _print_json_line({**facts, **contract})
     else:
@@ -244,9 +251,9 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
     }
 
 
-def _contract(tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
+def _contract(tokenizer: Any, markers: Markers) -> dict[str, Any]:  # noqa: ANN401
     try:
-        encoder = PromptEncoder(tokenizer)
+        encoder = PromptEncoder(tokenizer, markers=markers)
     except ContractError as error:
         return {"contract_error": str(error)}
     return {
@@ -324,26 +331,35 @@ def plan(
             chain_tokens=chain_tokens,
         )
         rows.append({"model": name, "quantization": kind, "fits": found.fits, **asdict(found)})
+    largest = planning.largest_that_fits(device, prompt_tokens=prompt_tokens, chain_tokens=chain_tokens)
     if as_json:
         for row in rows:
-            _print_json_line(row)
+            _print_json_line({**row, "largest_that_fits": largest})
     else:
         _print_plans(device.name, rows)
+        typer.echo(f"the largest rank1 that fits: {'none' if largest is None else _named(*largest)}")
+        if device.speed is None:
+            typer.echo(f"for a bound on the speed name the GPU: {planning.known_gpus()}")
+
+
+def _named(model: str, quantization: str | None) -> str:
+    return f"{model} {f'with quantization={quantization!r}' if quantization else 'as it is'}"
 
 
 def _print_plans(gpu: str, rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=f"On {gpu}", title_justify="left")
     table.add_column("model", no_wrap=True, overflow="fold")
-    for heading in ("weights", "GiB", "KV KiB a token", "pairs together", "pairs a minute, at most"):
+    for heading in ("weights", "GiB", "reserve GiB", "KV KiB a token", "pairs together", "a minute, at most"):
         table.add_column(heading, justify="right")
     for row in rows:
         speed = row["pairs_per_minute"]
         table.add_row(
-            printable(row["model"]),
+            printable(row["model"]).removeprefix("jhu-clsp/"),
             row["quantization"] or "16bit",
             f"{row['weights'] / 2**30:.1f}",
+            f"{row['reserve'] / 2**30:.1f}",
             f"{row['kv_per_token'] / 2**10:.0f}",
-            str(row["rows"]) if row["fits"] else "does not fit",
+            str(row["rows"]) if row["fits"] else "none",
             "" if speed is None else f"{speed:,.0f}",
         )
     plain_console().print(table)

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
 from rank1_hf.printable import one_line
-from rank1_hf.prompt import QUERY_PLACEHOLDER, ContractError, Passage
+from rank1_hf.prompt import QUERY_PLACEHOLDER, ContractError, Markers, Passage
 from rank1_hf.results import Interrupted, Judgment
 
 if TYPE_CHECKING:
@@ -68,6 +68,14 @@ TemplateOption = Annotated[
         help="A dataset prompt with FILL_QUERY_HERE, which stands in the query's place; or @FILE, which holds one.",
     ),
 ]
+MarkerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--marker",
+        help="NAME=TEXT for a model whose chain or answers are marked in its own way: think=, close=, wait=, true= or "
+        "false=, spaces included, as in --marker 'true= yes' --marker 'false= no'.",
+    ),
+]
 ReproducibleOption = Annotated[
     bool,
     typer.Option("--reproducible", help="The same bits for a passage whatever the others are; somewhat slower."),
@@ -115,6 +123,22 @@ def template_text(option: str | None) -> str | None:
     if QUERY_PLACEHOLDER not in template:
         raise InputError(f"the prompt template has no {QUERY_PLACEHOLDER}, where the query would go: {template!r}")
     return template
+
+
+def markers(given: list[str] | None) -> Markers:
+    """What `--marker` says.
+
+    Raises:
+        InputError: it names no marker.
+    """
+    known = [field.name for field in fields(Markers)]
+    named = {}
+    for one in given or []:
+        name, _, text = one.partition("=")
+        if name not in known or not text:
+            raise InputError(f"--marker takes NAME=TEXT, where NAME is one of {', '.join(known)}, not {one!r}")
+        named[name] = text
+    return Markers(**named)
 
 
 def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401

@@ -122,8 +122,19 @@ def gpu_here() -> Gpu:
     if not torch.cuda.is_available():
         raise ValueError(f"there is no CUDA GPU here; name one with --gpu, like 24GiB or one of {known_gpus()}")
     properties = torch.cuda.get_device_properties(0)
-    known = next((gpu for name, gpu in GPUS.items() if name in re.sub(r"[^a-z0-9]", "", properties.name.lower())), None)
-    return Gpu(properties.name, properties.total_memory, known.speed if known else None)
+    return Gpu(properties.name, properties.total_memory, speed_of(properties.name))
+
+
+def speed_of(name: str) -> Speed | None:
+    """The speed of a GPU by the name that its driver gives, like "NVIDIA A100-SXM4-80GB"; None: it is not known here.
+
+    Names are compared by whole words: an L40S is no L4, an RTX 4070 Ti no RTX 4070.
+    """
+    words = [word for word in re.findall(r"[a-z0-9]+", name.lower()) if word not in ("nvidia", "tesla", "geforce")]
+    names = [
+        "".join(words[:n]) for n in range(1, len(words) + 1) if words[n:][:1] not in (["ti"], ["super"], ["laptop"])
+    ]
+    return next((GPUS[name].speed for name in names if name in GPUS), None)
 
 
 def check_quantization(quantization: str | None) -> None:

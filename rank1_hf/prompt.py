@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-HEAD = "Determine if the following passage is relevant to the query. Answer only with 'true' or 'false'.\nQuery: "
+HEAD = "Determine if the following passage is relevant to the query. Answer only with '{true}' or '{false}'.\nQuery: "
 MIDDLE = "\nPassage: "
 TAIL = "\n"
 QUERY_PLACEHOLDER = "FILL_QUERY_HERE"
@@ -60,7 +60,8 @@ class Markers:
         think: ends the prompt and opens the chain.
         close: closes the chain.
         wait: what rethinking puts in the place of `close`.
-        true, false: the two answers, as they follow `close`. Each is read at its first token id.
+        true, false: the two answers, as they follow `close`. The prompt asks for them, and each is read at its first
+            token id.
     """
 
     think: str = "<think>"
@@ -110,6 +111,7 @@ class PromptEncoder:
         if template is not None and QUERY_PLACEHOLDER not in template:
             raise ValueError(f"the prompt template has no {QUERY_PLACEHOLDER}, where the query would go: {template!r}")
         self.markers = markers or Markers()
+        self._instruction = HEAD.format(true=self.markers.true.strip(), false=self.markers.false.strip())
         self._template = template
         self._tokenizer = tokenizer
         self._plain = _without_special_tokens(tokenizer)
@@ -138,7 +140,7 @@ class PromptEncoder:
             PairError: the query or the passage is not usable text.
             PromptTooLongError: the prompt is too long and may not be cut, or the query alone is too long.
         """
-        head = HEAD + self._fill(query_text(query)) + MIDDLE
+        head = self._instruction + self._fill(query_text(query)) + MIDDLE
         text = passage_text(passage)
         ids = self._prompt_ids(head, text)
         full_length = len(ids)
@@ -267,7 +269,7 @@ class PromptEncoder:
             )
 
     def _check_against_plain_tokenization(self) -> None:
-        text = f"{HEAD}a  query\t1234{MIDDLE}A passage: ünï, 東京 🙂\n\n two  spaces. {TAIL}"
+        text = f"{self._instruction}a  query\t1234{MIDDLE}A passage: ünï, 東京 🙂\n\n two  spaces. {TAIL}"
         ours = self._prompt_ids(text.removesuffix(TAIL), "")
         plain = self._tokenizer(text + self.markers.think).input_ids
         if ours != plain:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from rank1_hf import Rank1, cli, loading, options, reranker
+from rank1_hf import Markers, Rank1, cli, loading, options, reranker
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.evaluation.trec import read_run
@@ -291,6 +291,8 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "--prompt-template",
         "Find FILL_QUERY_HERE",
         "--reproducible",
+        "--marker",
+        "true= yes",
     )
     run("rerank", "q", "d", "-m", "some/model", *options, "--instruction", "only new ones", "--batch-size", 3)
     assert script.model == "some/model"
@@ -300,6 +302,7 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "device": "cpu",
         "quantization": "4bit",
         "prompt_template": "Find FILL_QUERY_HERE",
+        "markers": Markers(true=" yes"),
         "reproducible": True,
         "num_gpus": 1,
     }
@@ -511,6 +514,17 @@ def test_info_counts_the_ids_of_a_marker_in_pieces(checkpoint: Callable[..., Pat
     assert facts["bos_ids"] == []
 
 
+def test_info_of_a_model_with_answers_of_its_own(checkpoint: Callable[..., Path], without_answers: Path) -> None:
+    """A reranker that says yes or no."""
+    folder = checkpoint("qwen2")
+    facts = run("info", folder, "--json", "--marker", "true= yes", "--marker", "false= no").objects[0]
+    tokenizer = loading.open_checkpoint(folder).tokenizer
+    assert facts["true_id"] == tokenizer(" yes", add_special_tokens=False).input_ids[0]
+    assert facts["false_id"] == tokenizer(" no", add_special_tokens=False).input_ids[0]
+    assert run("info", without_answers, "--marker", "true=a", "--marker", "false=b").code == 0
+    check_refusal(run("info", folder, "--marker", "yes"), 2, "NAME is one of think, close, wait, true, false")
+
+
 def test_info_for_people_names_the_same_facts(model: Path) -> None:
     facts, result = run("info", model, "--json").objects[0], run("info", model)
     assert result.code == 0
@@ -602,6 +616,7 @@ def test_plan_says_what_of_the_family_fits() -> None:
     assert found["jhu-clsp/rank1-7b", None]["fits"]
     assert not found["jhu-clsp/rank1-32b", None]["fits"]
     assert found["jhu-clsp/rank1-14b", "4bit"]["rows"] > found["jhu-clsp/rank1-14b", "8bit"]["rows"]
+    assert {tuple(row["largest_that_fits"]) for row in result.objects} == {("jhu-clsp/rank1-32b", "4bit")}
 
 
 def test_plan_takes_a_checkpoint_and_a_named_gpu(checkpoint: Callable[..., Path]) -> None:
@@ -609,6 +624,15 @@ def test_plan_takes_a_checkpoint_and_a_named_gpu(checkpoint: Callable[..., Path]
     assert result.code == 0
     assert "RTX4090" in result.out
     assert "4bit" in result.out
+    assert "reserve" in result.out
+    assert "the largest rank1 that fits: jhu-clsp/rank1-32b with quantization='4bit'" in result.out
+
+
+def test_plan_says_where_nothing_fits_and_where_the_speed_is_unknown() -> None:
+    out = run("plan", "rank1-0.5b", "--gpu", "1GiB").out
+    assert "the largest rank1 that fits: none" in out
+    assert "name the GPU: T4, L4" in out
+    assert "name the GPU" not in run("plan", "rank1-0.5b", "--gpu", "L4").out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ from rank1_hf.planning import (
     Gpu,
     Size,
     family_config,
+    gpu_here,
     largest_that_fits,
     parse_gpu,
     plan,
     ways_to_load,
     why_too_large,
 )
+from scripts.quantization_agreement import linear_bytes
 from tests import models
 
 BILLIONS = {  # as the base models' cards give them
@@ -56,6 +59,9 @@ def test_weights_take_what_a_loaded_model_takes(checkpoint: Callable[..., Path],
 def test_quantized_weights_take_what_a_loaded_model_takes(quantization: str) -> None:
     opened = open_checkpoint()
     model = load_model(opened, dtype=torch.bfloat16, device="cpu", quantization=quantization)
+    elsewhere = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    taken = linear_bytes(model) + sum({weight.data_ptr(): weight.nbytes for weight in elsewhere}.values())
+    assert Size.of(opened.config).n_bytes(torch.bfloat16, quantization) == pytest.approx(taken, rel=0.1)
     assert Size.of(opened.config).n_bytes(torch.bfloat16, quantization) == pytest.approx(
         model.get_memory_footprint(), rel=0.1
     )
@@ -142,6 +148,29 @@ def test_gpus_are_named_or_measured(text: str, gib: float) -> None:
 def test_what_is_no_gpu_is_an_error_that_lists_them(text: str) -> None:
     with pytest.raises(ValueError, match="RTX4090"):
         parse_gpu(text)
+
+
+@pytest.mark.parametrize(
+    ("driver", "known"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A10", "a10"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA GeForce RTX 4060 Ti", "rtx4060ti"),
+        ("NVIDIA GeForce RTX 4070", "rtx4070"),
+        ("NVIDIA GeForce RTX 4070 Ti", None),
+        ("NVIDIA GeForce RTX 4080 SUPER", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)
+def test_the_gpu_here_is_known_by_its_drivers_name(driver: str, known: str | None, monkeypatch) -> None:
+    properties = SimpleNamespace(name=driver, total_memory=GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert gpu_here() == Gpu(driver, GIB, None if known is None else GPUS[known].speed)
 
 
 def test_speed_is_bounded_by_reading_the_weights_and_by_the_operations() -> None:

@@ -201,7 +201,9 @@ class TestIds:
 
     def test_other_markers(self, fast, encoder):
         other = PromptEncoder(fast, markers=Markers(true=" false", false=" true", think="<reason>", close="</reason>"))
-        assert fast.decode(other.encode("wings", "air").ids).endswith("Passage: air\n<reason>")
+        said = fast.decode(other.encode("wings", "air").ids)
+        assert said.endswith("Passage: air\n<reason>")
+        assert "Answer only with 'false' or 'true'.\n" in said, "the prompt asks for the answers that are read"
         assert fast.decode(other.close_ids) == "</reason>"
         assert (other.true_id, other.false_id) == (encoder.false_id, encoder.true_id)
 

@@ -23,10 +23,16 @@ def kv_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
 
 
 def activation_bytes(config: PretrainedConfig, dtype: torch.dtype, *, n_tokens: int, n_rows: int) -> int:
-    """What one step takes besides weights and KV, at most, roughly: a layer's activations, and the logits twice."""
-    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    layer = n_tokens * (8 * config.hidden_size + 3 * intermediate) * dtype.itemsize
-    return int(layer + 2 * n_rows * config.vocab_size * torch.float32.itemsize)
+    """What one step takes besides weights and KV, roughly: its attention, its MLP or its logits, the largest of them.
+
+    Of a token attention has about eight states alive (the stream, the normed one, queries, keys, values, two of them
+    once more while they are rotated, the output), the MLP two and three of its inner ones. A row's logits are there in
+    the model's dtype and in float32.
+    """
+    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    layer = n_tokens * max(8 * hidden, 2 * hidden + 3 * inner) * dtype.itemsize
+    in_float32 = torch.float32.itemsize + (dtype.itemsize if dtype != torch.float32 else 0)
+    return int(max(layer, n_tokens * 2 * hidden * dtype.itemsize + n_rows * config.vocab_size * in_float32))
 
 
 def kv_budget(
