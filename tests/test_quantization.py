@@ -1,11 +1,15 @@
 """Quantized loading: what is quantized, how much memory it saves, how far it agrees, and what is refused."""
 
+import gc
 import importlib.util
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes import functional
 from torch import nn
 from transformers import BitsAndBytesConfig
 
@@ -13,8 +17,8 @@ from rank1_hf import Rank1
 from rank1_hf.decoding.packed import PackedLinear
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.trec import read_run
-from rank1_hf.loading import EMBEDDED_MODEL, load_model, open_checkpoint
-from scripts.quantization_agreement import linear_bytes
+from rank1_hf.loading import EMBEDDED_MODEL, load_model, open_checkpoint, quantization_config
+from scripts.quantization_agreement import linear_bytes, measure, read_pairs, table
 
 N_PAIRS = 24
 
@@ -48,6 +52,61 @@ def test_linear_layers_shrink_and_judgments_stay(pairs, unquantized, capfd, quan
     ours, theirs = (torch.tensor([j.log_odds for j in found]) for found in (judgments, unquantized))
     assert torch.corrcoef(torch.stack([ours.argsort().argsort(), theirs.argsort().argsort()]).float())[0, 1] > 0.8
     assert capfd.readouterr().err == "", "loading and judging say nothing"
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "expected"),
+    [
+        ("cpu", None, "bfloat16"),
+        ("cuda", (9, 0), "bfloat16"),
+        ("cuda", (8, 0), "bfloat16"),
+        ("cuda", (7, 5), "float16"),
+    ],
+)
+def test_products_are_computed_in_a_dtype_that_the_device_has(
+    device: str, capability: tuple[int, int] | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    found = quantization_config("4bit", open_checkpoint().config, torch.device(device))
+    assert isinstance(found, BitsAndBytesConfig)
+    assert found.bnb_4bit_compute_dtype == getattr(torch, expected)
+    assert (found.bnb_4bit_quant_type, found.bnb_4bit_use_double_quant) == ("nf4", True)
+
+
+def full_precision_layers() -> list[torch.Tensor]:
+    """The matrices of linear layers in bfloat16 that are alive; not the embedding, which stays as it is."""
+    tensors = [one for one in gc.get_objects() if type(one) in (torch.Tensor, nn.Parameter)]
+    return [one for one in tensors if one.dtype == torch.bfloat16 and one.dim() == 2 and one.shape[0] < 10_000]
+
+
+@pytest.mark.parametrize(("quantization", "function"), [("4bit", "quantize_4bit"), ("8bit", "int8_vectorwise_quant")])
+def test_loading_never_holds_the_unquantized_model(quantization: str, function: str, monkeypatch) -> None:
+    before = {id(one) for one in full_precision_layers()}
+    quantize, found = getattr(functional, function), []
+
+    def spy(*arguments: object, **options: object) -> object:
+        found.append(sum(not one.is_meta and id(one) not in before for one in full_precision_layers()))
+        return quantize(*arguments, **options)
+
+    monkeypatch.setattr(functional, function, spy)
+    load_model(open_checkpoint(), dtype="bfloat16", device="cpu", quantization=quantization)
+    assert len(found) == 4 * 7, "each layer's projections are quantized one by one"
+    assert 1 <= max(found) <= 3, "of 28 there is one at a time, and views of it"
+
+
+@pytest.mark.skipif("RANK1_SMOL" not in os.environ, reason="needs the checkpoint named by RANK1_SMOL")
+def test_rank1_smol_shrinks_and_its_agreement_is_told(shared: Path) -> None:
+    """All 96 reference pairs; about ten minutes on 2 cores."""
+    workload, model = read_pairs(shared / "reference" / "official_fp32.jsonl"), os.environ["RANK1_SMOL"]
+    forms = {"bfloat16": None, "8bit": "8bit", "4bit": "4bit"}
+    measured = {
+        name: measure(workload, model=model, dtype="bfloat16", quantization=kind) for name, kind in forms.items()
+    }
+    print(table(measured, "bfloat16"))
+    plain = measured["bfloat16"]
+    assert measured["8bit"].linear_bytes <= 0.55 * plain.linear_bytes
+    assert measured["4bit"].linear_bytes <= 0.32 * plain.linear_bytes
+    assert all(len(one.judgments) == 96 and all(j.error is None for j in one.judgments) for one in measured.values())
 
 
 def test_a_config_of_transformers_is_taken_as_it_is() -> None:
