@@ -170,11 +170,12 @@ class PromptEncoder:
         return [*self.bos_ids, *self._plain_ids(text + self.markers.think)]
 
     def _n_shared(self, head: str, ids: list[int]) -> int:
-        if self._head[0] != head:
+        last = self._head  # another thread may put another one there
+        if last[0] != head:
             # Without the space behind "Passage:", which belongs to the passage's first word in most tokenizers.
-            self._head = (head, [*self.bos_ids, *self._plain_ids(head.rstrip(" "))])
+            last = self._head = (head, [*self.bos_ids, *self._plain_ids(head.rstrip(" "))])
         # Tokens may merge across the seam, so what is really shared is read off the ids.
-        return common_prefix_length(self._head[1], ids)
+        return common_prefix_length(last[1], ids)
 
     def _cut(self, passage: str, n_tokens: int) -> str:
         """Drop the last `n_tokens` tokens of the passage, and at least one character."""

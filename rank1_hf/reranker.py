@@ -2,13 +2,15 @@
 
 import contextlib
 import itertools
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.call import Asked, Call, Processor
@@ -56,6 +58,10 @@ from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.speaker import Speaker
 from rank1_hf.tracing.trace import Trace, TraceOptions
 
+Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float32]] | np.float32
+
+_T = TypeVar("_T")
+
 DEFAULT_BUDGET = 8192
 """The official code's `max_output_tokens`."""
 
@@ -63,8 +69,15 @@ _CLOSE_RESERVE = 8  # what a forced close adds behind a chain besides `</think>`
 _TYPICAL_CHAIN = 300  # tokens, for sharing pairs out among processes
 
 
+class _NoModelCard:
+    """Where sentence-transformers' evaluators write what they have measured, besides returning it. Nothing is kept."""
+
+    def set_evaluation_metrics(self, evaluator: object, metrics: object, epoch: int = 0, step: int = 0) -> None:
+        """Forget it."""
+
+
 class Rank1:
-    """A reasoning reranker.
+    """A reasoning reranker. Calls from several threads take turns, since they share the model and its KV memory.
 
     Args:
         model: a hub name, a checkpoint folder, a loaded causal LM (with `tokenizer`; it is switched to this package's
@@ -104,6 +117,8 @@ class Rank1:
         ContractError: its tokenizer cannot express the prompt contract.
         ValueError: an argument makes no sense; the message says which and why.
     """
+
+    model_card_data = _NoModelCard()
 
     def __init__(
         self,
@@ -170,6 +185,7 @@ class Rank1:
             checkpoint = open_checkpoint(
                 model, revision=revision, subfolder=subfolder, token=token, allow_pickles=allow_pickles
             )
+        self._lock = threading.RLock()  # the decoder's: reentrant, since a stream may be read between other calls
         self._processes: Processes | None = None
         if num_gpus > 1:
             if ":" in str(chosen):
@@ -312,11 +328,40 @@ class Rank1:
             self._check_lengths(many)
         if self._processes is not None:
             many = list(many)
-            return Judgments(self._judge_together(self._processes, many, batch_size, show_progress_bar, asked), many)
+            with self._lock:
+                together = self._judge_together(self._processes, many, batch_size, show_progress_bar, asked)
+            return Judgments(together, many)
         total = len(many) if isinstance(many, Sized) else None
         indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
         judgments = self._judge(indexed, total, batch_size, show_progress_bar, asked)
-        return Judgments(_collect(judgments), many) if isinstance(many, Sequence) and not stream else judgments
+        if stream or not isinstance(many, Sequence):
+            return self._in_turn(judgments)
+        with self._lock:
+            return Judgments(_collect(judgments), many)
+
+    @overload
+    def predict(
+        self,
+        pairs: Iterable[Pair] | Pair,
+        *,
+        batch_size: int | None = ...,
+        show_progress_bar: bool | None = ...,
+        prompt_name: None = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: Literal[False] = ...,
+    ) -> Scores: ...
+
+    @overload
+    def predict(
+        self,
+        pairs: Iterable[Pair] | Pair,
+        *,
+        batch_size: int | None = ...,
+        show_progress_bar: bool | None = ...,
+        prompt_name: None = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: Literal[True],
+    ) -> Tensor: ...
 
     def predict(
         self,
@@ -324,26 +369,45 @@ class Rank1:
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-    ) -> np.ndarray[Any, np.dtype[np.float32]] | np.float32:
+        prompt_name: None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Scores | Tensor:
         """The scores of pairs, as `CrossEncoder.predict` of sentence-transformers gives them.
+
+        Args:
+            pairs, batch_size, show_progress_bar: as in `judge`.
+            prompt_name: None, which is what sentence-transformers' evaluators give; a dataset prompt is an argument of
+                the class.
+            convert_to_numpy: True, as those evaluators say.
+            convert_to_tensor: give a tensor, on the CPU.
 
         Returns:
             float32 [pairs], in the order given; for one pair alone a single float32. A pair without a score is NaN, and
             a warning says why.
+
+        Raises:
+            ValueError: a prompt name, or neither numpy nor a tensor is asked for.
         """
+        if prompt_name is not None:
+            raise ValueError("there are no prompts by name; give Rank1 a prompt_template, or a query an instruction")
+        if not (convert_to_numpy or convert_to_tensor):
+            raise ValueError("convert_to_numpy=False needs convert_to_tensor=True")
         single = is_pair(pairs)
         judgments = self.judge(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
         _warn_of_failures(judgments)
         scores = np.array([judgment.score for judgment in judgments], dtype=np.float32)
+        if convert_to_tensor:
+            return torch.from_numpy(scores)[0] if single else torch.from_numpy(scores)
         return np.float32(scores[0]) if single else scores
 
     def rank(
         self,
         query: Query,
         documents: Sequence[Passage],
-        *,
         top_k: int | None = None,
         return_documents: bool = False,
+        *,
         instruction: str | None = None,
         early_exit: Literal["top_k"] | TopKExit | None = None,
         batch_size: int | None = None,
@@ -463,6 +527,9 @@ class Rank1:
         Raises:
             PairError: the pair cannot be judged.
         """
+        return self._in_turn(self._stream(query, passage))
+
+    def _stream(self, query: Query, passage: Passage) -> Generator[TokenEvent | Judgment]:
         speaker = Speaker(self.encoder)
         call = Call(self, iter([(0, (query, passage))]), Asked(observers=[speaker]))
         with contextlib.closing(self.decoder.steps(call.requests())) as steps:
@@ -487,7 +554,8 @@ class Rank1:
     # ---- one call ----------------------------------------------------------------------------------------------------
 
     def _judge_one(self, query: Query, passage: Passage, asked: Asked) -> Judgment:
-        (judgment,) = self._judge(iter([(0, (query, passage))]), 1, None, False, asked)
+        with self._lock:
+            (judgment,) = self._judge(iter([(0, (query, passage))]), 1, None, False, asked)
         if judgment.error is not None:
             raise PairError(judgment.error)
         return judgment
@@ -499,7 +567,7 @@ class Rank1:
         batch_size: int | None,
         show: bool | None,
         asked: Asked,
-    ) -> Iterator[Judgment]:
+    ) -> Generator[Judgment]:
         call = Call(self, pairs, asked)
         with Progress(total, show) as progress:
             for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
@@ -510,6 +578,20 @@ class Rank1:
             for judgment in call.take_ready():
                 progress.done()
                 yield judgment
+
+    def _in_turn(self, items: Generator[_T]) -> Iterator[_T]:
+        """The same items, while the calls of other threads come between them and never into a step."""
+        done = object()
+        try:
+            while True:
+                with self._lock:
+                    item = next(items, done)
+                if item is done:
+                    return
+                yield cast(_T, item)
+        finally:
+            with self._lock:
+                items.close()
 
     def _judge_together(
         self, processes: Processes, pairs: Sequence[Pair], batch_size: int | None, show: bool | None, asked: Asked

@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -560,3 +561,41 @@ class TestModels:
         together = reranker.judge(PAIRS)
         alone = [judgment for pair in PAIRS for judgment in reranker.judge([pair])]
         assert same([judgment.at(0) for judgment in together], alone)
+
+
+class TestThreads:
+    """Rank1 in a server or an asynchronous pipeline: many threads, one model and one KV cache."""
+
+    CALLS = tuple([(query, passage) for passage in PASSAGES[:5]] for query in ("wings?", "bread?", "ice?", "a river?"))
+
+    @pytest.fixture
+    def small(self, checkpoint) -> Rank1:
+        """With memory for about the pairs of one call."""
+        return Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, kv_cache_tokens=1024)
+
+    def test_calls_that_come_together_give_what_they_give_alone(self, small):
+        alone = [small.judge(pairs) for pairs in self.CALLS]
+        with ThreadPoolExecutor(len(self.CALLS)) as pool:
+            together = list(pool.map(small.judge, self.CALLS))
+        assert all(judgment.error is None for judgments in together for judgment in judgments)
+        assert all(same(*both) for both in zip(together, alone, strict=True))
+
+    def test_streams_and_calls_do_not_step_on_each_other(self, reranker):
+        def streamed(pairs):
+            return sorted(reranker.judge(pairs, stream=True), key=lambda judgment: judgment.index)
+
+        def spoken(pairs):
+            return [list(reranker.stream(*pair))[-1].at(index) for index, pair in enumerate(pairs)]
+
+        alone = [reranker.judge(pairs) for pairs in self.CALLS]
+        with ThreadPoolExecutor(len(self.CALLS)) as pool:
+            ways = (streamed, spoken, reranker.judge, streamed)
+            together = list(pool.map(lambda way, pairs: way(pairs), ways, self.CALLS))
+        assert all(same(*both) for both in zip(together, alone, strict=True))
+
+    def test_a_call_may_come_while_its_own_thread_reads_a_stream(self, reranker):
+        stream = reranker.judge(PAIRS[:3], stream=True)
+        first = next(stream)
+        (between,) = reranker.judge([PAIRS[first.index]])
+        assert same([between.at(first.index)], [first])
+        assert len(list(stream)) == 2
