@@ -19,6 +19,14 @@ def snippets(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
+def packages(snippet: str) -> list[str]:
+    """What a snippet imports."""
+    return re.findall(r"^(?:from|import) (\w+)", snippet, flags=re.MULTILINE)
+
+
+FRAMEWORKS = {packages(each)[0]: each for each in snippets("py") if "mteb" not in packages(each)}
+
+
 def commands() -> list[list[str]]:
     """The `rank1-hf` lines of the README, without their comments."""
     lines = [line for snippet in snippets("bash") for line in snippet.splitlines()]
@@ -49,10 +57,25 @@ def test_mteb(monkeypatch: pytest.MonkeyPatch):
     small = Rank1(device="cpu")
     monkeypatch.setattr("rank1_hf.integrations.mteb.Rank1", lambda *args, **options: small)
     monkeypatch.setattr(mteb, "evaluate", lambda model, tasks: asked.append((model, [t.metadata.name for t in tasks])))
-    (snippet,) = (snippet for snippet in snippets("py") if "integrations.mteb" in snippet)
+    (snippet,) = [each for each in snippets("py") if "mteb" in packages(each)]
     namespace: dict[str, object] = {}
     exec(compile(snippet, "README.md, the MTEB snippet", "exec"), namespace)
     assert asked == [(namespace["model"], ["NevIR"])]
+
+
+@pytest.fixture(scope="module")
+def as_in_the_first_snippet() -> dict[str, object]:
+    """What the snippets about other frameworks go on from."""
+    return {"model": Rank1(device="cpu"), "query": "what carries the weight of an aircraft in flight"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_framework(framework: str, as_in_the_first_snippet: dict[str, object], capsys: pytest.CaptureFixture[str]):
+    snippet = FRAMEWORKS[framework]
+    for package in packages(snippet):
+        pytest.importorskip(package)
+    exec(compile(snippet, f"README.md, the snippet for {framework}", "exec"), dict(as_in_the_first_snippet))
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)

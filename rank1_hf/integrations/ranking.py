@@ -1,0 +1,43 @@
+"""What the adapters of retrieval frameworks share: how passages are ranked, and what their documents are told of it."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rank1_hf.prompt import Passage, query_text
+from rank1_hf.reranker import Rank1
+from rank1_hf.results import Judgment, ranking_key
+
+_TOLD = ("log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated", "error")
+
+KEYS = ("relevance_score", *(f"rank1_{name}" for name in _TOLD))
+"""What a document's metadata gets, in every framework."""
+
+
+def metadata(judgment: Judgment) -> dict[str, Any]:
+    """What a document is told of its judgment: the `KEYS`, ready for JSON. A document without a score has None there,
+    and `rank1_error` says why.
+    """
+    fields = judgment.to_dict()
+    return dict(zip(KEYS, (fields["score"], *(fields[name] for name in _TOLD)), strict=True))
+
+
+def ranked(
+    model: Rank1, query: str, passages: Sequence[Passage], *, top_n: int | None, instruction: str | None
+) -> list[Judgment]:
+    """The judgments of one query's passages, best first, those without a score last; `index` says which passage.
+
+    Raises:
+        PairError: the query is not usable text.
+    """
+    text = query_text({"text": query, "instruction": instruction})
+    judgments = model.judge([(text, passage) for passage in passages], show_progress_bar=False)
+    warn_of_failures(judgments)
+    return sorted(judgments, key=ranking_key)[:top_n]
+
+
+def warn_of_failures(judgments: Iterable[Judgment]) -> None:
+    """Say so where documents have no score, since a pipeline's metadata is seldom looked at."""
+    errors = [judgment.error for judgment in judgments if judgment.error is not None]
+    if errors:
+        warnings.warn(f"{len(errors)} documents have no score and come last ({errors[0]})", stacklevel=4)

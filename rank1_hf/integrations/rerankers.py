@@ -1,0 +1,88 @@
+"""rank1 as a ranker of AnswerDotAI's rerankers.
+
+    from rank1_hf import Rank1
+    from rank1_hf.integrations.rerankers import Rank1Ranker
+
+    ranker = Rank1Ranker(Rank1("jhu-clsp/rank1-7b"))
+    ranker.rank(query, documents).top_k(3)
+
+It is a `BaseRanker`, as the library's own are.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+from rank1_hf.integrations.ranking import metadata, ranked
+from rank1_hf.reranker import Rank1
+from rank1_hf.results import Judgment
+
+try:
+    from rerankers.documents import Document
+    from rerankers.models.ranker import BaseRanker
+    from rerankers.results import RankedResults, Result
+    from rerankers.utils import prep_docs
+except ImportError as error:
+    raise ImportError("this needs rerankers; install it with: pip install 'rank1-hf[rerankers]'") from error
+
+
+class Rank1Ranker(BaseRanker):
+    """Gives `RankedResults`, best first, whose scores are p(true).
+
+    The documents in them are copies. Their metadata has the score too, as `relevance_score`, with `rank1_chain`,
+    `rank1_log_odds`, `rank1_label`, ... beside it, and a result has all of it as attributes, as in
+    `results[0].rank1_chain`: see `rank1_hf.integrations.ranking.KEYS`. A document that cannot be judged, like an image,
+    comes last, with None as its score and the reason as `rank1_error`.
+
+    `rank_async` judges in a thread; calls that come together take turns.
+
+    Args:
+        model: any `Rank1`.
+        instruction: what else decides about relevance.
+    """
+
+    ranking_type = "pointwise"
+
+    def __init__(self, model: Rank1, *, instruction: str | None = None) -> None:
+        self.model = model
+        self.instruction = instruction
+
+    def rank(
+        self,
+        query: str,
+        docs: str | Document | list[str] | list[Document],
+        doc_ids: Sequence[str] | Sequence[int] | None = None,
+        metadata: list[dict[str, Any]] | None = None,
+    ) -> RankedResults:
+        """Rank documents for one query.
+
+        Args:
+            query: what is searched for.
+            docs: the documents.
+            doc_ids: what they are called; None: their own ids, or their places.
+            metadata: of each.
+
+        Raises:
+            PairError: the query is not usable text.
+        """
+        documents = prep_docs(docs, doc_ids, metadata) if docs else []
+        passages = [document.text for document in documents]
+        judgments = ranked(self.model, query, passages, top_n=None, instruction=self.instruction)
+        results = [_result(documents[judgment.index], judgment, rank) for rank, judgment in enumerate(judgments, 1)]
+        return RankedResults(results, query, has_scores=True)
+
+    def score(self, query: str, doc: str) -> float:
+        """The score of one document.
+
+        Raises:
+            PairError: the query is not usable text.
+        """
+        (judgment,) = ranked(self.model, query, [doc], top_n=None, instruction=self.instruction)
+        return judgment.score
+
+
+def _result(document: Document, judgment: Judgment, rank: int) -> Result:
+    told = metadata(judgment)
+    copied = copy(document)
+    copied.metadata = document.metadata | told
+    return Result(copied, told["relevance_score"], rank)

@@ -1,0 +1,103 @@
+"""rank1 as LangChain's compressor, under LangChain itself."""
+
+import asyncio
+import json
+
+import pytest
+
+from rank1_hf.integrations.ranking import KEYS
+from rank1_hf.reranker import Rank1
+from tests.integrations.passages import OTHER_QUERY, PASSAGES, QUERY, TOO_LONG
+
+pytest.importorskip("langchain_core")
+
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from pydantic import ValidationError
+
+from rank1_hf.integrations.langchain import Rank1Rerank
+
+
+def documents(*passages: str) -> list[Document]:
+    return [Document(text, id=f"d{i}", metadata={"source": i}) for i, text in enumerate(passages)]
+
+
+def places(found: list[Document]) -> list[int]:
+    return [document.metadata["source"] for document in found]
+
+
+class Retriever(BaseRetriever):
+    """Finds everything."""
+
+    def _get_relevant_documents(self, query: str, *, run_manager: object) -> list[Document]:
+        return documents(*PASSAGES)
+
+
+def test_documents_come_back_ranked_and_told(reranker: Rank1) -> None:
+    given = documents(*PASSAGES)
+    compressor = Rank1Rerank(model=reranker, top_n=None)
+    assert isinstance(compressor, BaseDocumentCompressor)
+    found = compressor.compress_documents(given, QUERY)
+    hits = reranker.rank(QUERY, PASSAGES)
+    assert places(found) == [hit["corpus_id"] for hit in hits]
+    for document, hit in zip(found, hits, strict=True):
+        assert document.page_content == PASSAGES[hit["corpus_id"]]
+        assert document.id == f"d{hit['corpus_id']}"
+        assert document.metadata["relevance_score"] == pytest.approx(hit["score"])
+        assert document.metadata["rank1_log_odds"] == pytest.approx(hit["log_odds"])
+        assert document.metadata["rank1_chain"] == hit["chain"]
+        json.dumps(document.metadata, allow_nan=False)
+    assert given == documents(*PASSAGES), "documents that a store holds on to are not changed"
+
+
+def test_top_n(reranker: Rank1) -> None:
+    every = Rank1Rerank(model=reranker, top_n=None).compress_documents(documents(*PASSAGES), QUERY)
+    assert places(Rank1Rerank(model=reranker).compress_documents(documents(*PASSAGES), QUERY)) == places(every[:3])
+    assert Rank1Rerank(model=reranker).compress_documents([], QUERY) == []
+    with pytest.raises(ValidationError, match="top_n"):
+        Rank1Rerank(model=reranker, top_n=0)
+    with pytest.raises(ValidationError, match="top_k"):
+        Rank1Rerank(model=reranker, top_k=3)
+
+
+def test_a_document_that_cannot_be_judged_comes_last(reranker: Rank1) -> None:
+    compressor = Rank1Rerank(model=reranker, top_n=None)
+    with pytest.warns(UserWarning, match="1 documents have no score"):
+        found = compressor.compress_documents(documents(TOO_LONG, *PASSAGES), QUERY)
+    assert places(found)[-1] == 0
+    assert found[-1].metadata["relevance_score"] is None
+    assert "no memory" in found[-1].metadata["rank1_error"]
+    assert all(document.metadata["relevance_score"] is not None for document in found[:-1])
+
+
+def test_async_calls_that_come_together_give_what_they_give_alone(reranker: Rank1) -> None:
+    compressor = Rank1Rerank(model=reranker, top_n=None)
+    queries = [QUERY, OTHER_QUERY]
+    alone = {query: compressor.compress_documents(documents(*PASSAGES), query) for query in queries}
+
+    async def together() -> list[list[Document]]:
+        calls = (compressor.acompress_documents(documents(*PASSAGES), query) for query in queries)
+        return await asyncio.gather(*calls)
+
+    for query, found in zip(queries, asyncio.run(together()), strict=True):
+        assert places(found) == places(alone[query])
+        assert [d.metadata["rank1_chain"] for d in found] == [d.metadata["rank1_chain"] for d in alone[query]]
+
+
+def test_in_a_chain_behind_a_retriever(reranker: Rank1) -> None:
+    compressor = Rank1Rerank(model=reranker, top_n=1)
+    chain = {"documents": Retriever(), "query": RunnablePassthrough()} | RunnableLambda(
+        lambda found: compressor.compress_documents(**found)
+    )
+    (best,) = chain.invoke(QUERY)
+    assert best.page_content == PASSAGES[1]
+    assert set(KEYS) < set(best.metadata)
+
+
+def test_in_a_contextual_compression_retriever(reranker: Rank1) -> None:
+    retrievers = pytest.importorskip("langchain_classic.retrievers")
+    compressor = Rank1Rerank(model=reranker, top_n=1)
+    retriever = retrievers.ContextualCompressionRetriever(base_compressor=compressor, base_retriever=Retriever())
+    assert [document.page_content for document in retriever.invoke(QUERY)] == [PASSAGES[1]]
+    assert [document.page_content for document in asyncio.run(retriever.ainvoke(QUERY))] == [PASSAGES[1]]

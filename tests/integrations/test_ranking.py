@@ -1,0 +1,79 @@
+"""What the adapters share, and what they say where a framework is missing."""
+
+import importlib
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from rank1_hf.integrations.ranking import KEYS, metadata, ranked
+from rank1_hf.prompt import PairError
+from rank1_hf.reranker import Rank1
+from tests.integrations.passages import PASSAGES, QUERY, TOO_LONG
+
+ADAPTERS = {
+    "haystack": ("haystack", "haystack"),
+    "langchain": ("langchain_core", "langchain"),
+    "llama_index": ("llama_index", "llama-index"),
+    "pyterrier": ("pyterrier", "pyterrier"),
+    "rerankers": ("rerankers", "rerankers"),
+}
+"""By module: the package that it needs, and the extra that brings it."""
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_names_the_extra_that_is_missing(adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, extra = ADAPTERS[adapter]
+    module = f"rank1_hf.integrations.{adapter}"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"pip install 'rank1-hf\[{extra}\]'"):
+        importlib.import_module(module)
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert extra in pyproject["project"]["optional-dependencies"]
+
+
+def test_the_ranking_is_that_of_rank(reranker: Rank1) -> None:
+    hits = reranker.rank(QUERY, PASSAGES)
+    judgments = ranked(reranker, QUERY, PASSAGES, top_n=None, instruction=None)
+    assert [judgment.index for judgment in judgments] == [hit["corpus_id"] for hit in hits]
+    for judgment, hit in zip(judgments, hits, strict=True):
+        told = metadata(judgment)
+        assert tuple(told) == KEYS
+        assert told["relevance_score"] == pytest.approx(hit["score"], abs=1e-5)
+        assert told["rank1_log_odds"] == pytest.approx(hit["log_odds"], abs=1e-4)
+        assert told["rank1_chain"] == hit["chain"]
+        assert told["rank1_label"] == hit["label"]
+        assert told["rank1_ended"] == "closed"
+
+
+def test_an_instruction_stands_behind_the_query(reranker: Rank1) -> None:
+    (with_instruction,) = ranked(reranker, QUERY, PASSAGES[1:2], top_n=None, instruction="Only bread is relevant.")
+    (spelled_out,) = reranker.judge([(f"{QUERY} Only bread is relevant.", PASSAGES[1])])
+    assert with_instruction == spelled_out
+
+
+def test_a_bad_passage_comes_last_is_told_and_harms_no_other(reranker: Rank1) -> None:
+    with pytest.warns(UserWarning, match="2 documents have no score and come last .*string"):
+        judgments = ranked(reranker, QUERY, [None, TOO_LONG, *PASSAGES], top_n=None, instruction=None)  # type: ignore[list-item]
+    assert [judgment.index for judgment in judgments[-2:]] == [0, 1]
+    good = ranked(reranker, QUERY, PASSAGES, top_n=None, instruction=None)
+    assert [(judgment.index - 2, judgment.chain) for judgment in judgments[:-2]] == [(j.index, j.chain) for j in good]
+    told = metadata(judgments[-1])
+    assert told["relevance_score"] is told["rank1_log_odds"] is told["rank1_label"] is None
+    assert "no memory" in told["rank1_error"]
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_top_n_keeps_the_best(reranker: Rank1) -> None:
+    every = ranked(reranker, QUERY, PASSAGES, top_n=None, instruction=None)
+    assert ranked(reranker, QUERY, PASSAGES, top_n=2, instruction=None) == every[:2]
+
+
+def test_a_blank_query_is_an_error_before_any_work(reranker: Rank1) -> None:
+    with pytest.raises(PairError, match="the query is blank"):
+        ranked(reranker, " ", PASSAGES, top_n=None, instruction=None)
