@@ -24,7 +24,8 @@ def packages(snippet: str) -> list[str]:
     return re.findall(r"^(?:from|import) (\w+)", snippet, flags=re.MULTILINE)
 
 
-FRAMEWORKS = {packages(each)[0]: each for each in snippets("py") if "mteb" not in packages(each)}
+OWN_TESTS = {"mteb", "ray"}
+FRAMEWORKS = {packages(each)[0]: each for each in snippets("py") if not OWN_TESTS & set(packages(each))}
 
 
 def commands() -> list[list[str]]:
