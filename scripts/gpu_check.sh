@@ -18,5 +18,5 @@ status=0
 timeout 150 "$python" -m pytest -rA -q -m gpu -p no:cacheprovider 2>&1 | tee "$report/tests.txt" || status=1
 timeout 80 "$python" scripts/planner_check.py --config qwen2.5-7b qwen2.5-14b --output "$report" || status=1
 timeout 300 "$python" scripts/benchmark.py --config qwen2.5-7b --dtype bfloat16 --workload ragged long-query \
-  --pairs 384 --repeats 1 --batch-sizes 256 --peer-pairs generate=64 --output "$report" || status=1
+  --pairs 512 --repeats 1 --batch-sizes 256 --peer-pairs generate=64 --output "$report" || status=1
 exit "$status"
