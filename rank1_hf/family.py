@@ -55,7 +55,6 @@ _MISTRAL_24B: dict[str, Any] = {
 FAMILY: dict[str, dict[str, Any]] = {
     "jhu-clsp/rank1-0.5b": _QWEN_SMALL
     | {
-        "max_position_embeddings": 32_768,
         "hidden_size": 896,
         "intermediate_size": 4864,
         "num_hidden_layers": 24,
@@ -72,7 +71,6 @@ FAMILY: dict[str, dict[str, Any]] = {
     },
     "jhu-clsp/rank1-3b": _QWEN_SMALL
     | {
-        "max_position_embeddings": 32_768,
         "hidden_size": 2048,
         "intermediate_size": 11_008,
         "num_hidden_layers": 36,
