@@ -8,7 +8,7 @@ a call asks for besides judgments, its bad pairs, its equal pairs, and the texts
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -108,22 +108,38 @@ class Call:
         reranker: says how a pair becomes a prompt, and how long its chain may be.
         pairs: with their places.
         asked: what is wanted besides judgments.
+        is_wanted: asked before every step whether a pair is still wanted; once it is not, what it holds is freed, and
+            its judgment is an error. It may be answered from another thread. None: all of them are.
+
+    Pairs that come over time: None among them says that there is none at the moment; see `Decoder.steps`.
     """
 
-    def __init__(self, reranker: "Rank1", pairs: Iterator[tuple[int, Pair]], asked: Asked) -> None:
+    def __init__(
+        self,
+        reranker: "Rank1",
+        pairs: Iterator[tuple[int, Pair] | None],
+        asked: Asked,
+        *,
+        is_wanted: Callable[[int], bool] | None = None,
+    ) -> None:
         self._reranker = reranker
         self._encoder: PromptEncoder = reranker.encoder
         self._pairs = pairs
         self._asked = asked
+        self._is_wanted = is_wanted
         self._steering = asked.steering(self._encoder, reranker.min_thinking_tokens)
         self._live: dict[int, _Live] = {}
         self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
         self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
         self._ready: deque[Judgment] = deque()
 
-    def requests(self) -> Iterator[Request]:
+    def requests(self) -> Iterator[Request | None]:
         """What is to be decoded; what cannot be, or is already, is seen to here."""
-        for index, pair in self._pairs:
+        for arrived in self._pairs:
+            if arrived is None:
+                yield None
+                continue
+            index, pair = arrived
             try:
                 query, passage = unpack(pair)
                 key = (query_text(query), passage_text(passage), id(self._asked.processor(index)))
@@ -133,7 +149,7 @@ class Call:
                     self._ready.append(self._finished[key].at(index))
                 else:
                     live = self._begin(key, self._reranker.encode(query, passage))
-                    request = self._request(index, live)
+                    request = self._request(index, live, self._cancelled(index, key))
                     self._waiting[key] = []
                     self._live[index] = live
                     yield request
@@ -153,7 +169,8 @@ class Call:
             live.watcher.finished(judgment)
         self._ready.append(judgment)
         self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
-        self._finished[key] = judgment
+        if judgment.error is None:
+            self._finished[key] = judgment
         if len(self._finished) > _REMEMBERED:
             self._finished.popitem(last=False)
 
@@ -177,7 +194,12 @@ class Call:
         watching = [observer for observer in (*self._asked.observers, tracer, lens) if observer is not None]
         return _Live(key, prompt, Observed(watching) if watching else None, tracer, lens)
 
-    def _request(self, index: int, live: _Live) -> Request:
+    def _cancelled(self, index: int, key: _Key) -> Callable[[], bool] | None:
+        """Asks whether neither a pair is wanted any more, nor one of those that are equal to it."""
+        is_wanted = self._is_wanted
+        return None if is_wanted is None else lambda: not any(map(is_wanted, (index, *self._waiting[key])))
+
+    def _request(self, index: int, live: _Live, is_cancelled: Callable[[], bool] | None) -> Request:
         prompt, asked, close = live.prompt, self._asked, self._encoder.close_ids
         limit, reason = self._reranker.chain_limit(len(prompt.ids))
         n_given = len(asked.given)
@@ -200,6 +222,7 @@ class Call:
             steering=steering,
             processor=asked.processor(index),
             watcher=live.watcher,
+            is_cancelled=is_cancelled,
         )
 
     def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:

@@ -1,4 +1,4 @@
-"""The command line: rerank, info, plan, demo; evaluate and explain are each in a `command.py` of their own.
+"""The command line: rerank, info, plan, demo; evaluate, explain and serve are each in a `command.py` of their own.
 
 What is read and said happens here, what is thought elsewhere. torch and transformers are imported inside the commands,
 so that `--help` and errors in the input come at once. Text from documents and models is data: it reaches the terminal
@@ -50,6 +50,7 @@ from rank1_hf.options import (
 from rank1_hf.printable import printable, start
 from rank1_hf.prompt import ContractError, Markers, PairError, PromptEncoder, query_text
 from rank1_hf.results import Judgment, ranking_key
+from rank1_hf.serving.command import serve
 from rank1_hf.tracing.command import explain
 
 N_SHOWN_QUERIES, N_SHOWN_PASSAGES = 2, 5  # of the demo; all are measured
@@ -75,6 +76,7 @@ def main() -> None:
 
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
 app.command(epilog=f"{EXIT_CODES} explain: 4 the page cannot be written.")(explain)
+app.command(epilog="Exit codes: 0 stopped; 2 bad usage, or the address is taken; 3 the model cannot be loaded.")(serve)
 
 
 # ---- rerank ----------------------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ class Decoder:
 
     def run(
         self,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         *,
         max_rows: int | None = None,
         on_step: Callable[[Stats], None] | None = None,
@@ -150,12 +150,16 @@ class Decoder:
 
     def steps(
         self,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         *,
         max_rows: int | None = None,
         on_step: Callable[[Stats], None] | None = None,
     ) -> Generator[list[Decoded]]:
-        """Decode requests as `run` does, step by step: yields what each step has finished, which is often nothing."""
+        """Decode requests as `run` does, step by step: yields what each step has finished, which is often nothing.
+
+        Requests that come over time: None among them says that there is none at the moment. The loop then goes on with
+        the rows it has, and asks again before the next step; it ends when it has none.
+        """
         scheduler = self._scheduler(
             iter(requests),
             self._make_row,
@@ -166,6 +170,9 @@ class Decoder:
         )
         try:
             while True:
+                cancelled = scheduler.drop_cancelled()
+                if cancelled:
+                    yield [decoded for row in cancelled for decoded in row.settle(_failed(row, "cancelled"))]
                 plan = scheduler.plan()
                 while scheduler.failed:
                     failed = scheduler.failed.pop()

@@ -1,6 +1,6 @@
 """What goes into the decode loop and what comes out: token ids and logits, no text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +25,8 @@ class Request:
         processor: changes the logits that the chain's tokens are chosen by, never the verdict's. It is called once for
             each token, with the context as input_ids, [1, tokens], and the logits, [1, vocabulary], float32.
         watcher: is told of what happens to the row.
+        is_cancelled: asked before every step whether the result is wanted no more; what the row holds is then freed,
+            and its outcome is an error. It may be answered from another thread. None: it never is.
     """
 
     index: int
@@ -36,6 +38,7 @@ class Request:
     steering: Steering = field(default_factory=Steering)
     processor: LogitsProcessor | LogitsProcessorList | None = None
     watcher: Watcher | None = None
+    is_cancelled: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

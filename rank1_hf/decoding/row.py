@@ -38,6 +38,11 @@ class Row:
         """How many tokens of the context the model has not seen: 1 for a row that decodes."""
         return len(self.chain.tokens) - self.kv.length
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether its result is wanted no more."""
+        return self.request.is_cancelled is not None and self.request.is_cancelled()
+
     def advance(self, token: int) -> int:
         """Give the chain its next token. Returns how many leading tokens of the context are as they were before.
 

@@ -58,7 +58,7 @@ class Scheduler:
     `rows` are the live ones, oldest first; `failed` are those that do not fit, whatever else is given up for them.
 
     Args:
-        requests: taken one at a time, when there is room for a row.
+        requests: taken one at a time, when there is room for a row; None among them: there is none at the moment.
         make_row: how a request becomes a row.
         cache: where rows keep their KV.
         max_rows: the most rows that are live at once, at least 1.
@@ -72,7 +72,7 @@ class Scheduler:
 
     def __init__(
         self,
-        requests: Iterator[Request],
+        requests: Iterator[Request | None],
         make_row: Callable[[Request], Row],
         cache: KVCache,
         *,
@@ -123,6 +123,17 @@ class Scheduler:
         """A row is finished; `wipe` clears its pages, where they may hold NaN."""
         self.rows.remove(row)
         self._cache.free(row.kv, wipe=wipe)
+
+    def drop_cancelled(self) -> list[Row]:
+        """Give up the rows, live or waiting, that nobody wants any more, and all that they hold."""
+        dropped = [row for row in (*self.rows, *self._waiting) if row.is_cancelled]
+        for row in dropped:
+            if row in self._waiting:
+                self._waiting.remove(row)
+            else:
+                self._prefixes.abandon(row)
+                self.release(row, wipe=True)
+        return dropped
 
     def shrink(self) -> None:
         """The device ran out of memory: go on with half of the rows, with smaller steps where only one is left.
