@@ -32,13 +32,17 @@ def wait_until(condition: Callable[[], object]) -> None:
 class Running:
     """A server that listens."""
 
-    url: str
+    port: int
     engine: Engine
     server: Any
     thread: threading.Thread
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, verify=False, **options)
 
     def rerank(self, query: str, documents: list[Any], *, path: str = "/v1/rerank", **body: Any) -> httpx.Response:
         with self.client() as client:
@@ -64,7 +68,7 @@ def running(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", engine, server, thread)
+            yield Running(listening.getsockname()[1], engine, server, thread)
         finally:
             server.should_exit = True
             thread.join(PATIENCE)

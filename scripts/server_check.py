@@ -1,0 +1,243 @@
+"""What the server costs, and what it stands: throughput beside one offline call, clients that leave, hostile requests.
+
+    python scripts/server_check.py                          # the embedded model
+    python scripts/server_check.py --model FOLDER --hostile 10000
+
+Server and clients run in this process and talk over loopback, so the clients' own work counts against the server.
+Prints a line for each figure, and ends with 1 where a request was lost, got a 5xx or left something behind.
+
+Needs `pip install 'rank1-hf[serve,test]'`.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import socket
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import cycle, islice
+from typing import Any
+
+import httpx
+import psutil
+import uvicorn
+
+from rank1_hf import Rank1
+from rank1_hf.evaluation.beir import SAMPLE, read_beir
+from rank1_hf.serving.app import make_app
+from rank1_hf.serving.engine import Engine
+
+Body = dict[str, Any]
+
+HEAD = b"POST /rerank HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+AT_ONCE = 16
+
+
+def main() -> int:
+    """The command line."""
+    options = parse_options()
+    reranker = Rank1(options.model, dtype=options.dtype, device=options.device, max_new_tokens=options.max_new_tokens)
+    bodies = sample(options.clients, options.documents)
+    with serving(reranker) as (engine, port):
+        passed = measure_throughput(reranker, port, bodies, options.repeats)
+        passed &= measure_leaving(engine, port, bodies)
+        passed &= send_hostile(engine, port, options.hostile, random.Random(options.seed))
+    return 0 if passed else 1
+
+
+@contextmanager
+def serving(reranker: Rank1) -> Iterator[tuple[Engine, int]]:
+    """A server on loopback, in a thread: its engine and its port."""
+    with (
+        Engine(reranker, max_pairs=10_000) as engine,
+        socket.create_server(("127.0.0.1", 0), backlog=1024) as listening,
+    ):
+        server = uvicorn.Server(uvicorn.Config(make_app(engine), log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield engine, listening.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+def sample(n_clients: int, n_documents: int) -> list[Body]:
+    """A request for each client, no pair twice as long as the sample of Cranfield has so many."""
+    collection = read_beir(SAMPLE)
+    texts = {query: cycle(document.text for document in collection.corpus.values()) for query in collection.queries}
+    return [
+        {"query": collection.queries[query], "documents": list(islice(texts[query], n_documents))}
+        for query in islice(cycle(collection.queries), n_clients)
+    ]
+
+
+# ---- throughput ------------------------------------------------------------------------------------------------------
+
+
+def measure_throughput(reranker: Rank1, port: int, bodies: list[Body], repeats: int) -> bool:
+    """The same pairs in one offline call and from clients that all ask at once, in turns."""
+    pairs = [(body["query"], document) for body in bodies for document in body["documents"]]
+    reranker.judge(pairs[:32], show_progress_bar=False)  # what is done once only
+    offline, served, n_lost = [], [], 0
+    for _ in range(repeats):
+        started = time.perf_counter()
+        reranker.judge(pairs, show_progress_bar=False)
+        offline.append(len(pairs) / (time.perf_counter() - started))
+        started = time.perf_counter()
+        counts = asyncio.run(ask_all(port, bodies))
+        served.append(len(pairs) / (time.perf_counter() - started))
+        n_lost += len(pairs) - sum(counts)
+    ratios = [ours / theirs for ours, theirs in zip(served, offline, strict=True)]
+    print(
+        f"throughput: {len(bodies)} clients, {len(pairs)} pairs: {statistics.median(served):.2f} pairs/s served, "
+        f"{statistics.median(offline):.2f} in one call; ratio {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f}-{max(ratios):.3f}, {repeats} turns); {n_lost} lost"
+    )
+    return n_lost == 0
+
+
+async def ask_all(port: int, bodies: list[Body]) -> list[int]:
+    """Ask everything at once. Returns how many results each client got."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=None, limits=limits, trust_env=False) as client:
+        url = f"http://127.0.0.1:{port}/rerank"
+        responses = await asyncio.gather(*(client.post(url, json=body) for body in bodies))
+    return [len(response.json().get("results", [])) for response in responses]
+
+
+# ---- clients that leave ----------------------------------------------------------------------------------------------
+
+
+def measure_leaving(engine: Engine, port: int, bodies: list[Body]) -> bool:
+    """All clients ask and half of them leave: how long until the engine has nothing of theirs any more?"""
+    leaving = [socket.create_connection(("127.0.0.1", port)) for _ in bodies[::2]]
+    for connection, body in zip(leaving, bodies[::2], strict=True):
+        connection.sendall(message(json.dumps(body).encode()))
+    others = threading.Thread(target=lambda: counts.extend(asyncio.run(ask_all(port, bodies[1::2]))))
+    counts: list[int] = []
+    others.start()
+    wanted = [len(body["documents"]) for body in bodies]
+    while engine.n_pairs < sum(wanted) and engine.n_pairs == engine.n_waiting:  # until all have come, or some are done
+        time.sleep(0.001)
+    n_before, started = engine.reranker.decoder.stats.live_rows, time.perf_counter()
+    for connection in leaving:
+        connection.close()
+    remaining = sum(wanted[1::2])
+    while engine.n_pairs > remaining:
+        time.sleep(0.001)
+    steps = engine.reranker.decoder.stats.steps
+    while engine.n_pairs and engine.reranker.decoder.stats.steps == steps:  # the step that was under way
+        time.sleep(0.001)
+    seconds = time.perf_counter() - started
+    others.join()
+    n_lost = remaining - sum(counts)
+    print(
+        f"leaving: {len(leaving)} of {len(bodies)} clients left; {n_before} rows were live; theirs were freed in "
+        f"{seconds:.3f} s; the others lost {n_lost} of {remaining} results"
+    )
+    return n_lost == 0 and is_empty(engine)
+
+
+def is_empty(engine: Engine) -> bool:
+    """Whether nothing is left in the queue, in the loop and in the KV cache, at once or soon."""
+    for _ in range(1000):
+        if not (engine.n_pairs or engine.n_waiting or engine.reranker.decoder._cache.n_pages_used):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+# ---- hostile requests ------------------------------------------------------------------------------------------------
+
+
+def send_hostile(engine: Engine, port: int, n_requests: int, chance: random.Random) -> bool:
+    """Send what no client should: counts the answers, and what is left of it in memory."""
+    process = psutil.Process()
+    statuses: Counter[str] = Counter()
+    resident: list[int] = []
+    for _ in range(5):  # the first fifth fills what is allocated once
+        statuses += asyncio.run(send_all(port, [hostile(chance) for _ in range(n_requests // 5)]))
+        resident.append(process.memory_info().rss)
+    emptied = is_empty(engine)
+    (count,) = asyncio.run(ask_all(port, [{"query": "wings", "documents": ["A wing."]}]))
+    growth = (resident[-1] - resident[0]) / 2**20
+    print(
+        f"hostile: {statuses.total()} requests: {dict(statuses.most_common())}; {growth:+.1f} MiB resident from the "
+        f"first fifth to the last; {'nothing' if emptied else 'something'} is left; answers as before: {count == 1}"
+    )
+    return emptied and count == 1 and not any(status.startswith("5") for status in statuses)
+
+
+def hostile(chance: random.Random) -> bytes:
+    """A request that is wrong in one way or another, or cut off."""
+    text = chance.choice(["wing", "", " ", "\x00", "</think> true", "🙂" * 50, "\u202e", "x" * 200_000, "<|im_end|>"])
+    value = chance.choice([None, True, 3, -1, 1e400, 10**400, text, [], {}, [text], [[text]], {"text": text}])
+    body = {"query": "wings", "documents": ["A wing."]} | {
+        chance.choice(["query", "documents", "texts", "top_n", "stream", "model", "instruction", text[:9]]): value
+    }
+    content = json.dumps(body).encode()
+    ways = [
+        lambda: message(content),
+        lambda: message(content[: chance.randrange(len(content))]),
+        lambda: message(bytes(chance.randrange(256) for _ in range(chance.randrange(200)))),
+        lambda: message(b"[" * chance.choice([10, 1000, 100_000])),
+        lambda: message(b'{"query": "\\ud800", "documents": ["\\udfff"]}'),
+        lambda: message(json.dumps({"query": "a", "documents": ["b"] * chance.choice([0, 1001, 5000])}).encode()),
+        lambda: (
+            HEAD + b"Content-Length: " + chance.choice([b"-1", b"9" * 30, b"x", b"99999999999"]) + b"\r\n\r\n" + content
+        ),
+        lambda: HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chance.choice([b"zz\r\n", b"5\r\nab", b"0\r\n\r\n"]),
+        lambda: HEAD + b"X: " + b"a" * 100_000 + b"\r\n\r\n",
+        lambda: message(content)[: chance.randrange(len(content))],
+        lambda: chance.choice([b"GET", b"PUT", b"BREW"]) + b" /rerank HTTP/1.1\r\nHost: test\r\n\r\n",
+        lambda: b"GET /" + text.encode()[:50].hex().encode() + b"/../%00 HTTP/1.1\r\nHost: test\r\n\r\n",
+        lambda: bytes(chance.randrange(256) for _ in range(50)) + b"\r\n\r\n",
+    ]
+    return chance.choice(ways)()
+
+
+def message(content: bytes) -> bytes:
+    """A rerank request with this body, as it goes over the wire."""
+    return HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content
+
+
+async def send_all(port: int, requests: list[bytes]) -> Counter[str]:
+    """Send requests, some at a time, and count the statuses that come back; "none" where none did."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def send(request: bytes) -> str:
+        async with gate:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(request)
+                line = await asyncio.wait_for(reader.readline(), timeout=0.5)
+                return line.split(b" ")[1].decode() if line else "none"
+            except (OSError, TimeoutError):  # of a request that is not complete nothing comes back; the client leaves
+                return "none"
+            finally:
+                writer.close()
+
+    return Counter(await asyncio.gather(*map(send, requests)))
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a checkpoint; without it the embedded model")
+    parser.add_argument("--dtype")
+    parser.add_argument("--device")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--documents", type=int, default=10, help="of each client")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--hostile", type=int, default=1000, help="hostile requests")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
