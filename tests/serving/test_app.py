@@ -195,7 +195,7 @@ def test_a_model_that_fails_is_said_and_the_next_request_is_tried_again(serve, q
         raise RuntimeError("a secret of the server")
 
     with monkeypatch.context() as patch, server.client() as client:
-        patch.setattr(quick, "serve", broken)
+        patch.setattr(quick.decoder, "steps", broken)
         response = server.rerank(QUERY, DOCUMENTS)
         assert response.status_code == 503
         assert "secret" not in response.text

@@ -43,14 +43,14 @@ def asking(server: Running, body: dict[str, Any]) -> Iterator[None]:
 
 def test_fifty_clients_get_what_each_would_get_alone(serve, quick: Rank1, monkeypatch: pytest.MonkeyPatch):
     rows: list[int] = []
-    decode = quick.serve
+    decode = quick.decoder.steps
 
     def recorded(*args: Any, **options: Any) -> Iterator[Any]:
-        for judgments in decode(*args, **options):
+        for finished in decode(*args, **options):
             rows.append(quick.decoder.stats.live_rows)
-            yield judgments
+            yield finished
 
-    monkeypatch.setattr(quick, "serve", recorded)
+    monkeypatch.setattr(quick.decoder, "steps", recorded)
     server = serve(quick)
     bodies = [request_of(client) for client in range(N_CLIENTS)]
 
