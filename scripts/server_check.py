@@ -18,7 +18,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import Any
@@ -82,22 +82,32 @@ def measure_throughput(reranker: Rank1, port: int, bodies: list[Body], repeats: 
     """The same pairs in one offline call and from clients that all ask at once, in turns."""
     pairs = [(body["query"], document) for body in bodies for document in body["documents"]]
     reranker.judge(pairs[:32], show_progress_bar=False)  # what is done once only
-    offline, served, n_lost = [], [], 0
+    offline: list[tuple[float, float]] = []
+    served: list[tuple[float, float]] = []
+    n_judged = 0
     for _ in range(repeats):
-        started = time.perf_counter()
-        reranker.judge(pairs, show_progress_bar=False)
-        offline.append(len(pairs) / (time.perf_counter() - started))
-        started = time.perf_counter()
-        counts = asyncio.run(ask_all(port, bodies))
-        served.append(len(pairs) / (time.perf_counter() - started))
-        n_lost += len(pairs) - sum(counts)
-    ratios = [ours / theirs for ours, theirs in zip(served, offline, strict=True)]
+        with timed(offline):
+            reranker.judge(pairs, show_progress_bar=False)
+        with timed(served):
+            n_judged += sum(asyncio.run(ask_all(port, bodies)))
+    wall, cpu = (sorted(there[i] / here[i] for there, here in zip(offline, served, strict=True)) for i in (0, 1))
+    n_lost = repeats * len(pairs) - n_judged
     print(
-        f"throughput: {len(bodies)} clients, {len(pairs)} pairs: {statistics.median(served):.2f} pairs/s served, "
-        f"{statistics.median(offline):.2f} in one call; ratio {statistics.median(ratios):.3f} "
-        f"({min(ratios):.3f}-{max(ratios):.3f}, {repeats} turns); {n_lost} lost"
+        f"throughput: {len(bodies)} clients, {len(pairs)} pairs, {repeats} turns; as a share of one call's: "
+        f"{statistics.median(wall):.3f} ({wall[0]:.3f}-{wall[-1]:.3f}) by the clock, "
+        f"{statistics.median(cpu):.3f} ({cpu[0]:.3f}-{cpu[-1]:.3f}) by CPU time; "
+        f"{statistics.median(len(pairs) / seconds for seconds, _ in served):.2f} pairs/s served; {n_lost} lost",
+        flush=True,
     )
     return n_lost == 0
+
+
+@contextmanager
+def timed(into: list[tuple[float, float]]) -> Iterator[None]:
+    """Note how many seconds and how much CPU time of this process, in seconds, the block takes."""
+    started, cpu = time.perf_counter(), time.process_time()
+    yield
+    into.append((time.perf_counter() - started, time.process_time() - cpu))
 
 
 async def ask_all(port: int, bodies: list[Body]) -> list[int]:
@@ -120,26 +130,29 @@ def measure_leaving(engine: Engine, port: int, bodies: list[Body]) -> bool:
     others = threading.Thread(target=lambda: counts.extend(asyncio.run(ask_all(port, bodies[1::2]))))
     counts: list[int] = []
     others.start()
-    wanted = [len(body["documents"]) for body in bodies]
-    while engine.n_pairs < sum(wanted) and engine.n_pairs == engine.n_waiting:  # until all have come, or some are done
-        time.sleep(0.001)
+    remaining = sum(len(body["documents"]) for body in bodies[1::2])
+    wait_until(lambda: engine.n_pairs > remaining and engine.n_waiting < engine.n_pairs)  # some of the rows are theirs
     n_before, started = engine.reranker.decoder.stats.live_rows, time.perf_counter()
     for connection in leaving:
         connection.close()
-    remaining = sum(wanted[1::2])
-    while engine.n_pairs > remaining:
-        time.sleep(0.001)
+    wait_until(lambda: engine.n_pairs <= remaining)
     steps = engine.reranker.decoder.stats.steps
-    while engine.n_pairs and engine.reranker.decoder.stats.steps == steps:  # the step that was under way
-        time.sleep(0.001)
+    wait_until(lambda: engine.reranker.decoder.stats.steps > steps or not engine.n_pairs)  # rows leave between steps
     seconds = time.perf_counter() - started
     others.join()
     n_lost = remaining - sum(counts)
     print(
         f"leaving: {len(leaving)} of {len(bodies)} clients left; {n_before} rows were live; theirs were freed in "
-        f"{seconds:.3f} s; the others lost {n_lost} of {remaining} results"
+        f"{seconds:.3f} s; the others lost {n_lost} of {remaining} results",
+        flush=True,
     )
     return n_lost == 0 and is_empty(engine)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread."""
+    while not condition():
+        time.sleep(0.001)
 
 
 def is_empty(engine: Engine) -> bool:

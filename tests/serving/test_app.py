@@ -8,7 +8,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rank1_hf import Rank1
-from rank1_hf.serving.engine import Engine
 from rank1_hf.serving.limits import Limits
 from tests.models import TEXT
 from tests.serving.conftest import Running
@@ -233,10 +232,3 @@ def test_the_page_needs_no_network(server: Running):
             assert name.startswith("/")
             assert client.get(name).status_code == 200
     assert "http" not in re.sub(r"<!--.*?-->", "", page)
-
-
-def test_a_closed_engine_takes_no_more(quick: Rank1):
-    engine = Engine(quick, max_pairs=1)
-    engine.close()
-    with pytest.raises(RuntimeError, match="shutting down"):
-        engine.submit([(QUERY, "a")], lambda found: None)

@@ -40,7 +40,7 @@ def test_cohere_reads_documents_and_errors(serve: Any, quick: Rank1):
         cohere.Client(api_key="wrong", base_url=server.url).rerank(query=QUERY, documents=DOCUMENTS)
 
 
-@pytest.mark.parametrize("provider", ["hosted_vllm", "jina_ai", "cohere", "huggingface", "infinity"])
+@pytest.mark.parametrize("provider", ["hosted_vllm", "jina_ai", "cohere", "huggingface"])
 def test_litellm(server: Running, ranking: list[tuple[int, float]], provider: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it fetches a list of prices
     litellm = pytest.importorskip("litellm")
