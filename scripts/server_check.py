@@ -131,7 +131,7 @@ def measure_leaving(engine: Engine, port: int, bodies: list[Body]) -> bool:
     counts: list[int] = []
     others.start()
     remaining = sum(len(body["documents"]) for body in bodies[1::2])
-    wait_until(lambda: engine.n_pairs > remaining and engine.n_waiting < engine.n_pairs)  # some of the rows are theirs
+    wait_until(lambda: engine.n_pairs > remaining and engine.reranker.decoder.stats.live_rows > 0)  # theirs came first
     n_before, started = engine.reranker.decoder.stats.live_rows, time.perf_counter()
     for connection in leaving:
         connection.close()
@@ -172,15 +172,15 @@ def send_hostile(engine: Engine, port: int, n_requests: int, chance: random.Rand
     process = psutil.Process()
     statuses: Counter[str] = Counter()
     resident: list[int] = []
-    for _ in range(5):  # the first fifth fills what is allocated once
-        statuses += asyncio.run(send_all(port, [hostile(chance) for _ in range(n_requests // 5)]))
+    for _ in range(5):
+        statuses += asyncio.run(send_all(port, (hostile(chance) for _ in range(n_requests // 5))))
         resident.append(process.memory_info().rss)
     emptied = is_empty(engine)
     (count,) = asyncio.run(ask_all(port, [{"query": "wings", "documents": ["A wing."]}]))
-    growth = (resident[-1] - resident[0]) / 2**20
+    sizes = ", ".join(f"{size / 2**20:.0f}" for size in resident)
     print(
-        f"hostile: {statuses.total()} requests: {dict(statuses.most_common())}; {growth:+.1f} MiB resident from the "
-        f"first fifth to the last; {'nothing' if emptied else 'something'} is left; answers as before: {count == 1}"
+        f"hostile: {statuses.total()} requests: {dict(statuses.most_common())}; {sizes} MiB resident after each fifth; "
+        f"{'nothing' if emptied else 'something'} is left; a good one is answered as before: {count == 1}"
     )
     return emptied and count == 1 and not any(status.startswith("5") for status in statuses)
 
@@ -218,23 +218,27 @@ def message(content: bytes) -> bytes:
     return HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content
 
 
-async def send_all(port: int, requests: list[bytes]) -> Counter[str]:
+async def send_all(port: int, requests: Iterator[bytes]) -> Counter[str]:
     """Send requests, some at a time, and count the statuses that come back; "none" where none did."""
-    gate = asyncio.Semaphore(AT_ONCE)
+    statuses: Counter[str] = Counter()
 
     async def send(request: bytes) -> str:
-        async with gate:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(request)
-                line = await asyncio.wait_for(reader.readline(), timeout=0.5)
-                return line.split(b" ")[1].decode() if line else "none"
-            except (OSError, TimeoutError):  # of a request that is not complete nothing comes back; the client leaves
-                return "none"
-            finally:
-                writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(request)
+            line = await asyncio.wait_for(reader.readline(), timeout=0.5)
+            return line.split(b" ")[1].decode() if line else "none"
+        except (OSError, TimeoutError):  # of a request that is not complete nothing comes back; the client leaves
+            return "none"
+        finally:
+            writer.close()
 
-    return Counter(await asyncio.gather(*map(send, requests)))
+    async def work() -> None:
+        for request in requests:
+            statuses[await send(request)] += 1
+
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return statuses
 
 
 def parse_options() -> argparse.Namespace:
