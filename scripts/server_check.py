@@ -131,13 +131,14 @@ def measure_leaving(engine: Engine, port: int, bodies: list[Body]) -> bool:
     counts: list[int] = []
     others.start()
     remaining = sum(len(body["documents"]) for body in bodies[1::2])
-    wait_until(lambda: engine.n_pairs > remaining and engine.reranker.decoder.stats.live_rows > 0)  # theirs came first
-    n_before, started = engine.reranker.decoder.stats.live_rows, time.perf_counter()
+    stats = engine.reranker.decoder.stats
+    wait_until(lambda: (engine.n_pairs > remaining and stats.live_rows > 0) or not others.is_alive())
+    n_before, started = stats.live_rows, time.perf_counter()
     for connection in leaving:
         connection.close()
     wait_until(lambda: engine.n_pairs <= remaining)
-    steps = engine.reranker.decoder.stats.steps
-    wait_until(lambda: engine.reranker.decoder.stats.steps > steps or not engine.n_pairs)  # rows leave between steps
+    steps = stats.steps
+    wait_until(lambda: stats.steps > steps or not engine.n_pairs)  # rows leave between steps
     seconds = time.perf_counter() - started
     others.join()
     n_lost = remaining - sum(counts)

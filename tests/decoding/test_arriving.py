@@ -102,6 +102,10 @@ def test_rows_that_wait_for_memory_are_cancelled_too(case):
         results += next(steps)
     waiting = preempted()[-1]
     cancelled.add(waiting)
+    n_steps = decoder.stats.steps
+    results += next(steps)
+    assert results[-1].index == waiting
+    assert decoder.stats.steps == n_steps, "it must not have to be admitted first"
     for finished in steps:
         results += finished
     assert [result.index for result in results if result.error] == [waiting]
