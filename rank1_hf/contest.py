@@ -57,11 +57,14 @@ class Contest(Rule, Observer):
         return _Contestant(self, index)
 
     def finished(self, pair: WatchedPair, judgment: "Judgment") -> None:
-        """A verdict counts as it is; a passage without one no longer counts."""
+        """Its verdict counts, where there is one."""
+        self._lowest.pop(pair.index, None)
         if judgment.error is None:
-            self._lowest[pair.index] = judgment.log_odds
-        else:
-            self._lowest.pop(pair.index, None)
+            self.settle(pair.index, judgment.log_odds)
+
+    def settle(self, index: int, log_odds: float) -> None:
+        """A passage has its verdict."""
+        self._lowest[index] = log_odds
 
     def gives_up(self, index: int, beliefs: Sequence[BeliefPoint]) -> bool:
         """Whether a passage whose chain has come to another sentence end is to be given up there."""

@@ -4,7 +4,9 @@
     python scripts/early_exit.py --model FOLDER --data BEIR_FOLDER --run bm25.trec --queries 20 --output early_exit
 
 Every pair is judged once, to the end, and the belief is read behind every sentence. An early exit would have had just
-that belief as its verdict, so all thresholds are computed from these curves. Writes OUTPUT.md, a table, and OUTPUT.png.
+that belief as its verdict, so all thresholds are computed from these curves. So is the ranking's own early exit,
+`rank(..., early_exit="top_k")`, as if all passages of a query were decoded side by side, a token at a time.
+Writes OUTPUT.md, two tables, and OUTPUT.png.
 
 Needs `pip install 'rank1-hf[bench]'`.
 """
@@ -15,12 +17,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rank1_hf import EarlyExit, Judgment, Rank1, TraceOptions
+from rank1_hf import EarlyExit, Judgment, Rank1, TopKExit, TraceOptions
+from rank1_hf.contest import Contest
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.evaluation.trec import Qrels, Run, read_run
 
 THRESHOLDS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+LEADS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 SENTENCES = (1, 2, 3)
 
 
@@ -42,6 +46,25 @@ class Outcome:
     ndcg: float
 
 
+@dataclass(frozen=True, slots=True)
+class RankingOutcome:
+    """What one pair of thresholds gives a ranking.
+
+    Attributes:
+        thresholds: those of the top-k exit; None: no early exit.
+        tokens: the chains' tokens, as a share of those without early exit.
+        given_up: the share of passages that were given up.
+        recall: the share of the k best that are still among the k best, mean over queries.
+        ndcg: nDCG@10 of the ranking.
+    """
+
+    thresholds: TopKExit | None
+    tokens: float
+    given_up: float
+    recall: float
+    ndcg: float
+
+
 def main() -> None:
     """The command line."""
     options = parse_options()
@@ -58,7 +81,11 @@ def main() -> None:
     outcomes = trade_off(judgments, places, qrels)
     stats = reranker.decoder.stats
     cost = f"Reading {stats.branches} beliefs took {stats.branch_tokens} tokens beside {stats.decode_tokens} of chains."
-    text = f"{table(outcomes)}\n\n{len(places)} pairs of {len(qrels)} judged queries. {cost}\n"
+    rankings = top_k_trade_off(judgments, places, qrels, options.k)
+    text = (
+        f"{table(outcomes)}\n\n{len(places)} pairs of {len(qrels)} judged queries. {cost}\n\n"
+        f"The ranking's own early exit, for the best {options.k}:\n\n{top_k_table(rankings)}\n"
+    )
     options.output.with_suffix(".md").write_text(text, encoding="utf-8")
     draw(outcomes, options.output.with_suffix(".png"))
     print(text, end="")
@@ -72,6 +99,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="a TREC run of it; without it: bm25.trec in that folder")
     parser.add_argument("--queries", type=int, help="how many queries, from the first; without it: all")
     parser.add_argument("--top-k", type=int, default=100, help="how many passages of each")
+    parser.add_argument(
+        "--k", type=int, default=10, help="how many passages of each the ranking's own early exit wants"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=512, help="the budget")
     parser.add_argument("--dtype", help="without it: the checkpoint's own")
     parser.add_argument("--device", help="without it: CUDA, MPS or CPU, the first there is")
@@ -111,6 +141,80 @@ def leave(judgment: Judgment, rule: EarlyExit | None) -> tuple[int, float]:
         if rule is not None and rule.stop([], beliefs[:n]) and point.n_tokens + 1 < judgment.n_chain_tokens:
             return point.n_tokens + 1, point.log_odds
     return judgment.n_chain_tokens, judgment.log_odds
+
+
+def top_k_trade_off(
+    judgments: Sequence[Judgment], places: Sequence[tuple[str, str]], qrels: Qrels, k: int
+) -> list[RankingOutcome]:
+    """The ranking's own early exit with all thresholds, behind a first line without any."""
+    queries: dict[str, list[tuple[str, Judgment]]] = defaultdict(list)
+    for judgment, (query, document) in zip(judgments, places, strict=True):
+        if judgment.error is None:
+            queries[query].append((document, judgment))
+    n_passages = sum(map(len, queries.values()))
+    n_tokens = sum(judgment.n_chain_tokens for passages in queries.values() for _, judgment in passages)
+    outcomes = []
+    for thresholds in (None, *(TopKExit(lead, n) for n in SENTENCES for lead in LEADS)):
+        tokens, given_up, recalls = 0, 0, []
+        run: Run = {}
+        for query, passages in queries.items():
+            ends = compete([judgment for _, judgment in passages], k, thresholds)
+            tokens += sum(n for n, _ in ends)
+            given_up += sum(n < judgment.n_chain_tokens for (n, _), (_, judgment) in zip(ends, passages, strict=True))
+            run[query] = {document: log_odds for (document, _), (_, log_odds) in zip(passages, ends, strict=True)}
+            best = best_of([judgment.log_odds for _, judgment in passages], k)
+            recalls.append(len(best & best_of([log_odds for _, log_odds in ends], k)) / max(len(best), 1))
+        outcomes.append(
+            RankingOutcome(
+                thresholds,
+                tokens=tokens / max(n_tokens, 1),
+                given_up=given_up / max(n_passages, 1),
+                recall=sum(recalls) / max(len(recalls), 1),
+                ndcg=ndcg(qrels, run),
+            )
+        )
+    return outcomes
+
+
+def compete(judgments: Sequence[Judgment], k: int, thresholds: TopKExit | None) -> list[tuple[int, float]]:
+    """How many tokens each chain of a ranking has, and its log_odds, where all are decoded side by side."""
+    ends = [(judgment.n_chain_tokens, judgment.log_odds) for judgment in judgments]
+    if thresholds is None or k >= len(judgments):
+        return ends
+    contest = Contest(k, thresholds)
+    rules = [contest.for_pair(index) for index in range(len(judgments))]
+    beliefs = [judgment.trace.belief if judgment.trace is not None else [] for judgment in judgments]
+    steps = [(n, index, None) for index, (n, _) in enumerate(ends)]
+    steps += [(beliefs[i][n].n_tokens + 1, i, n + 1) for i in range(len(judgments)) for n in range(len(beliefs[i]))]
+    settled: set[int] = set()
+    for n_tokens, index, n_beliefs in sorted(steps, key=lambda step: step[:2]):
+        if index in settled:
+            continue
+        if n_beliefs is not None and n_tokens < ends[index][0]:
+            if not rules[index].stop([], beliefs[index][:n_beliefs]):
+                continue
+            ends[index] = (n_tokens, beliefs[index][n_beliefs - 1].log_odds)
+        elif n_beliefs is not None:
+            continue  # the chain is closed while this is read
+        settled.add(index)
+        contest.settle(index, ends[index][1])
+    return ends
+
+
+def best_of(log_odds: Sequence[float], k: int) -> set[int]:
+    """The places of the k highest, ties in the order given."""
+    return set(sorted(range(len(log_odds)), key=lambda place: -log_odds[place])[:k])
+
+
+def top_k_table(outcomes: Iterable[RankingOutcome]) -> str:
+    """A Markdown table."""
+    lines = ["| sentences | lead | tokens | given up | recall of the best | nDCG@10 |", "| --- " * 6 + "|"]
+    for each in outcomes:
+        name = (
+            "no early exit | " if each.thresholds is None else f"{each.thresholds.sentences} | {each.thresholds.lead:g}"
+        )
+        lines.append(f"| {name} | {each.tokens:.1%} | {each.given_up:.1%} | {each.recall:.1%} | {each.ndcg:.4f} |")
+    return "\n".join(lines)
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from rank1_hf import EarlyExit, Rank1, TraceOptions
-from scripts.early_exit import leave, main, trade_off
+from rank1_hf import EarlyExit, Judgment, Rank1, TopKExit, TraceOptions
+from rank1_hf.chain import BeliefPoint
+from rank1_hf.contest import Contest
+from scripts.early_exit import compete, leave, main, top_k_trade_off, trade_off
+from tests.tracing.made import judgment, trace_of
 
 QUERY = "what carries an aircraft"
 PASSAGES = ["The wing carries the aircraft.", "Bread is made of flour.", "An aircraft has wings, and ships have none."]
@@ -17,8 +20,8 @@ def test_the_curves_tell_what_the_rule_would_do(rule: EarlyExit):
     reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=96)
     pairs = [(QUERY, passage) for passage in PASSAGES]
     exits = reranker.judge(pairs, rule=rule)
-    for early, judgment in zip(exits, reranker.judge(pairs, trace=TraceOptions(belief="sentences")), strict=True):
-        n_tokens, log_odds = leave(judgment, rule)
+    for early, plain in zip(exits, reranker.judge(pairs, trace=TraceOptions(belief="sentences")), strict=True):
+        n_tokens, log_odds = leave(plain, rule)
         assert n_tokens == early.n_chain_tokens
         assert log_odds == pytest.approx(early.log_odds, abs=1e-4)
 
@@ -35,6 +38,33 @@ def test_the_trade_off():
         assert tokens == sorted(tokens), "a higher threshold saves less"
 
 
+@pytest.mark.parametrize("thresholds", [TopKExit(0.5, 1), TopKExit(2.0, 1), TopKExit(0.0, 2), TopKExit(1e6, 1)])
+def test_the_curves_tell_what_a_contest_would_do(thresholds: TopKExit):
+    reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=96)
+    pairs = [(QUERY, passage) for passage in PASSAGES]
+    contest = Contest(1, thresholds)
+    early = reranker.judge(pairs, rule=contest, observers=[contest])
+    plain = reranker.judge(pairs, trace=TraceOptions(belief="sentences"))
+    computed = compete(plain, 1, thresholds)
+    assert [n_tokens for n_tokens, _ in computed] == [judgment.n_chain_tokens for judgment in early]
+    assert [log_odds for _, log_odds in computed] == pytest.approx([each.log_odds for each in early], abs=1e-4)
+
+
+def test_the_trade_off_of_a_ranking():
+    def judged(index: int, log_odds: float, *beliefs: float) -> Judgment:
+        points = [BeliefPoint(10 * place, value) for place, value in enumerate(beliefs)]
+        return judgment(index, log_odds, n_chain_tokens=10 * len(beliefs), trace=trace_of(index, ["a"], belief=points))
+
+    # The last is given up behind its first sentence, when the first leads it by 6; the second would have won.
+    judgments = [judged(0, 3.0, 0.0, 3.0, 3.0), judged(1, 9.0, 0.0, 2.5, 9.0), judged(2, -3.0, 0.0, -3.0, -3.0)]
+    places = [("q", str(index)) for index in range(3)]
+    plain, *others = top_k_trade_off(judgments, places, {"q": {"0": 1, "1": 0, "2": 0}}, 1)
+    assert (plain.thresholds, plain.tokens, plain.given_up, plain.recall) == (None, 1.0, 0.0, 1.0)
+    found = {(each.thresholds.lead, each.thresholds.sentences): each for each in others}
+    assert (found[4.0, 1].tokens, found[4.0, 1].given_up, found[4.0, 1].recall) == (71 / 90, 1 / 3, 1.0)
+    assert (found[0.0, 1].tokens, found[0.0, 1].given_up, found[0.0, 1].recall) == (52 / 90, 2 / 3, 0.0)
+
+
 def test_the_files_it_writes(tmp_path: Path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     output = tmp_path / "found"
@@ -44,4 +74,5 @@ def test_the_files_it_writes(tmp_path: Path, monkeypatch, capsys):
     text = output.with_suffix(".md").read_text(encoding="utf-8")
     assert text == capsys.readouterr().out
     assert "| no early exit |  | 100.0% | 0.0% |" in text
+    assert "| no early exit |  | 100.0% | 0.0% | 100.0% |" in text
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
