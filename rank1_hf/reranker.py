@@ -50,7 +50,7 @@ from rank1_hf.prompt import (
     passage_text,
     query_text,
 )
-from rank1_hf.results import Interrupted, Judgment, Judgments, TokenEvent, ranking_key
+from rank1_hf.results import Interrupted, Judgment, Judgments, Ranking, TokenEvent, ranking_key
 from rank1_hf.shares import shares
 from rank1_hf.tracing.belief import BeliefAt
 from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
@@ -412,7 +412,7 @@ class Rank1:
         early_exit: Literal["top_k"] | TopKExit | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> Ranking:
         """Rank passages for one query, as `CrossEncoder.rank` of sentence-transformers does.
 
         Args:
@@ -431,7 +431,7 @@ class Rank1:
         Returns:
             Dicts, best first by log_odds, ties in the order given, passages without a score last: "corpus_id" (the
             place in `documents`), "score", "log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated",
-            "error".
+            "error". The list shows itself in a notebook, and its `judgments` can be written as an HTML page.
 
         Raises:
             PairError: the query is not usable text.
@@ -459,7 +459,7 @@ class Rank1:
         if return_documents:
             for result in results:
                 result["text"] = documents[result["corpus_id"]]
-        return results
+        return Ranking(results, judgments)
 
     # ---- looking inside ----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,7 +56,7 @@ class Judgment:
     ended: Ended | None
     truncated: bool
     error: str | None = None
-    trace: "Trace | None" = None
+    trace: "Trace | None" = field(default=None, repr=False)
 
     @classmethod
     def failed(cls, index: int, error: str) -> "Judgment":
@@ -131,8 +131,28 @@ class Judgments(list[Judgment]):
         return ranking_html(self, self.pairs)
 
 
+class Ranking(list[dict[str, Any]]):
+    """What `Rank1.rank` gives: a list of dicts, best first, that can show itself.
+
+    Args:
+        hits: the dicts.
+        judgments: what they were made of, with the pairs: all passages', in the order given.
+    """
+
+    def __init__(self, hits: Iterable[dict[str, Any]], judgments: Judgments) -> None:
+        super().__init__(hits)
+        self.judgments = judgments
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the passages that are in the list."""
+        from rank1_hf.tracing.notebook import ranking_html
+
+        shown = {hit["corpus_id"] for hit in self}
+        return ranking_html([each for each in self.judgments if each.index in shown], self.judgments.pairs)
+
+
 class TokenEvent(NamedTuple):
-    """A token of a chain, as it comes.
+    """A token of a chain, as it comes. As a string it is its text, so that `print(event, end="")` writes the chain.
 
     Attributes:
         token_id: its id.
@@ -141,6 +161,9 @@ class TokenEvent(NamedTuple):
 
     token_id: int
     text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Interrupted(KeyboardInterrupt):

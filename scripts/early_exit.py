@@ -184,18 +184,20 @@ def compete(judgments: Sequence[Judgment], k: int, thresholds: TopKExit | None) 
     contest = Contest(k, thresholds)
     rules = [contest.for_pair(index) for index in range(len(judgments))]
     beliefs = [judgment.trace.belief if judgment.trace is not None else [] for judgment in judgments]
-    steps = [(n, index, None) for index, (n, _) in enumerate(ends)]
-    steps += [(beliefs[i][n].n_tokens + 1, i, n + 1) for i in range(len(judgments)) for n in range(len(beliefs[i]))]
+    # What happens, as (token, passage, beliefs by then); no beliefs where the chain is finished.
+    steps = [(n_tokens, index, 0) for index, (n_tokens, _) in enumerate(ends)]
+    for index, points in enumerate(beliefs):
+        # The token behind the sentence is said while its belief is read.
+        at = [(point.n_tokens + 1, index, n) for n, point in enumerate(points, start=1)]
+        steps += [step for step in at if step[0] < ends[index][0]]
     settled: set[int] = set()
-    for n_tokens, index, n_beliefs in sorted(steps, key=lambda step: step[:2]):
+    for n_tokens, index, n_beliefs in sorted(steps):
         if index in settled:
             continue
-        if n_beliefs is not None and n_tokens < ends[index][0]:
+        if n_beliefs > 0:
             if not rules[index].stop([], beliefs[index][:n_beliefs]):
                 continue
             ends[index] = (n_tokens, beliefs[index][n_beliefs - 1].log_odds)
-        elif n_beliefs is not None:
-            continue  # the chain is closed while this is read
         settled.add(index)
         contest.settle(index, ends[index][1])
     return ends

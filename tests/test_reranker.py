@@ -133,6 +133,13 @@ class TestRank:
         assert {"corpus_id", "score", "log_odds", "chain", "error"} <= ranked[0].keys()
         assert "text" not in ranked[0]
 
+    def test_it_shows_itself_and_has_all_judgments(self, reranker):
+        ranked = reranker.rank("wings", PASSAGES, top_k=2)
+        assert isinstance(ranked, list)
+        assert ranked._repr_html_().count("<tr") == 2
+        assert ranked.judgments == reranker.judge([("wings", passage) for passage in PASSAGES])
+        assert ranked.judgments.pairs == [("wings", passage) for passage in PASSAGES]
+
     def test_top_k_keeps_the_best(self, reranker):
         ranked = reranker.rank("wings", PASSAGES)
         assert reranker.rank("wings", PASSAGES, top_k=3) == ranked[:3]

@@ -162,7 +162,7 @@ def test_a_stream_is_the_chain_and_then_the_judgment(checkpoint, kind: str):
         *tokens, judgment = reranker.stream(*pair)
         assert judgment == reranker.judge([pair])[0]
         assert all(isinstance(token, TokenEvent) for token in tokens)
-        assert "".join(token.text for token in tokens) == judgment.chain
+        assert "".join(map(str, tokens)) == "".join(token.text for token in tokens) == judgment.chain
         assert len(tokens) == judgment.n_chain_tokens
 
 

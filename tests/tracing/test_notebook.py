@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from rank1_hf.results import Judgment, Judgments
+from rank1_hf.results import Judgment, Judgments, Ranking
 from tests.tracing.made import HOSTILE, chain_text, judgment, trace_of, traced
 
 PAIRS = [("wings", "A wing."), ("wings", "Flour.")]
@@ -60,6 +60,16 @@ def test_a_long_ranking_shows_its_best():
     shown = Shown(Judgments(judgment(index, -index, chain_text(index)) for index in range(50))._repr_html_())
     assert shown.tags.count("tr") == 20
     assert "and 30 more" in shown.text
+
+
+def test_a_ranking_of_rank_shows_what_is_in_it():
+    judgments = Judgments([judgment(0, 1.0, "first chain"), judgment(1, 2.0, "second chain")], PAIRS)
+    ranking = Ranking([{"corpus_id": 1}], judgments)
+    shown = Shown(ranking._repr_html_())
+    assert shown.tags.count("tr") == 1
+    assert "Flour." in shown.text
+    assert "A wing." not in shown.text
+    assert ranking == [{"corpus_id": 1}]
 
 
 def test_hostile_texts_are_text():
