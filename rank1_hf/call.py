@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rank1_hf.chain import DoNotThink, Rule, Steering, SteeringError, rule_for_pair
+from rank1_hf.chain import BeliefAt, DoNotThink, Rule, Steering, SteeringError, check_belief_at, rule_for_pair
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.pairs import unpack
 from rank1_hf.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
 from rank1_hf.results import Judgment, sigmoid
-from rank1_hf.tracing.belief import BeliefAt, belief_at
+from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import LensObserver
 from rank1_hf.tracing.observer import Observed, Observer
 from rank1_hf.tracing.trace import TraceOptions, Tracer
@@ -53,9 +53,13 @@ class Asked:
                 raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
             if not isinstance(self.rule, Rule):
                 raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
-        every = None if self.traced is None else self.traced.belief
-        if self._rule_reads_beliefs and every not in (None, "sentences"):
-            raise ValueError(f"the rule reads the belief behind sentences, the trace every {every} tokens; use one")
+        if self.rule is not None and self.rule.reads_beliefs:
+            check_belief_at(self.rule.belief_at)
+            of_trace = None if self.traced is None else self.traced.belief
+            if of_trace not in (None, self.rule.belief_at):
+                raise ValueError(
+                    f"the rule reads beliefs at {self.rule.belief_at!r} and the trace at {of_trace!r}; use one for both"
+                )
 
     @property
     def traced(self) -> TraceOptions | None:
@@ -67,8 +71,8 @@ class Asked:
     @property
     def belief(self) -> BeliefAt | None:
         """Where beliefs are read, for the trace or for the rule."""
-        if self._rule_reads_beliefs:
-            return "sentences"
+        if self.rule is not None and self.rule.reads_beliefs:
+            return self.rule.belief_at
         return None if self.traced is None else self.traced.belief
 
     def steering(self, encoder: PromptEncoder, min_thinking_tokens: int) -> Steering:
@@ -81,10 +85,6 @@ class Asked:
         if isinstance(self.logits_processor, Mapping):
             return self.logits_processor.get(index)
         return self.logits_processor
-
-    @property
-    def _rule_reads_beliefs(self) -> bool:
-        return self.rule is not None and self.rule.reads_beliefs
 
 
 _Key = tuple[str, str, int]

@@ -15,6 +15,9 @@ Ended = Literal["closed", "budget", "eos", "context", "stopped"]
 """How a chain ended: the model closed it itself, or the loop closed it because the budget was used up, the
 model emitted EOS, the context has no room for more, or a rule of the caller stopped it."""
 
+BeliefAt = Literal["sentences"] | int
+"""Where the belief of a chain is read: at its start, and behind each sentence or every so many tokens."""
+
 Rewrite = Callable[[Sequence[int], Sequence[int]], list[int]]
 """(prompt, chain) -> a whole new context, prompt included. Both lists are token ids."""
 
@@ -73,10 +76,12 @@ class Rule:
                 return self.opening if not thought else [token]
 
     Attributes:
-        reads_beliefs: whether `stop` wants `beliefs`; reading them costs a few tokens at every sentence end.
+        reads_beliefs: whether `stop` wants `beliefs`; reading one costs the few tokens of a forced close.
+        belief_at: where they are read.
     """
 
-    reads_beliefs = False
+    reads_beliefs: bool = False
+    belief_at: BeliefAt = "sentences"
 
     def for_pair(self, index: int) -> "Rule":
         """The rule of one pair's chain, asked for once, when the pair's turn comes; itself, unless it is overridden.
@@ -91,7 +96,7 @@ class Rule:
 
         Args:
             thought: the chain's token ids so far; empty at the first call.
-            beliefs: the verdict at the start and behind each sentence so far, in order; empty without `reads_beliefs`.
+            beliefs: the verdict at the start and at each place so far, in order; empty without `reads_beliefs`.
         """
         return False
 
@@ -328,6 +333,16 @@ def _ask(rule: Rule, thought: Sequence[int], beliefs: Sequence[BeliefPoint], tok
         raise _failed(rule, error) from error
 
 
+def check_belief_at(place: object) -> None:
+    """Refuse what is no `BeliefAt`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if place != "sentences" and (not isinstance(place, int) or isinstance(place, bool) or place < 1):
+        raise ValueError(f"beliefs are read at 'sentences' or every so many tokens, at least 1, not {place!r}")
+
+
 def rule_for_pair(rule: Rule, index: int) -> Rule:
     """`rule.for_pair`, of a rule that may fail.
 
@@ -338,9 +353,9 @@ def rule_for_pair(rule: Rule, index: int) -> Rule:
         own = rule.for_pair(index)
     except Exception as error:
         raise _failed(rule, error) from error
-    if not isinstance(own, Rule) or own.reads_beliefs != rule.reads_beliefs:
+    if not isinstance(own, Rule) or (own.reads_beliefs, own.belief_at) != (rule.reads_beliefs, rule.belief_at):
         raise SteeringError(
-            f"the rule {type(rule).__name__} failed: for_pair must give a rule with the same reads_beliefs, not {own!r}"
+            f"the rule {type(rule).__name__} failed: for_pair must give a rule that reads the same beliefs, not {own!r}"
         )
     return own
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rank1_hf.chain import BeliefPoint, Rule
+from rank1_hf.chain import BeliefAt, BeliefPoint, Rule, check_belief_at
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 if TYPE_CHECKING:
@@ -14,26 +14,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TopKExit:
-    """When a passage is given up: as soon as k others lead it by more than a margin, at one of its sentence ends.
+    """When a passage is given up: as soon as k others lead it by more than a margin, where its belief is read.
 
     What is compared is what the model believes of each passage: the lowest of the others' last beliefs against the
-    highest of the passage's own. A chain that has finished is compared by its verdict, one with fewer sentences than
-    are asked for not at all.
+    highest of the passage's own. A chain that has finished is compared by its verdict, one with fewer beliefs than are
+    asked for not at all.
+
+    No proof is claimed: beliefs change. Of the best 3 of 20 passages (the Cranfield sample, the embedded model, beliefs
+    every 8 tokens) these thresholds keep all, give up 20% of the passages and save 9% of the tokens; with lead=0.5 they
+    keep 86% and save 25%. It helps only where a belief foretells the verdict. A 135M checkpoint (rank1-smol) whose
+    beliefs do not, up to its last sentence, lost 5 of the best 12 (the best 3 of 25, 4 queries) and saved 4%.
+    `scripts/early_exit.py` measures both for any checkpoint; a belief itself costs about 2 tokens.
 
     Attributes:
         lead: the margin, in log-odds, at least 0.
-        sentences: how many beliefs of each chain are compared, those behind its last sentences; at least 1. The start
-            of a chain is none.
+        beliefs: how many of each chain's last beliefs are compared, at least 1. The one at the start is none of them.
+        belief_at: where they are read: behind each sentence, or every so many tokens.
     """
 
     lead: float = 2.0
-    sentences: int = 2
+    beliefs: int = 2
+    belief_at: BeliefAt = "sentences"
 
     def __post_init__(self) -> None:
-        if not self.lead >= 0 or self.sentences < 1:
+        check_belief_at(self.belief_at)
+        if not self.lead >= 0 or self.beliefs < 1:
             raise ValueError(
-                f"a top-k exit needs a lead of at least 0 and at least 1 sentence, not {self.lead!r} and "
-                f"{self.sentences!r}"
+                f"a top-k exit needs a lead of at least 0 and at least 1 belief, not {self.lead!r} and {self.beliefs!r}"
             )
 
 
@@ -48,6 +55,7 @@ class Contest(Rule, Observer):
     reads_beliefs = True
 
     def __init__(self, k: int, thresholds: TopKExit) -> None:
+        self.belief_at = thresholds.belief_at
         self._k = k
         self._thresholds = thresholds
         self._lowest: dict[int, float] = {}  # by index, what counts of each for those behind it
@@ -67,9 +75,9 @@ class Contest(Rule, Observer):
         self._lowest[index] = log_odds
 
     def gives_up(self, index: int, beliefs: Sequence[BeliefPoint]) -> bool:
-        """Whether a passage whose chain has come to another sentence end is to be given up there."""
-        last = [point.log_odds for point in beliefs if point.n_tokens > 0][-self._thresholds.sentences :]
-        if len(last) < self._thresholds.sentences:
+        """Whether a passage is to be given up where another belief of it has been read."""
+        last = [point.log_odds for point in beliefs if point.n_tokens > 0][-self._thresholds.beliefs :]
+        if len(last) < self._thresholds.beliefs:
             return False
         self._lowest[index] = min(last)
         ahead = heapq.nlargest(self._k, (low for other, low in self._lowest.items() if other != index))
@@ -82,12 +90,13 @@ class _Contestant(Rule):
     reads_beliefs = True
 
     def __init__(self, contest: Contest, index: int) -> None:
+        self.belief_at = contest.belief_at
         self._contest = contest
         self._index = index
         self._n_beliefs = 0
 
     def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
-        """At a sentence end, as the contest says."""
+        """Where a belief has been read, as the contest says."""
         if len(beliefs) == self._n_beliefs:
             return False
         self._n_beliefs = len(beliefs)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.call import Asked, Call, Processor
-from rank1_hf.chain import Rule
+from rank1_hf.chain import BeliefAt, Rule
 from rank1_hf.contest import Contest, TopKExit
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
@@ -52,7 +52,6 @@ from rank1_hf.prompt import (
 )
 from rank1_hf.results import Interrupted, Judgment, Judgments, Ranking, TokenEvent, ranking_key
 from rank1_hf.shares import shares
-from rank1_hf.tracing.belief import BeliefAt
 from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.speaker import Speaker
@@ -422,9 +421,9 @@ class Rank1:
             return_documents: put each passage into its dict, as "text".
             instruction: what else decides about relevance; stands behind the query in the prompt.
             early_exit: "top_k" stops thinking about passages that k others lead by a margin, see `TopKExit`, whose
-                thresholds can be given instead. Such a chain is closed where it is, as "stopped". The ranking may then
-                lack some of the passages that it would have without: FIGURES. It depends on how many passages decode
-                together, too: the more, the sooner one is known to be behind.
+                thresholds can be given instead. Such a chain is closed where it is, as "stopped". The ranking may lack
+                passages that it would have without; `TopKExit` says what was measured. Who is given up depends on how
+                many passages decode together too: the more, the sooner one is known to be behind.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
 

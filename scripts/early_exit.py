@@ -3,8 +3,8 @@
     python scripts/early_exit.py                                          # the embedded model on its sample
     python scripts/early_exit.py --model FOLDER --data BEIR_FOLDER --run bm25.trec --queries 20 --output early_exit
 
-Every pair is judged once, to the end, and the belief is read behind every sentence. An early exit would have had just
-that belief as its verdict, so all thresholds are computed from these curves. So is the ranking's own early exit,
+Every pair is judged once, to the end, and the belief is read on the way (`--belief-at`). An early exit would have had
+just that belief as its verdict, so all thresholds are computed from these curves. So is the ranking's own early exit,
 `rank(..., early_exit="top_k")`, as if all passages of a query were decoded side by side, a token at a time.
 Writes OUTPUT.md, two tables, and OUTPUT.png.
 
@@ -76,7 +76,7 @@ def main() -> None:
     ]
     reranker = Rank1(options.model, dtype=options.dtype, device=options.device, max_new_tokens=options.max_new_tokens)
     pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in places]
-    judgments = reranker.judge(pairs, trace=TraceOptions(belief="sentences"))
+    judgments = reranker.judge(pairs, trace=TraceOptions(belief=options.belief_at))
     qrels = {query: collection.qrels[query] for query, _ in places if query in collection.qrels}
     outcomes = trade_off(judgments, places, qrels)
     stats = reranker.decoder.stats
@@ -103,6 +103,12 @@ def parse_options() -> argparse.Namespace:
         "--k", type=int, default=10, help="how many passages of each the ranking's own early exit wants"
     )
     parser.add_argument("--max-new-tokens", type=int, default=512, help="the budget")
+    parser.add_argument(
+        "--belief-at",
+        type=lambda value: value if value == "sentences" else int(value),
+        default="sentences",
+        help="where beliefs are read: behind sentences, or every so many tokens",
+    )
     parser.add_argument("--dtype", help="without it: the checkpoint's own")
     parser.add_argument("--device", help="without it: CUDA, MPS or CPU, the first there is")
     parser.add_argument("--output", type=Path, default=Path("early_exit"), help="the files' name, without its ending")
@@ -137,7 +143,7 @@ def leave(judgment: Judgment, rule: EarlyExit | None) -> tuple[int, float]:
     beliefs = judgment.trace.belief if judgment.trace is not None else []
     for n in range(1, len(beliefs) + 1):
         point = beliefs[n - 1]
-        # The token behind the sentence is said while its belief is read.
+        # The token behind that place is said while its belief is read.
         if rule is not None and rule.stop([], beliefs[:n]) and point.n_tokens + 1 < judgment.n_chain_tokens:
             return point.n_tokens + 1, point.log_odds
     return judgment.n_chain_tokens, judgment.log_odds
@@ -187,7 +193,7 @@ def compete(judgments: Sequence[Judgment], k: int, thresholds: TopKExit | None) 
     # What happens, as (token, passage, beliefs by then); no beliefs where the chain is finished.
     steps = [(n_tokens, index, 0) for index, (n_tokens, _) in enumerate(ends)]
     for index, points in enumerate(beliefs):
-        # The token behind the sentence is said while its belief is read.
+        # The token behind that place is said while its belief is read.
         at = [(point.n_tokens + 1, index, n) for n, point in enumerate(points, start=1)]
         steps += [step for step in at if step[0] < ends[index][0]]
     settled: set[int] = set()
@@ -210,10 +216,10 @@ def best_of(log_odds: Sequence[float], k: int) -> set[int]:
 
 def top_k_table(outcomes: Iterable[RankingOutcome]) -> str:
     """A Markdown table."""
-    lines = ["| sentences | lead | tokens | given up | recall of the best | nDCG@10 |", "| --- " * 6 + "|"]
+    lines = ["| beliefs | lead | tokens | given up | recall of the best | nDCG@10 |", "| --- " * 6 + "|"]
     for each in outcomes:
         name = (
-            "no early exit | " if each.thresholds is None else f"{each.thresholds.sentences} | {each.thresholds.lead:g}"
+            "no early exit | " if each.thresholds is None else f"{each.thresholds.beliefs} | {each.thresholds.lead:g}"
         )
         lines.append(f"| {name} | {each.tokens:.1%} | {each.given_up:.1%} | {each.recall:.1%} | {each.ndcg:.4f} |")
     return "\n".join(lines)
@@ -221,7 +227,7 @@ def top_k_table(outcomes: Iterable[RankingOutcome]) -> str:
 
 def table(outcomes: Iterable[Outcome]) -> str:
     """A Markdown table."""
-    lines = ["| sentences | log_odds | tokens | decisions changed | nDCG@10 |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| beliefs | log_odds | tokens | decisions changed | nDCG@10 |", "| --- | --- | --- | --- | --- |"]
     for outcome in outcomes:
         name = "no early exit | " if outcome.log_odds is None else f"{outcome.sentences} | {outcome.log_odds:g}"
         lines.append(f"| {name} | {outcome.tokens:.1%} | {outcome.changed:.1%} | {outcome.ndcg:.4f} |")

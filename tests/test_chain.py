@@ -276,7 +276,7 @@ def test_every_pair_has_the_rule_unless_it_gives_each_its_own():
     assert Scripted.for_pair(rule, 5) is rule
     assert rule_for_pair(rule, 0) is rule
     assert isinstance(rule_for_pair(rule, 1), Scripted)
-    with pytest.raises(SteeringError, match="same reads_beliefs"):
+    with pytest.raises(SteeringError, match="reads the same beliefs"):
         rule_for_pair(rule, 2)
     with pytest.raises(SteeringError, match="rule Counting failed: KeyError"):
         rule_for_pair(rule, 3)

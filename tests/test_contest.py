@@ -28,7 +28,7 @@ class Passage:
         self.beliefs = [BeliefPoint(0, 100.0)]  # the start of a chain says nothing
 
     def believes(self, *log_odds: float) -> bool:
-        """Whether it is given up at the last of these sentence ends."""
+        """Whether it is given up at the last of these places."""
         stops = False
         for value in log_odds:
             self.beliefs.append(BeliefPoint(len(self.beliefs), value))
@@ -40,8 +40,8 @@ class Passage:
         self.contest.finished(self, judgment)  # type: ignore[arg-type]
 
 
-def passages(n: int, *, k: int, lead: float = 1.0, sentences: int = 1) -> Sequence[Passage]:
-    contest = Contest(k, TopKExit(lead, sentences))
+def passages(n: int, *, k: int, lead: float = 1.0, beliefs: int = 1) -> Sequence[Passage]:
+    contest = Contest(k, TopKExit(lead, beliefs))
     return [Passage(contest, index) for index in range(n)]
 
 
@@ -60,24 +60,24 @@ def test_one_passage_cannot_be_overtaken_by_itself():
 
 
 def test_the_lowest_of_the_others_counts_against_the_highest_of_its_own():
-    first, other = passages(2, k=1, sentences=2)
+    first, other = passages(2, k=1, beliefs=2)
     first.believes(5.0)
-    assert not other.believes(0.0, 0.0), "the first has only one sentence yet"
+    assert not other.believes(0.0, 0.0), "the first has only one belief yet"
     first.believes(2.0)
     assert not other.believes(1.5, 0.0), "2.0 is not so far above 1.5"
     assert other.believes(0.9)
 
 
 def test_a_verdict_counts_as_it_is_and_a_failure_for_nothing():
-    first, other = passages(2, k=1, sentences=2)
+    first, other = passages(2, k=1, beliefs=2)
     first.finishes(5.0)
     assert not other.believes(0.0)
-    assert other.believes(0.0), "it has its two sentences now"
+    assert other.believes(0.0), "it has its two beliefs now"
     first.finishes(float("nan"), error="no memory")
     assert not other.believes(0.0)
 
 
-def test_between_sentence_ends_nobody_is_given_up():
+def test_between_beliefs_nobody_is_given_up():
     first, other = passages(2, k=1)
     assert not other.believes(0.0)
     first.finishes(9.0)
@@ -85,10 +85,16 @@ def test_between_sentence_ends_nobody_is_given_up():
     assert other.believes(0.0)
 
 
-@pytest.mark.parametrize("thresholds", [{"lead": -1.0}, {"lead": float("nan")}, {"sentences": 0}])
+@pytest.mark.parametrize("thresholds", [{"lead": -1.0}, {"lead": float("nan")}, {"beliefs": 0}])
 def test_thresholds_that_make_no_sense_are_refused(thresholds):
     with pytest.raises(ValueError, match="a top-k exit needs"):
         TopKExit(**thresholds)
+
+
+@pytest.mark.parametrize("belief_at", ["words", 0, True, 1.5])
+def test_places_that_are_none_are_refused(belief_at):
+    with pytest.raises(ValueError, match="'sentences' or every so many tokens"):
+        TopKExit(belief_at=belief_at)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +104,11 @@ def reranker() -> Rank1:
 
 def test_rank_gives_up_who_is_behind_and_only_cuts_chains(reranker):
     plain = reranker.rank(QUERY, PASSAGES)
-    early = reranker.rank(QUERY, PASSAGES, top_k=2, early_exit=TopKExit(lead=0.5, sentences=1))
+    early = reranker.rank(QUERY, PASSAGES, top_k=2, early_exit=TopKExit(lead=0.5, beliefs=1))
     assert [hit["corpus_id"] for hit in early] == [hit["corpus_id"] for hit in plain[:2]]
     assert [hit["chain"] for hit in early] == [hit["chain"] for hit in plain[:2]], "the best think as they would"
 
-    contest = Contest(2, TopKExit(lead=0.5, sentences=1))
+    contest = Contest(2, TopKExit(lead=0.5, beliefs=1))
     judgments = reranker.judge([(QUERY, passage) for passage in PASSAGES], rule=contest, observers=[contest])
     chains = {hit["corpus_id"]: hit["chain"] for hit in plain}
     assert all(chains[judgment.index].startswith(judgment.chain) for judgment in judgments)
@@ -111,9 +117,20 @@ def test_rank_gives_up_who_is_behind_and_only_cuts_chains(reranker):
     assert all(judgment.error is None and not judgment.label for judgment in stopped)
 
 
+def test_beliefs_may_be_read_every_so_many_tokens(reranker):
+    plain = reranker.judge([(QUERY, passage) for passage in PASSAGES])
+    early = reranker.rank(QUERY, PASSAGES, top_k=2, early_exit=TopKExit(lead=0.0, beliefs=1, belief_at=4)).judgments
+    stopped = [judgment for judgment in early if judgment.ended == "stopped"]
+    assert stopped
+    for judgment in stopped:
+        assert judgment.n_chain_tokens % 4 == 1, "one token behind the place"
+        assert judgment.n_chain_tokens < plain[judgment.index].n_chain_tokens
+        assert plain[judgment.index].chain.startswith(judgment.chain)
+
+
 def test_rank_thinks_to_the_end_where_everybody_is_wanted(reranker):
     plain = reranker.rank(QUERY, PASSAGES[:3], top_k=3)
-    assert reranker.rank(QUERY, PASSAGES[:3], top_k=3, early_exit=TopKExit(lead=0.0, sentences=1)) == plain
+    assert reranker.rank(QUERY, PASSAGES[:3], top_k=3, early_exit=TopKExit(lead=0.0, beliefs=1)) == plain
 
 
 def test_equal_passages_are_decoded_once_and_a_bad_one_harms_nobody(reranker):

@@ -1,13 +1,12 @@
 """The belief curve: where a chain's belief is read, that is, what its verdict would be if it were closed there."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from rank1_hf.chain import BeliefAt
 
 if TYPE_CHECKING:
     from rank1_hf.prompt import PromptEncoder
-
-BeliefAt = Literal["sentences"] | int
-"""At the start and behind each sentence, or at the start and every so many tokens."""
 
 
 def belief_at(every: BeliefAt | None, encoder: "PromptEncoder") -> Callable[[Sequence[int]], bool] | None:

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rank1_hf.chain import BeliefPoint
+from rank1_hf.chain import BeliefAt, BeliefPoint, check_belief_at
 from rank1_hf.decoding.watcher import Needs, Reading, Scores
-from rank1_hf.tracing.belief import BeliefAt
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 if TYPE_CHECKING:
@@ -118,9 +117,8 @@ class TraceOptions:
     attention: bool = False
 
     def __post_init__(self) -> None:
-        every = self.belief
-        if every not in (None, "sentences") and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
-            raise ValueError(f"belief must be 'sentences', a number of tokens or None, not {every!r}")
+        if self.belief is not None:
+            check_belief_at(self.belief)
 
 
 @dataclass(slots=True)
