@@ -139,8 +139,6 @@ def test_early_exit_is_off_by_default(reranker):
 def test_rules_that_are_none(reranker):
     with pytest.raises(TypeError, match=r"subclass of rank1_hf\.Rule"):
         reranker.judge(PAIRS, rule=EarlyExit)
-    with pytest.raises(ValueError, match="the rule reads beliefs at 'sentences' and the trace at 5"):
-        reranker.judge(PAIRS, rule=EarlyExit(), trace=TraceOptions(belief=5))
     with pytest.raises(ValueError, match="leave out rule"):
         reranker.judge(PAIRS, rule=EarlyExit(), think=False)
 

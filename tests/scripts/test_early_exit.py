@@ -60,7 +60,7 @@ def test_the_trade_off_of_a_ranking():
     places = [("q", str(index)) for index in range(3)]
     plain, *others = top_k_trade_off(judgments, places, {"q": {"0": 1, "1": 0, "2": 0}}, 1)
     assert (plain.thresholds, plain.tokens, plain.given_up, plain.recall) == (None, 1.0, 0.0, 1.0)
-    found = {(each.thresholds.lead, each.thresholds.sentences): each for each in others}
+    found = {(each.thresholds.lead, each.thresholds.beliefs): each for each in others}
     assert (found[4.0, 1].tokens, found[4.0, 1].given_up, found[4.0, 1].recall) == (71 / 90, 1 / 3, 1.0)
     assert (found[0.0, 1].tokens, found[0.0, 1].given_up, found[0.0, 1].recall) == (52 / 90, 2 / 3, 0.0)
 

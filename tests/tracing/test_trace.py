@@ -124,12 +124,12 @@ def test_the_last_belief_of_a_forced_close_is_the_verdict_itself(reranker):
 
 @pytest.mark.parametrize("belief", ["words", 0, True, 2.5])
 def test_beliefs_that_make_no_sense_are_refused(belief):
-    with pytest.raises(ValueError, match="belief must be"):
+    with pytest.raises(ValueError, match="'sentences' or every so many tokens"):
         TraceOptions(belief=belief)
 
 
 def test_a_rule_by_sentences_and_a_curve_by_tokens_do_not_go_together(reranker):
-    with pytest.raises(ValueError, match="every 5 tokens; use one"):
+    with pytest.raises(ValueError, match="the rule reads beliefs at 'sentences' and the trace at 5"):
         reranker.judge(PAIRS, rule=EarlyExit(), trace=TraceOptions(belief=5))
 
 
