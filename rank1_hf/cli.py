@@ -74,11 +74,6 @@ def main() -> None:
     app(prog_name="rank1-hf")
 
 
-app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
-app.command(epilog=f"{EXIT_CODES} explain: 4 the page cannot be written.")(explain)
-app.command(epilog="Exit codes: 0 stopped; 2 bad usage, or the address is taken; 3 the model cannot be loaded.")(serve)
-
-
 # ---- rerank ----------------------------------------------------------------------------------------------------------
 
 
@@ -411,3 +406,10 @@ def _scores_by_rank(judgments: list[Judgment], documents: Sequence[Document]) ->
     """Scores that say the order and nothing else, so that a metric breaks ties as the ranking does."""
     ordered = sorted(judgments, key=ranking_key)
     return {documents[judgment.index].id: -float(rank) for rank, judgment in enumerate(ordered)}
+
+
+# ---- commands with a file of their own ---------------------------------------------------------------------------------
+
+app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
+app.command(epilog=f"{EXIT_CODES} explain: 4 the page cannot be written.")(explain)
+app.command(epilog="Exit codes: 0 stopped; 2 bad usage, or the address is taken; 3 the model cannot be loaded.")(serve)
