@@ -408,7 +408,7 @@ def _scores_by_rank(judgments: list[Judgment], documents: Sequence[Document]) ->
     return {documents[judgment.index].id: -float(rank) for rank, judgment in enumerate(ordered)}
 
 
-# ---- commands with a file of their own ---------------------------------------------------------------------------------
+# ---- commands with a file of their own -------------------------------------------------------------------------------
 
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
 app.command(epilog=f"{EXIT_CODES} explain: 4 the page cannot be written.")(explain)
