@@ -41,7 +41,9 @@ def test_a_split_model_gives_the_chains_of_the_whole(
 
 
 @pytest.mark.parametrize(
-    "on_disk", [{"model.layers.3"}, {"model.layers.0", "model.layers.1", "model.layers.2", "model.norm"}], ids=str
+    "on_disk",
+    [{"model.layers.3"}, {"model.layers.0", "model.layers.1", "model.layers.2", "model.norm"}],
+    ids=["one", "most"],
 )
 def test_unequal_parts_of_a_trained_model_give_its_chains(on_disk: set[str], caplog: pytest.LogCaptureFixture) -> None:
     pairs = [("what carries an aircraft", passage) for passage in PASSAGES[:6]]
