@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import is_triton_available
 
-from rank1_hf.decoding.kv_cache import PAGE_SIZE
+from rank1_hf.decoding.kv_cache import PAGE_SIZE, joined
 from rank1_hf.decoding.step import Segment, SharedPages, Step, TokenStep
 
 NAME = "rank1_paged"
@@ -127,10 +127,10 @@ def _attend_all_pages(
     Pages of one row are attended as one batch over the front of the pool, which reads the cache in place and never
     expands the KV heads; a page of several rows is read once for all of them.
     """
-    # index_select copies whole rows; indexing with [...] goes element by element, and took six times as long.
     parts = [_attend_pages(queries.index_select(0, step.page_reader), keys, values, scaling, step.page_bias(window))]
     for shared in step.shared:
-        parts.append(_attend_shared(queries[shared.readers], keys, values, shared, scaling, shared.bias(window)))
+        readers = queries.index_select(0, shared.readers)
+        parts.append(_attend_shared(readers, keys, values, shared, scaling, shared.bias(window)))
     log_total, output = (
         (part[0] if len(part) == 1 else torch.cat(part)).index_select(0, step.partials.flatten())
         for part in zip(*parts, strict=True)
@@ -176,7 +176,8 @@ def _attend_shared(
     together = queries.transpose(0, 1).reshape(1, n_kv_heads, n_rows * group, head_dim).expand(n_pages, -1, -1, -1)
     if bias is not None:
         bias = bias.repeat_interleave(group, dim=1)[:, None]
-    part = _attend_pages(together, keys[shared.pages], values[shared.pages], scaling, bias)
+    shared_keys, shared_values = (pool.index_select(0, shared.pages) for pool in (keys, values))
+    part = _attend_pages(together, shared_keys, shared_values, scaling, bias)
     by_row = (x.view(n_pages, n_kv_heads, n_rows, group, -1).transpose(1, 2).flatten(0, 1) for x in part)
     return Part(*by_row)
 
@@ -186,10 +187,7 @@ def _attend_segment(
 ) -> Tensor:
     """Several query tokens of one row over its whole context, itself included: [tokens, heads, head dim] in and out."""
     n_new, n_context = segment.stop - segment.start, segment.n_context
-    context_keys, context_values = (
-        pool.index_select(0, segment.pages).transpose(0, 1).flatten(1, 2)[None, :, :n_context]
-        for pool in (keys, values)
-    )
+    context_keys, context_values = (joined(pool, segment.pages, n_context)[None] for pool in (keys, values))
     mask = segment.mask(window, queries.dtype)
     attended = F.scaled_dot_product_attention(
         queries.transpose(0, 1)[None],

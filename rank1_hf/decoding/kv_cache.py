@@ -27,6 +27,12 @@ def pages_for(n_tokens: int) -> int:
     return -(-n_tokens // PAGE_SIZE)
 
 
+def joined(pool: Tensor, pages: Tensor, length: int) -> Tensor:
+    """A copy of the first `length` tokens of some pages of a layer's pool: [KV heads, length, head dim]."""
+    # index_select copies whole pages; indexing with [...] goes element by element, and took six times as long.
+    return pool.index_select(0, pages).transpose(0, 1).flatten(1, 2)[:, :length]
+
+
 @dataclass(eq=False, slots=True)
 class RowKV:
     """The pages of one row, in order, and how many tokens they hold."""
@@ -81,9 +87,9 @@ class KVCache:
 
     def read(self, row: RowKV, layer: int, length: int) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values of a row's first `length` tokens in one layer: [KV heads, length, head dim]."""
-        pages = row.pages[: pages_for(length)]
-        keys, values = (pool[pages].transpose(0, 1).flatten(1, 2)[:, :length] for pool in self.layer(layer))
-        return keys, values
+        keys, values = self.layer(layer)
+        pages = torch.tensor(row.pages[: pages_for(length)], device=keys.device)
+        return joined(keys, pages, length), joined(values, pages, length)
 
     @property
     def is_allocated(self) -> bool:
