@@ -334,7 +334,7 @@ class Rank1:
         indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
         judgments = self._judge(indexed, total, batch_size, show_progress_bar, asked)
         if stream or not isinstance(many, Sequence):
-            return self._in_turn(judgments)
+            return self.in_turn(judgments)
         with self._lock:
             return Judgments(_collect(judgments), many)
 
@@ -526,7 +526,7 @@ class Rank1:
         Raises:
             PairError: the pair cannot be judged.
         """
-        return self._in_turn(self._stream(query, passage))
+        return self.in_turn(self._stream(query, passage))
 
     def _stream(self, query: Query, passage: Passage) -> Generator[TokenEvent | Judgment]:
         speaker = Speaker(self.encoder)
@@ -578,8 +578,10 @@ class Rank1:
                 progress.done()
                 yield judgment
 
-    def _in_turn(self, items: Generator[_T]) -> Iterator[_T]:
-        """The same items, while the calls of other threads come between them and never into a step."""
+    def in_turn(self, items: Generator[_T]) -> Generator[_T]:
+        """What a generator over `decoder` gives, while the calls of other threads come between its items and never
+        into a step. Whoever runs the decoder without `judge` runs it through this.
+        """
         done = object()
         try:
             while True:

@@ -47,7 +47,7 @@ class Engine:
     """Judges the pairs of many jobs together. Use it as a context manager, or close it.
 
     Args:
-        reranker: only this engine may use it.
+        reranker: its own calls, from other threads, come between the engine's steps.
         max_pairs: the most pairs that may wait or be decoded.
         batch_size: how many pairs decode together at most. None: what is fast on the device.
     """
@@ -131,8 +131,9 @@ class Engine:
     def _decode(self) -> None:
         """Judge what has come, and what comes in the meantime, until nothing is left."""
         call = Call(self.reranker, self._arriving(), Asked(), is_wanted=self._is_wanted)
-        with closing(self.reranker.decoder.steps(call.requests(), max_rows=self._batch_size)) as steps:
-            for finished in steps:
+        steps = self.reranker.decoder.steps(call.requests(), max_rows=self._batch_size)
+        with closing(self.reranker.in_turn(steps)) as in_turn:
+            for finished in in_turn:
                 for decoded in finished:
                     call.finish(decoded)
                 self._deliver(call.take_ready())

@@ -33,6 +33,18 @@ def test_every_job_gets_its_own_pairs_under_their_places(quick: Rank1):
         assert (engine.n_pairs, engine.n_waiting) == (0, 0)
 
 
+def test_calls_of_the_reranker_come_between_the_steps(quick: Rank1):
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    expected = [judgment.chain for judgment in quick.judge(pairs)]
+    with Engine(quick, max_pairs=100) as engine:
+        for _ in range(5):
+            inbox = Inbox()
+            engine.submit(pairs, inbox.append)
+            assert [judgment.chain for judgment in quick.judge(pairs)] == expected
+            found = inbox.judgments(len(pairs))
+            assert [found[index].chain for index in range(len(pairs))] == expected
+
+
 def test_a_pair_that_cannot_be_judged_is_delivered_like_the_others(quick: Rank1):
     inbox = Inbox()
     with Engine(quick, max_pairs=100) as engine:
