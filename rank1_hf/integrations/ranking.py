@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rank1_hf.prompt import Passage, query_text
+from rank1_hf.prompt import Passage
 from rank1_hf.reranker import Rank1
-from rank1_hf.results import Judgment, ranking_key
+from rank1_hf.results import Judgment
 
 _TOLD = ("log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated", "error")
 
@@ -30,10 +30,9 @@ def ranked(
     Raises:
         PairError: the query is not usable text.
     """
-    text = query_text({"text": query, "instruction": instruction})
-    judgments = model.judge([(text, passage) for passage in passages], show_progress_bar=False)
-    warn_of_failures(judgments)
-    return sorted(judgments, key=ranking_key)[:top_n]
+    hits = model.rank(query, passages, top_n, instruction=instruction, show_progress_bar=False)
+    warn_of_failures(hits.judgments)
+    return [hits.judgments[hit["corpus_id"]] for hit in hits]
 
 
 def warn_of_failures(judgments: Iterable[Judgment]) -> None:
