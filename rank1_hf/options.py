@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
 from rank1_hf.printable import one_line
-from rank1_hf.prompt import QUERY_PLACEHOLDER, ContractError, Markers, Passage
+from rank1_hf.prompt import ContractError, Markers, Passage, check_template
 from rank1_hf.results import Interrupted, Judgment
 
 if TYPE_CHECKING:
@@ -120,8 +120,10 @@ def template_text(option: str | None) -> str | None:
     if option is None:
         return None
     template = read_text(Path(option[1:])).rstrip("\r\n") if option.startswith("@") else option
-    if QUERY_PLACEHOLDER not in template:
-        raise InputError(f"the prompt template has no {QUERY_PLACEHOLDER}, where the query would go: {template!r}")
+    try:
+        check_template(template)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     return template
 
 

@@ -108,8 +108,8 @@ class PromptEncoder:
     def __init__(
         self, tokenizer: "PreTrainedTokenizerFast", *, template: str | None = None, markers: Markers | None = None
     ) -> None:
-        if template is not None and QUERY_PLACEHOLDER not in template:
-            raise ValueError(f"the prompt template has no {QUERY_PLACEHOLDER}, where the query would go: {template!r}")
+        if template is not None:
+            check_template(template)
         self.markers = markers or Markers()
         self._instruction = HEAD.format(true=self.markers.true.strip(), false=self.markers.false.strip())
         self._template = template
@@ -306,6 +306,16 @@ class TextStream:
         self._ids = self._ids[self._n_said :]
         self._n_said = len(self._ids)
         return text[len(said) :]
+
+
+def check_template(template: str) -> None:
+    """Refuse a dataset prompt that has no place for the query.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if QUERY_PLACEHOLDER not in template:
+        raise ValueError(f"the prompt template has no {QUERY_PLACEHOLDER}, where the query would go: {template!r}")
 
 
 def query_text(query: Query) -> str:

@@ -88,31 +88,22 @@ def evaluate(
         template = _template(prompt_template, task, prompts)
         _check_options(dtype, device, quantization)
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
-        decisive = {
-            "model": _identity(model),
+        choices = {
             "dtype": dtype,
             "quantization": quantization,
             "max_new_tokens": max_new_tokens,
             "prompt_template": template,
             "reproducible": reproducible,
-            "batch_size": batch_size if reproducible else None,  # which decides nothing elsewhere
         }
+        # Elsewhere the batch size decides nothing.
+        decisive = {"model": _identity(model), **choices, "batch_size": batch_size if reproducible else None}
         if (output / "journal.jsonl").exists():
             note(f"going on with the job in {output}", quiet)
         outcome = run_job(
             inputs,
             output,
             decisive,
-            lambda: options.load(
-                model,
-                quiet,
-                dtype=dtype,
-                device=device,
-                quantization=quantization,
-                max_new_tokens=max_new_tokens,
-                prompt_template=template,
-                reproducible=reproducible,
-            ),
+            lambda: options.load(model, quiet, device=device, **choices),
             batch_size=batch_size,
             measures=measures,
             show_progress=False if quiet else None,
