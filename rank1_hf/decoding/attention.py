@@ -101,28 +101,34 @@ def token_kernel(device: torch.device) -> TokenKernel | None:
 def _attend_decoding(
     queries: Tensor, keys: Tensor, values: Tensor, step: Step | TokenStep, scaling: float, window: int | None
 ) -> Tensor:
-    """One query token a row, over all its pages: [rows, heads, head dim] in and out.
+    """Few query tokens a row, over all its pages: [tokens, heads, head dim] in and out.
 
     The context is attended in parts, which are merged by their softmax weights (Flash-Decoding, Dao et al. 2023).
     """
-    n_rows, n_heads, head_dim = queries.shape
+    n_tokens, n_heads, head_dim = queries.shape
     n_kv_heads = keys.shape[1]
-    queries = queries.view(n_rows, n_kv_heads, n_heads // n_kv_heads, head_dim)
+    queries = queries.view(n_tokens, n_kv_heads, n_heads // n_kv_heads, head_dim)
     kernel = token_kernel(queries.device)
     if kernel is not None:
         positions = step.positions[: step.n_decoding]
-        log_total, output = kernel(queries, keys, values, step.page_table, positions, scaling, window)
+        merged = _merged(*kernel(queries, keys, values, step.page_table, positions, scaling, window))
     else:
         assert isinstance(step, Step)  # a TokenStep is made for the kernel only
-        log_total, output = _attend_all_pages(queries, keys, values, step, scaling, window)
-    merged = (log_total.softmax(1) * output).sum(1)
-    return merged.to(queries.dtype).view(n_rows, n_heads, head_dim)
+        by_row = queries.index_select(0, step.slots.flatten()).view(*step.slots.shape, *queries.shape[1:])
+        merged = _merged(*_attend_all_pages(by_row.transpose(1, 2), keys, values, step, scaling, window))
+        merged = merged.transpose(1, 2).flatten(0, 1).index_select(0, step.slot_of_token)
+    return merged.to(queries.dtype).view(n_tokens, n_heads, head_dim)
+
+
+def _merged(log_total: Tensor, output: Tensor) -> Tensor:
+    """Attention over the whole context from its parts, which lie along the second dimension."""
+    return (log_total.softmax(1) * output).sum(1)
 
 
 def _attend_all_pages(
     queries: Tensor, keys: Tensor, values: Tensor, step: Step, scaling: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Attend every page on its own; the parts are those of each row: [rows, most pages, KV heads, group, ...].
+    """Attend every page on its own: [rows, KV heads, slots, group, head dim] to [rows, most pages, KV heads, ...].
 
     Pages of one row are attended as one batch over the front of the pool, which reads the cache in place and never
     expands the KV heads; a page of several rows is read once for all of them.
@@ -136,11 +142,11 @@ def _attend_all_pages(
         for part in zip(*parts, strict=True)
     )
     log_total, output = (part.unflatten(0, step.partials.shape) for part in (log_total, output))
-    return log_total.masked_fill(step.is_filling[..., None, None, None], -math.inf), output
+    return log_total.masked_fill(step.is_filling[..., None, None, None, None], -math.inf), output
 
 
 class Part(NamedTuple):
-    """Attention over single pages, still to be merged: each [pages, KV heads, queries, 1 or head dim].
+    """Attention over single pages, still to be merged: each [pages, KV heads, slots, group, 1 or head dim].
 
     Attributes:
         log_total: the logarithm of the sum of the exponentiated scores, float32.
@@ -152,33 +158,32 @@ class Part(NamedTuple):
 
 
 def _attend_pages(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, bias: Tensor | None) -> Part:
-    """Attend every page by queries of its own: [pages, KV heads, queries, head dim] over [.., PAGE_SIZE, head dim]."""
-    n_pages, n_kv_heads, n_queries, head_dim = queries.shape
-    scores = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).float()
-    scores = scores.view(n_pages, n_kv_heads, n_queries, PAGE_SIZE)
+    """Attend every page by queries of its own: [pages, KV heads, slots, group, head dim]."""
+    n_slots, group, head_dim = queries.shape[2:]
+    rows = queries.reshape(-1, n_slots * group, head_dim)  # each page's KV heads
+    scores = torch.bmm(rows, keys.flatten(0, 1).transpose(1, 2))
+    scores = scores.float().view(*queries.shape[:-1], PAGE_SIZE)
     scores = scores * scaling if bias is None else torch.add(bias, scores, alpha=scaling)
     weights = scores.softmax(-1)
-    output = torch.bmm(weights.to(values.dtype).flatten(0, 1), values.flatten(0, 1))
+    output = torch.bmm(weights.to(values.dtype).view(*rows.shape[:2], PAGE_SIZE), values.flatten(0, 1))
     # The highest weight is 1 / sum(exp(scores - highest)): the total follows without another pass of exponentials.
     log_total = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log_()
-    return Part(log_total, output.view(n_pages, n_kv_heads, n_queries, head_dim))
+    return Part(log_total, output.view(queries.shape))
 
 
 def _attend_shared(
     queries: Tensor, keys: Tensor, values: Tensor, shared: SharedPages, scaling: float, bias: Tensor | None
 ) -> Part:
-    """Attend pages that all of these rows read: [rows, KV heads, group, head dim]. Parts come page by page, row by row.
+    """Attend pages that all of these rows read: [rows, KV heads, slots, group, head dim].
 
-    The rows' queries are put side by side, so that each page meets them in one matrix product.
+    The rows' queries are put side by side, so that each page meets them in one matrix product. The parts come page by
+    page, row by row.
     """
-    n_rows, n_kv_heads, group, head_dim = queries.shape
-    n_pages = len(shared.pages)
-    together = queries.transpose(0, 1).reshape(1, n_kv_heads, n_rows * group, head_dim).expand(n_pages, -1, -1, -1)
-    if bias is not None:
-        bias = bias.repeat_interleave(group, dim=1)[:, None]
+    n_rows, n_slots, n_pages = len(queries), queries.shape[2], len(shared.pages)
+    together = queries.transpose(0, 1).flatten(1, 2).expand(n_pages, -1, -1, -1, -1)
     shared_keys, shared_values = (pool.index_select(0, shared.pages) for pool in (keys, values))
     part = _attend_pages(together, shared_keys, shared_values, scaling, bias)
-    by_row = (x.view(n_pages, n_kv_heads, n_rows, group, -1).transpose(1, 2).flatten(0, 1) for x in part)
+    by_row = (x.view(n_pages, -1, n_rows, n_slots, *x.shape[3:]).transpose(1, 2).flatten(0, 1) for x in part)
     return Part(*by_row)
 
 

@@ -66,8 +66,8 @@ class Decoder:
         true_id, false_id: where the verdict is read.
         rethinks: how many times a closed chain is reopened.
         max_prefill_tokens: the most prompt tokens a step feeds; None: chosen for the device.
-        max_draft_tokens: the most tokens a step speculates on, over all rows; 0: no speculation; None: chosen for the
-            device, so that it happens where it pays.
+        spare_tokens: what a step costs before its first token (reading the weights, starting the kernels), in tokens:
+            speculation happens as far as it pays for that; 0: none; None: chosen for the device.
         kv_cache_tokens: the most tokens the KV cache may hold; None: as many as there is memory for.
         gpu_memory_utilization: the share of a GPU's memory to use in all, where `kv_cache_tokens` is None.
         reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
@@ -84,7 +84,7 @@ class Decoder:
         false_id: int,
         rethinks: int = 0,
         max_prefill_tokens: int | None = None,
-        max_draft_tokens: int | None = None,
+        spare_tokens: int | None = None,
         kv_cache_tokens: int | None = None,
         gpu_memory_utilization: float = 0.9,
         reproducible: bool = False,
@@ -105,8 +105,7 @@ class Decoder:
         self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else GPU_PREFILL_TOKENS)
         # More rows make better use of the weights that a step reads; a reproducible step is always as wide as this.
         self._default_rows = 32 if reproducible else 128 if on_cpu else 256
-        # About what a step feeds in the time that it reads the weights.
-        self._max_draft_tokens = (16 if on_cpu else 64) if max_draft_tokens is None else max_draft_tokens
+        self._spare_tokens = (64 if on_cpu else 256) if spare_tokens is None else spare_tokens
         if kv_cache_tokens is None:
             layers = Counter(layer_devices(model))
             kv_cache_tokens = min(
@@ -166,7 +165,7 @@ class Decoder:
             self._cache,
             max_rows=max_rows or self._default_rows,
             max_prefill_tokens=self._max_prefill_tokens,
-            max_draft_tokens=self._max_draft_tokens,
+            spare_tokens=self._spare_tokens,
         )
         try:
             while True:

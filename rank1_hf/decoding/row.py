@@ -7,25 +7,25 @@ from typing import Optional
 from rank1_hf.chain import BeliefPoint, Chain
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.decoding.speculation import PromptLookup
 from rank1_hf.decoding.watcher import NOTHING, Moment, Needs, Reading
 
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """The request, the chain (what the context should be), the KV (how much of it the model has seen), and a lookup.
+    """The request, the chain (what the context should be), and the KV (how much of it the model has seen).
 
     `rewritten` are the parts of the context, [start, stop), that the chain's rules or the caller wrote and not the
-    model. A branch, which reads what a row believes, is a row too, and has that row as its `parent`.
+    model. `n_learned` tokens of the context are known to those who draft. A branch, which reads what a row believes, is
+    a row too, and has that row as its `parent`.
     """
 
     request: Request
     chain: Chain
     kv: RowKV = field(default_factory=RowKV)
-    lookup: PromptLookup = field(default_factory=PromptLookup)
     rewritten: list[tuple[int, int]] = field(default_factory=list)
     parent: Optional["Row"] = None
     n_branches: int = 0
+    n_learned: int = 0
     outcome: Decoded | None = None
 
     def __post_init__(self) -> None:

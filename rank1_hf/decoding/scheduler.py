@@ -14,7 +14,8 @@ from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.prefixes import Prefixes
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
-from rank1_hf.decoding.speculation import LEAST_DRAFT, MAX_DRAFT
+from rank1_hf.decoding.speculation import MAX_DRAFT, Drafts
+from rank1_hf.decoding.step import MAX_DECODED
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A step: rows with a single token first. It is empty when no request and no row is left.
+    """A step: rows with few tokens first. It is empty when no request and no row is left.
 
     Attributes:
         work: the rows' parts.
@@ -64,7 +65,7 @@ class Scheduler:
         max_rows: the most rows that are live at once, at least 1.
         max_prefill_tokens: the most tokens a step feeds for rows that bring several, at least 1. (Every row that brings
             one token is in every step.)
-        max_draft_tokens: the most tokens a step speculates on, over all rows; 0: no speculation.
+        spare_tokens: what a step costs before its first token, in tokens; 0: no speculation.
     """
 
     least_prefill_tokens = 32
@@ -78,7 +79,7 @@ class Scheduler:
         *,
         max_rows: int,
         max_prefill_tokens: int,
-        max_draft_tokens: int = 0,
+        spare_tokens: int = 0,
     ) -> None:
         if max_rows < 1 or max_prefill_tokens < 1:
             raise ValueError(
@@ -93,7 +94,8 @@ class Scheduler:
         self._cache = cache
         self._width = self._max_rows = max_rows
         self._max_prefill_tokens = max_prefill_tokens
-        self._max_draft_tokens = max_draft_tokens
+        self._spare_tokens = spare_tokens
+        self._drafts = Drafts()
         self._prefixes = Prefixes(cache, capacity=max_rows)
 
     def plan(self) -> Plan:
@@ -194,21 +196,30 @@ class Scheduler:
                 n_tokens = min(row.pending, room)
                 room -= n_tokens
                 plan.append(Work(row, n_tokens, completes=n_tokens == row.pending))
-        # The last chunk of a prompt may be a single token.
-        return Plan(sorted(plan, key=lambda work: work.n_fed > 1))
+        # The last chunk of a prompt may be a few tokens.
+        return Plan(sorted(plan, key=lambda work: work.n_fed > MAX_DECODED))
 
     def _held(self) -> set[Row | None]:
         """Rows that wait for a live branch, because their rule goes by what it reads."""
         return {row.parent for row in self.rows if row.parent is not None and row.chain.goes_by_beliefs}
 
     def _draft(self, row: Row) -> list[int]:
-        """Tokens to speculate on, where few rows are live and memory is not short (a draft may take another page)."""
-        n_tokens = min(self._max_draft_tokens // len(self.rows), MAX_DRAFT, row.chain.room - 1)
+        """Tokens to speculate on, unless memory is short (a draft may take another page).
+
+        A step of R rows costs about as much as R + spare tokens and gives R of them. A token more, which costs 1, pays
+        where the chance that it is right is higher than R / (R + spare).
+        """
+        n_rows, spare = len(self.rows), self._spare_tokens
+        if not spare or row.parent is not None:
+            return []
+        self._drafts.learn(row.chain.tokens, row.n_learned)
+        row.n_learned = len(row.chain.tokens)
+        if row.chain.ended or self._cache.n_pages_free < 2 * n_rows:
+            return []
         if row.chain.goes_by_beliefs:  # each of which is to be known before the chain goes on
             return []
-        if n_tokens < LEAST_DRAFT or row.chain.ended or self._cache.n_pages_free < 2 * len(self.rows):
-            return []
-        return row.lookup.propose(row.chain.tokens, n_tokens)
+        n_tokens = min(max(spare // n_rows, 1), MAX_DRAFT, row.chain.room - 1)
+        return self._drafts.propose(row.chain.tokens, n_tokens, least_chance=n_rows / (n_rows + spare))
 
     def _make_room(self) -> None:
         if self._prefixes.drop_oldest():

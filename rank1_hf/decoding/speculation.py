@@ -1,35 +1,63 @@
-"""Speculation by prompt lookup: chains quote passages a lot, so what followed the last few tokens may follow again.
+"""Speculation: what followed the last few tokens before, in any row, may follow them again.
 
-A draft is fed together with the row's token and verified by the model in the same step, so the output is exactly the
-greedy one. It pays while a step is bound by reading the weights, that is with few rows; with many, the drafted tokens
-cost as much as they save. (Prompt lookup decoding: Saxena 2023.)
+Chains quote their passages, and a model words the chains of different pairs much alike, so the rows of a run share one
+table of what they have seen. A draft is fed together with the row's token and verified by the model in the same step,
+so the output is exactly the greedy one.
+
+Prompt lookup (Saxena 2023) drafts from a row's own context; drafting from other outputs of the same model is the idea
+of REST (He et al. 2024) and SuffixDecoding (Oliaro et al. 2024).
 """
 
 from collections.abc import Sequence
 
-NGRAM_SIZES = (3, 2)  # longer matches are likelier to go on alike, so they are tried first
-LEAST_DRAFT, MAX_DRAFT = 4, 8  # tokens; shorter drafts save too little, longer ones are seldom right to their end
+NGRAM_SIZES = (4, 2)  # longer matches are likelier to go on alike, so they are tried first
+MAX_DRAFT = 7  # tokens of one row; longer drafts are seldom right to their end
+MAX_NGRAMS = 1 << 17  # some 30 MB
+
+_Followers = dict[tuple[int, ...], tuple[int, int]]  # n-gram -> the token that followed last, how often in a row
 
 
-class PromptLookup:
-    """Where the n-grams of one row's context stood last, kept up to date as the context grows."""
+class Drafts:
+    """What followed the n-grams of all rows, the recent ones.
 
-    def __init__(self) -> None:
-        self._followed_at: dict[tuple[int, ...], int] = {}  # n-gram -> where the token behind it stands
-        self._n_seen = 0
+    Args:
+        max_ngrams: the most n-grams that are remembered.
+    """
 
-    def propose(self, tokens: Sequence[int], n_tokens: int) -> list[int]:
-        """Up to `n_tokens` tokens that may follow `tokens`; none where their end has not been seen before."""
-        if len(tokens) < self._n_seen:  # the context was rewritten
-            self._followed_at.clear()
-            self._n_seen = 0
-        for end in range(max(self._n_seen, 1), len(tokens)):
+    def __init__(self, max_ngrams: int = MAX_NGRAMS) -> None:
+        self._max_recent = max_ngrams // 2
+        self._recent: _Followers = {}
+        self._older: _Followers = {}
+
+    def learn(self, tokens: Sequence[int], n_known: int) -> None:
+        """Take in a row's context, of which the first `n_known` tokens have been taken in before."""
+        for end in range(n_known, len(tokens)):
             for size in NGRAM_SIZES:
                 if size <= end:
-                    self._followed_at[tuple(tokens[end - size : end])] = end
-        self._n_seen = len(tokens)
-        for size in NGRAM_SIZES:
-            start = self._followed_at.get(tuple(tokens[-size:]))
-            if start is not None:
-                return list(tokens[start : start + n_tokens])
-        return []
+                    ngram = tuple(tokens[end - size : end])
+                    followed_by, n_times = self._followed(ngram) or (None, 0)
+                    self._recent[ngram] = tokens[end], n_times + 1 if followed_by == tokens[end] else 1
+        if len(self._recent) > self._max_recent:
+            self._recent, self._older = {}, self._recent
+
+    def propose(self, tokens: Sequence[int], n_tokens: int, least_chance: float) -> list[int]:
+        """Up to `n_tokens` tokens that may follow `tokens`, while the chance that all are right is not too small."""
+        context, chance = list(tokens[-max(NGRAM_SIZES) :]), 1.0
+        n_given = len(context)
+        while len(context) - n_given < n_tokens:
+            followed = self._longest_match(context)
+            if followed is None:
+                break
+            token, n_times = followed
+            chance *= n_times / (n_times + 1)  # close to how often it is right, for 4-grams and 2-grams of real chains
+            if chance < least_chance:
+                break
+            context.append(token)
+        return context[n_given:]
+
+    def _longest_match(self, context: list[int]) -> tuple[int, int] | None:
+        matches = (self._followed(tuple(context[-size:])) for size in NGRAM_SIZES)
+        return next((match for match in matches if match is not None), None)
+
+    def _followed(self, ngram: tuple[int, ...]) -> tuple[int, int] | None:
+        return self._recent.get(ngram) or self._older.get(ngram)

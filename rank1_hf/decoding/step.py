@@ -1,8 +1,8 @@
 """One step as tensors: the tokens of several rows, packed end to end without padding.
 
-A row that decodes brings one token, a row in prefill (or one whose chain was rewritten) brings several. The rows with
-one token come first: attention reads the KV cache for all of them at once, and for the others one by one. A page that
-several of them own, the start of a long query, is read once for all its readers.
+A row that decodes brings one token and perhaps a draft, a row in prefill (or one whose chain was rewritten) brings
+many. The rows with few tokens come first: attention reads the KV cache for all of them at once, and for the others one
+by one. A page that several of them own, the start of a long query, is read once for all its readers.
 """
 
 import math
@@ -19,6 +19,9 @@ from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache, RowKV
 if TYPE_CHECKING:
     from rank1_hf.decoding.probe import Probe
 
+MAX_DECODED = 8
+"""A row that brings at most so many tokens is attended together with the others that do."""
+
 _HIDDEN = -1e30  # added to a score; finite, so that a page that is hidden altogether has a softmax too
 _NOWHERE = 2**40  # the first position of a page that nobody reads: behind every token
 
@@ -30,10 +33,15 @@ class RowSlice:
     kv: RowKV
     tokens: list[int]
 
+    @property
+    def start(self) -> int:
+        """The position of its first token."""
+        return self.kv.length - len(self.tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The tokens of one row that brings several: where they lie in the step, and the pages of its whole context."""
+    """The tokens of one row that brings many: where they lie in the step, and the pages of its whole context."""
 
     start: int
     stop: int
@@ -67,7 +75,7 @@ class SharedPages:
         pages: [pages].
         first_positions: [pages], the position of each page's first token.
         readers: [readers], which decoding rows read them.
-        positions: [readers], the positions of these rows' tokens.
+        positions: [readers, slots], the positions of these rows' tokens.
     """
 
     pages: Tensor
@@ -76,11 +84,11 @@ class SharedPages:
     positions: Tensor
 
     def bias(self, window: int | None) -> Tensor | None:
-        """[pages, readers, PAGE_SIZE], float32: hides the keys outside of a reader's window; None: all are seen."""
+        """[pages, 1, readers * slots, 1, PAGE_SIZE], float32: hides what is outside of a window; None: nothing is."""
         if window is None:
             return None
-        in_page = torch.arange(PAGE_SIZE, device=self.pages.device)
-        return _bias(self.positions[:, None] - self.first_positions[:, None, None] - in_page >= window)
+        key_positions = self.first_positions[:, None] + torch.arange(PAGE_SIZE, device=self.pages.device)
+        return _bias(self.positions.flatten()[:, None, None] - key_positions[:, None, None, None] >= window)
 
 
 class Step:
@@ -88,7 +96,7 @@ class Step:
 
     Args:
         cache: the pool that the rows' pages belong to.
-        slices: the rows' parts. Those with a single token must come first.
+        slices: the rows' parts. Those with at most `MAX_DECODED` tokens must come first.
         device: where the model takes its input.
         width: pad the step to so many tokens, and attend every row by itself, so that a row's numbers depend on no
             other row; None: neither.
@@ -109,21 +117,24 @@ class Step:
         self.probe = probe
         self._elsewhere: dict[torch.device, Step] = {}
         self._again = partial(Step, cache, slices, width=width, probe=probe)
-        self.decoding = [part.kv for part in slices if len(part.tokens) == 1 and width is None]
-        if width is None and any(len(part.tokens) == 1 for part in slices[len(self.decoding) :]):
-            raise ValueError("rows with a single token come first in a step")
+        n_rows = 0 if width is not None else sum(len(part.tokens) <= MAX_DECODED for part in slices)
+        self.decoding = slices[:n_rows]
+        if any(len(part.tokens) > MAX_DECODED for part in self.decoding):
+            raise ValueError("rows with few tokens come first in a step")
+        self.n_decoding = sum(len(part.tokens) for part in self.decoding)
+        """How many tokens the rows with few tokens bring."""
         tokens: list[int] = []
         positions: list[int] = []
         pages: list[int] = []
         self.segments: list[Segment] = []
-        for part in slices:
-            start, stop = len(tokens), len(tokens) + len(part.tokens)
+        for number, part in enumerate(slices):
+            if number >= n_rows:
+                stop = len(tokens) + len(part.tokens)
+                self.segments.append(Segment(len(tokens), stop, self._tensor(part.kv.pages), part.kv.length))
             tokens += part.tokens
-            for position in range(part.kv.length - len(part.tokens), part.kv.length):
+            for position in range(part.start, part.kv.length):
                 positions.append(position)
                 pages.append(part.kv.pages[position // PAGE_SIZE])
-            if len(part.tokens) > 1 or width is not None:
-                self.segments.append(Segment(start, stop, self._tensor(part.kv.pages), part.kv.length))
         self.n_tokens = len(tokens)
         padding = [0] * ((width or self.n_tokens) - self.n_tokens)
         self.input_ids = self._tensor(tokens + padding)[None]
@@ -137,20 +148,39 @@ class Step:
         self._page_biases: dict[int | None, Tensor] = {}
 
     @property
-    def n_decoding(self) -> int:
-        """How many rows bring a single token."""
-        return len(self.decoding)
-
-    @property
     def positions(self) -> Tensor:
         """[n_tokens], int64: each token's place in its own row."""
         return self.position_ids[0, : self.n_tokens]
 
     @cached_property
     def page_table(self) -> Tensor:
-        """[decoding rows, most pages of a row], int64: each row's pages, in order, filled up with 0."""
-        width = max(len(kv.pages) for kv in self.decoding)
-        return self._tensor([kv.pages + [0] * (width - len(kv.pages)) for kv in self.decoding])
+        """[n_decoding, most pages of a row], int64: the pages of each token's row, in order, filled up with 0."""
+        width = max(len(part.kv.pages) for part in self.decoding)
+        rows = [part.kv.pages + [0] * (width - len(part.kv.pages)) for part in self.decoding for _ in part.tokens]
+        return self._tensor(rows)
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """[decoding rows, slots], int64: where each row's tokens lie in the step.
+
+        There are as many slots as a row has tokens at most; a row with fewer is filled up with its first token again.
+        """
+        width = max(len(part.tokens) for part in self.decoding)
+        rows: list[list[int]] = []
+        start = 0
+        for part in self.decoding:
+            stop = start + len(part.tokens)
+            rows.append([*range(start, stop)] + [start] * (width - len(part.tokens)))
+            start = stop
+        return self._tensor(rows)
+
+    @cached_property
+    def slot_of_token(self) -> Tensor:
+        """[n_decoding], int64: where each token is found among the slots of all rows."""
+        n_slots = self.slots.shape[1]
+        return self._tensor(
+            [row * n_slots + slot for row, part in enumerate(self.decoding) for slot in range(len(part.tokens))]
+        )
 
     def on(self, device: torch.device) -> "Step":
         """The same step for a layer on another device."""
@@ -168,7 +198,7 @@ class Step:
                 pages=self._tensor(pages),
                 first_positions=self._tensor([self._first_positions[page] for page in pages]),
                 readers=self._tensor(list(readers)),
-                positions=self.position_ids[0][self._tensor(list(readers))],
+                positions=self.positions[self.slots[list(readers)]],
             )
             for readers, pages in self._shared_by.items()
         ]
@@ -183,7 +213,7 @@ class Step:
         return self._tensor(reader)
 
     def page_bias(self, window: int | None) -> Tensor:
-        """[n_pages, 1, 1, PAGE_SIZE], float32: hides the keys of each page that `page_reader` must not attend to.
+        """[n_pages, 1, slots, 1, PAGE_SIZE], float32: hides what a page's reader must not see with each of its tokens.
 
         Args:
             window: with sliding-window attention, how many tokens a token sees, itself included.
@@ -193,12 +223,12 @@ class Step:
             for page, readers in self._readers.items():
                 if len(readers) == 1:
                     first[page] = self._first_positions[page]
-            in_page = torch.arange(PAGE_SIZE, device=self.device)
-            distance = (self.position_ids[0][self.page_reader] - self._tensor(first))[:, None] - in_page
+            key_positions = self._tensor(first)[:, None] + torch.arange(PAGE_SIZE, device=self.device)
+            distance = self.positions[self.slots[self.page_reader]][..., None] - key_positions[:, None]
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
-            self._page_biases[window] = _bias(hidden)[:, None, None, :]
+            self._page_biases[window] = _bias(hidden)[:, None, :, None, :]
         return self._page_biases[window]
 
     @cached_property
@@ -214,22 +244,24 @@ class Step:
             for page, reader in product(pages, readers):
                 places[page, reader] = n_parts
                 n_parts += 1
-        rows = [[places.get((page, reader), page) for page in kv.pages] for reader, kv in enumerate(self.decoding)]
+        rows = [
+            [places.get((page, reader), page) for page in part.kv.pages] for reader, part in enumerate(self.decoding)
+        ]
         width = max(map(len, rows))
         return self._tensor([row + row[:1] * (width - len(row)) for row in rows])
 
     @cached_property
     def is_filling(self) -> Tensor:
         """[decoding rows, most pages of a row], bool: where `partials` is filled up."""
-        n_pages = self._tensor([len(kv.pages) for kv in self.decoding])
+        n_pages = self._tensor([len(part.kv.pages) for part in self.decoding])
         return torch.arange(self.partials.shape[1], device=self.device) >= n_pages[:, None]
 
     @cached_property
     def _readers(self) -> dict[int, list[int]]:
         """Page -> the decoding rows that read it."""
         readers: dict[int, list[int]] = {}
-        for reader, kv in enumerate(self.decoding):
-            for page in kv.pages:
+        for reader, part in enumerate(self.decoding):
+            for page in part.kv.pages:
                 readers.setdefault(page, []).append(reader)
         return readers
 
@@ -245,7 +277,7 @@ class Step:
     @cached_property
     def _first_positions(self) -> dict[int, int]:
         """Page -> the position of its first token; the same in all rows that read it."""
-        return {page: number * PAGE_SIZE for kv in self.decoding for number, page in enumerate(kv.pages)}
+        return {page: number * PAGE_SIZE for part in self.decoding for number, page in enumerate(part.kv.pages)}
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)

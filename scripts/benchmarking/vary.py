@@ -81,7 +81,7 @@ def vary_modes(source: Source, checkpoint: Checkpoint, sizes: Sizes) -> Curve:
     """Real chains with the defaults, and with one of them turned off or reproducible mode on, against the rows."""
     modes: dict[str, dict[str, Any]] = {
         "default": {},
-        "no speculation": {"max_draft_tokens": 0},
+        "no speculation": {"spare_tokens": 0},
         "reproducible": {"reproducible": True},
     }
     if checkpoint.model.device.type == "cuda":

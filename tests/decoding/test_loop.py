@@ -98,8 +98,8 @@ def test_the_pages_of_a_long_query_are_shared(case, shape: str):
 @pytest.mark.parametrize("max_rows", [1, 3, 10])
 def test_speculation_changes_nothing_but_the_number_of_steps(case, max_rows: int):
     folder, oracle, requests, expected = case("qwen2-repeats-itself")
-    speculating = oracle.decoder(folder, max_draft_tokens=8 * max_rows)
-    plain = oracle.decoder(folder, max_draft_tokens=0)
+    speculating = oracle.decoder(folder, spare_tokens=8 * max_rows)
+    plain = oracle.decoder(folder, spare_tokens=0)
     assert_same(list(speculating.run(requests, max_rows=max_rows)), expected)
     assert_same(list(plain.run(requests, max_rows=max_rows)), expected)
     assert speculating.stats.accepted_tokens > 0
@@ -136,7 +136,7 @@ def test_requests_are_taken_only_when_there_is_room(case):
 
 def test_logits_are_computed_for_the_last_position_only(case):
     folder, oracle, requests, _ = case("qwen2")
-    decoder = oracle.decoder(folder, max_draft_tokens=0)
+    decoder = oracle.decoder(folder, spare_tokens=0)
     seen: list[int] = []
     decoder.model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output[0].shape[0]))
     list(decoder.run(requests[:4], max_rows=4))

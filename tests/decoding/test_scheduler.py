@@ -1,4 +1,4 @@
-"""The scheduler on made-up rows: a row "decodes" by growing one token a step until its length is reached."""
+"""The scheduler on made-up rows: a row "decodes" by growing a token, and what is right of a draft, until its limit."""
 
 from dataclasses import dataclass
 
@@ -17,6 +17,11 @@ CLOSE, EOS = 1000, 1001
 RULES = ChainRules((CLOSE,), frozenset({EOS}), lambda prompt, thought: [*prompt, *thought, 7, CLOSE], lambda p, t: [])
 
 
+def said_behind(n_tokens: int) -> int:
+    """What the made-up model says behind a context of so many tokens."""
+    return 50 + n_tokens % 3
+
+
 @dataclass
 class Simulation:
     """What a run of the scheduler did, without a model."""
@@ -26,10 +31,16 @@ class Simulation:
     live_rows: list[int]
     fed: dict[int, list[int]]
     failed: list[int]
+    n_steps: int = 0
 
 
 def simulate(
-    requests: list[Request], *, max_rows: int, max_prefill_tokens: int, max_tokens: int | None = None
+    requests: list[Request],
+    *,
+    max_rows: int,
+    max_prefill_tokens: int,
+    max_tokens: int | None = None,
+    spare_tokens: int = 0,
 ) -> Simulation:
     cache = KVCache(max_tokens)
     scheduler = Scheduler(
@@ -38,6 +49,7 @@ def simulate(
         cache,
         max_rows=max_rows,
         max_prefill_tokens=max_prefill_tokens,
+        spare_tokens=spare_tokens,
     )
     seen = Simulation([], [], [], {}, [])
     for _ in range(10_000):
@@ -52,26 +64,40 @@ def simulate(
         seen.live_rows.append(len(scheduler.rows))
         seen.prefill_tokens.append(sum(work.n_tokens for work in plan if work.n_tokens > 1))
         assert len({id(work.row) for work in plan}) == len(plan), "a row is in one step twice"
-        completed = [work.row for work in plan if work.completes]
+        seen.n_steps += 1
         for work in plan:
-            start = work.row.kv.length
-            cache.extend(work.row.kv, work.n_tokens)
+            cache.extend(work.row.kv, work.n_fed)
             assert cache.n_pages_used <= cache.max_pages
             pages = torch.tensor(work.row.kv.pages)
             for layer in range(1):  # the pool must exist before prefixes can be copied
                 cache.write(layer, pages, torch.zeros_like(pages), *2 * [torch.ones(len(pages), 1, 1)])
-            fed = work.row.chain.tokens[start : work.row.kv.length]
-            seen.fed.setdefault(work.row.request.index, []).extend(fed)
         for work in plan:
             scheduler.stepped(work.row)
         assert cache.n_pages_used <= cache.max_pages
-        for row in completed:
-            if row.chain.ended:
+        for work in plan:
+            row, start = work.row, work.row.kv.length - work.n_fed
+            ended = row.chain.ended
+            if work.completes and not ended:
+                cache.truncate(row.kv, advance(row, work.draft))
+            seen.fed.setdefault(row.request.index, []).extend(row.chain.tokens[start : row.kv.length])
+            if work.completes and ended:
                 seen.finished.append(row.request.index)
                 scheduler.release(row)
-            else:
-                cache.truncate(row.kv, row.chain.advance(50))
     raise AssertionError("the scheduler starves a row")
+
+
+def advance(row: Row, draft: list[int]) -> int:
+    """Take what the model says behind the row's context and behind what is right of the draft.
+
+    Returns:
+        How many tokens that were fed are the context's.
+    """
+    for drafted in [*draft, None]:
+        n_tokens = len(row.chain.tokens)
+        unchanged = row.chain.advance(said_behind(n_tokens))
+        if row.chain.ended or row.chain.tokens[-1] != drafted:
+            return unchanged
+    raise AssertionError("nothing is drafted behind the last token")
 
 
 requests_strategy = st.lists(
@@ -84,24 +110,36 @@ requests_strategy = st.lists(
 )
 
 
-@given(requests_strategy, st.integers(1, 6), st.integers(1, 80))
-def test_every_request_runs_once_within_the_limits(requests: list[Request], max_rows: int, max_prefill_tokens: int):
-    seen = simulate(requests, max_rows=max_rows, max_prefill_tokens=max_prefill_tokens)
+spare_tokens_strategy = st.sampled_from([0, 4, 100])
+
+
+@given(requests_strategy, st.integers(1, 6), st.integers(1, 80), spare_tokens_strategy)
+def test_every_request_runs_once_within_the_limits(
+    requests: list[Request], max_rows: int, max_prefill_tokens: int, spare_tokens: int
+):
+    seen = simulate(requests, max_rows=max_rows, max_prefill_tokens=max_prefill_tokens, spare_tokens=spare_tokens)
     assert sorted(seen.finished) == [request.index for request in requests]
     assert max(seen.live_rows, default=0) <= max_rows
     assert max(seen.prefill_tokens, default=0) <= max_prefill_tokens
     for request in requests:  # what a row was fed is its context, less what it started with from its query's prefix
-        whole = [*request.prompt, *[50] * request.limit, 7, CLOSE]
+        n_prompt = len(request.prompt)
+        whole = [*request.prompt, *map(said_behind, range(n_prompt, n_prompt + request.limit)), 7, CLOSE]
         fed = seen.fed[request.index]
         assert fed == whole[len(whole) - len(fed) :]
         assert len(whole) - len(fed) in (0, min(request.n_shared, len(request.prompt) - 1))
 
 
-@given(requests_strategy, st.integers(1, 6), st.integers(1, 80), st.integers(64, 500))
+@given(requests_strategy, st.integers(1, 6), st.integers(1, 80), st.integers(64, 500), spare_tokens_strategy)
 def test_a_small_memory_is_never_exceeded_and_fails_only_what_cannot_fit(
-    requests: list[Request], max_rows: int, max_prefill_tokens: int, max_tokens: int
+    requests: list[Request], max_rows: int, max_prefill_tokens: int, max_tokens: int, spare_tokens: int
 ):
-    seen = simulate(requests, max_rows=max_rows, max_prefill_tokens=max_prefill_tokens, max_tokens=max_tokens)
+    seen = simulate(
+        requests,
+        max_rows=max_rows,
+        max_prefill_tokens=max_prefill_tokens,
+        max_tokens=max_tokens,
+        spare_tokens=spare_tokens,
+    )
     assert sorted(seen.finished + seen.failed) == [request.index for request in requests]
     most = max_tokens // PAGE_SIZE * PAGE_SIZE
     whole = {request.index: len(request.prompt) + request.limit + 2 for request in requests}
@@ -122,6 +160,15 @@ def test_rows_are_admitted_in_order_and_a_free_place_is_taken_at_the_next_step()
     seen = simulate(requests, max_rows=2, max_prefill_tokens=100)
     assert seen.finished == [1, 2, 3, 0]
     assert seen.live_rows[:6] == [2] * 6
+
+
+def test_a_row_drafts_from_what_other_rows_have_said():
+    request = Request(0, [100] * 3, 0, 40)
+    alone = simulate([request], max_rows=1, max_prefill_tokens=100, spare_tokens=0)
+    first = simulate([request], max_rows=1, max_prefill_tokens=100, spare_tokens=7)
+    both = simulate([request, Request(1, [101] * 6, 0, 40)], max_rows=1, max_prefill_tokens=100, spare_tokens=7)
+    assert alone.n_steps > 40 > first.n_steps
+    assert both.n_steps - first.n_steps < 10
 
 
 @pytest.mark.parametrize(("max_rows", "max_prefill_tokens"), [(0, 10), (1, 0), (-1, 10)])

@@ -125,14 +125,14 @@ def eager(case) -> Callable[[str], torch.nn.Module]:
 def test_what_is_read_is_what_a_full_forward_pass_computes(case, eager, shape: str):
     folder, oracle, requests, expected = case(shape)
     observer = everything(oracle)
-    decoder = oracle.decoder(folder, max_draft_tokens=24)
+    decoder = oracle.decoder(folder, spare_tokens=24)
     assert_same(list(decoder.run(watched(requests[:4], observer), max_rows=2)), expected[:4])
     n_tokens = sum(len(result.thought) + (result.ended != "budget") for result in expected[:4])
     assert assert_read_as_by_a_full_forward_pass(observer, oracle, eager(shape)) == n_tokens + 4
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("options", [{}, {"kv_cache_tokens": 400}, {"max_draft_tokens": 64}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"kv_cache_tokens": 400}, {"spare_tokens": 64}], ids=str)
 def test_chains_are_as_without_observers_and_tokens_come_in_order(case, shape: str, options: dict[str, int]):
     folder, oracle, requests, expected = case(shape)
     observer = everything(oracle)
