@@ -108,7 +108,7 @@ def main() -> None:
         device, dtype = checkpoint.model.device, checkpoint.model.dtype
         limits = measure_limits(device, dtype, quick=options.quick)
         results["limits"] = dataclasses.asdict(limits)
-        results["phases"] = measure_phases(checkpoint, source, ours, limits, quick=options.quick)
+        results["phases"] = measure_phases(checkpoint, source, limits, quick=options.quick)
         results["workloads"], results["curves"] = {}, []
         for workload in workloads:
             results["workloads"][workload.name] = compare(workload, peers, options)
@@ -196,13 +196,12 @@ def start_vllm(
 def measure_phases(
     checkpoint: Checkpoint,
     source: Source,
-    ours: Ours,
     limits: Limits,
     *,
     quick: bool,
 ) -> list[dict[str, Any]]:
     """Decode steps of few and many rows, and a prefill, beside the machine's limits."""
-    cost, decoder = Cost.of(checkpoint.model), ours.decoder(closes=False)
+    cost, decoder = Cost.of(checkpoint.model), Ours(checkpoint, (), spare_tokens=0).decoder(closes=False)
     n_prompt, n_chain, rows = (96, 4, (1, 2)) if quick else (300, 48, (1, 8, 32))
     phases = []
     for n_rows in rows:

@@ -134,7 +134,14 @@ class Ours:
             sum(result.ended == "closed" for result in decoded),
             {
                 name: getattr(decoder.stats, name) - getattr(stats, name)
-                for name in ("steps", "prefill_tokens", "decode_tokens", "preemptions")
+                for name in (
+                    "steps",
+                    "prefill_tokens",
+                    "decode_tokens",
+                    "draft_tokens",
+                    "accepted_tokens",
+                    "preemptions",
+                )
             },
         )
 

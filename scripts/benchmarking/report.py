@@ -115,7 +115,9 @@ def _workload_table(name: str, result: Results) -> Table:
     counts = result["peers"]["rank1_hf"]["runs"][0]["counts"]
     table.caption = (
         f"rank1_hf took {counts['steps']} steps, fed {counts['prefill_tokens']} tokens to prefill prompts of "
-        f"{sum(result['prompt_tokens'])} and to close chains by force, and preempted {counts['preemptions']} rows."
+        f"{sum(result['prompt_tokens'])} and to close chains by force, and preempted {counts['preemptions']} rows. "
+        f"It drafted {counts['draft_tokens']} tokens, of which {counts['accepted_tokens']} were right: "
+        f"{1 + counts['accepted_tokens'] / max(counts['decode_tokens'], 1):.2f} tokens a row and step."
     )
     return table
 
