@@ -105,7 +105,7 @@ class Decoder:
         self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else GPU_PREFILL_TOKENS)
         # More rows make better use of the weights that a step reads; a reproducible step is always as wide as this.
         self._default_rows = 32 if reproducible else 128 if on_cpu else 256
-        self._spare_tokens = (64 if on_cpu else 256) if spare_tokens is None else spare_tokens
+        self._spare_tokens = (32 if on_cpu else 128) if spare_tokens is None else spare_tokens
         if kv_cache_tokens is None:
             layers = Counter(layer_devices(model))
             kv_cache_tokens = min(

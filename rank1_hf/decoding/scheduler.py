@@ -206,8 +206,8 @@ class Scheduler:
     def _draft(self, row: Row) -> list[int]:
         """Tokens to speculate on, unless memory is short (a draft may take another page).
 
-        A step of R rows costs about as much as R + spare tokens and gives R of them. A token more, which costs 1, pays
-        where the chance that it is right is higher than R / (R + spare).
+        A step of R rows costs about as much as spare + 1.5 R tokens, because every row's KV is read too, and gives R of
+        them. A token more costs 1, so it pays where the chance that it is right is higher than R / (spare + 1.5 R).
         """
         n_rows, spare = len(self.rows), self._spare_tokens
         if not spare or row.parent is not None:
@@ -219,7 +219,7 @@ class Scheduler:
         if row.chain.goes_by_beliefs:  # each of which is to be known before the chain goes on
             return []
         n_tokens = min(max(spare // n_rows, 1), MAX_DRAFT, row.chain.room - 1)
-        return self._drafts.propose(row.chain.tokens, n_tokens, least_chance=n_rows / (n_rows + spare))
+        return self._drafts.propose(row.chain.tokens, n_tokens, least_chance=n_rows / (spare + 1.5 * n_rows))
 
     def _make_room(self) -> None:
         if self._prefixes.drop_oldest():
