@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.placement import is_split
-from rank1_hf.decoding.step import RowSlice, TokenStep
+from rank1_hf.decoding.step import RowSlice, TokenStep, tensor_on, with_said
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class DecodeGraphs:
         self._n_moves = 0  # of the pools; a graph knows them by their addresses
         self._works = True
 
-    def run(self, slices: list[RowSlice]) -> Tensor | None:
-        """Run a step of these rows. None: it has to be run in the ordinary way."""
+    def run(self, slices: list[RowSlice], said: Tensor | None = None) -> Tensor | None:
+        """Run a step of these rows; `said` as a `Step` takes it. None: it has to be run in the ordinary way."""
         if not self._works or not _is_decoding(slices) or not self._cache.is_allocated:
             return None
         tokens = _token_table(slices)
@@ -76,10 +76,11 @@ class DecodeGraphs:
             self.clear()
             self._n_moves = self._cache.n_moves
         tokens += tokens[:1] * (height - n_tokens)
-        table = torch.tensor([row + [0] * (2 + width - len(row)) for row in tokens])
+        table = tensor_on(self._device, [row + [0] * (2 + width - len(row)) for row in tokens])
+        table[:, 0] = with_said(table[:, 0], said)
         if (height, width) not in self._graphs:
             try:
-                self._graphs[height, width] = self._captured(table.to(self._device))
+                self._graphs[height, width] = self._captured(table)
             except RuntimeError as error:
                 if should_reduce_batch_size(error):
                     raise
@@ -89,7 +90,7 @@ class DecodeGraphs:
         graph = self._graphs[height, width]
         graph.table.copy_(table)
         graph.replay()
-        return graph.found[:n_tokens]
+        return graph.found[:n_tokens].clone()  # the next replay writes there
 
     def clear(self) -> None:
         """Forget all graphs, and free their memory."""

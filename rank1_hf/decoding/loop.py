@@ -1,6 +1,6 @@
 """The decode loop: greedy, by hand, many rows at a time.
 
-    requests -> Scheduler.plan -> Step -> model -> logits -> Chain.advance | verdict -> Decoded
+    requests -> Scheduler.plan -> Step -> model -> Flight -> logits -> Chain.advance | verdict -> Decoded
 
 Every row has its own length and position. A row that finishes leaves at once and a waiting request takes its place, so
 nobody waits for the slowest. The loop executes what `chain.py` decides: it feeds the tokens of a row's context that the
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -25,6 +25,7 @@ from rank1_hf.chain import Chain, ChainRules, SteeringError
 from rank1_hf.decoding.attention import token_kernel, use_paged_attention
 from rank1_hf.decoding.choosing import chosen
 from rank1_hf.decoding.compiled import compile_layers
+from rank1_hf.decoding.flight import Flight, NextToken
 from rank1_hf.decoding.graphs import DecodeGraphs, can_be_captured
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
@@ -34,8 +35,7 @@ from rank1_hf.decoding.reproducible import ReproducibleScheduler
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Plan, Scheduler, Work
-from rank1_hf.decoding.step import RowSlice, Step, TokenStep
-from rank1_hf.decoding.watcher import Reading
+from rank1_hf.decoding.step import RowSlice, Step, TokenStep, said_at, tensor_on
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Decoder:
         reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
         cuda_graphs: capture decode steps on a GPU, where the model allows it.
         compile: compile the model's layers with torch.compile; see `compiled.py` for where it pays.
+        run_ahead: launch steps before the one before is read; see `flight.py`; None: on a GPU.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Decoder:
         reproducible: bool = False,
         cuda_graphs: bool = True,
         compile: bool = False,  # noqa: A002
+        run_ahead: bool | None = None,
     ) -> None:
         use_paged_attention(model)
         if compile:
@@ -105,7 +107,10 @@ class Decoder:
         self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else GPU_PREFILL_TOKENS)
         # More rows make better use of the weights that a step reads; a reproducible step is always as wide as this.
         self._default_rows = 32 if reproducible else 128 if on_cpu else 256
+        if reproducible:
+            spare_tokens = 0
         self._spare_tokens = (32 if on_cpu else 128) if spare_tokens is None else spare_tokens
+        self._runs_ahead = self._device.type == "cuda" if run_ahead is None else run_ahead
         if kv_cache_tokens is None:
             layers = Counter(layer_devices(model))
             kv_cache_tokens = min(
@@ -166,32 +171,33 @@ class Decoder:
             max_rows=max_rows or self._default_rows,
             max_prefill_tokens=self._max_prefill_tokens,
             spare_tokens=self._spare_tokens,
+            runs_ahead=self._runs_ahead,
         )
+        flight: Flight | None = None
         try:
             while True:
                 cancelled = scheduler.drop_cancelled()
                 if cancelled:
                     yield [decoded for row in cancelled for decoded in row.settle(_failed(row, "cancelled"))]
-                plan = scheduler.plan()
-                while scheduler.failed:
-                    failed = scheduler.failed.pop()
-                    yield failed.settle(_too_large(failed))
-                if not plan.work:
-                    return
-                next_tokens = self._try_step(plan, scheduler)
-                if next_tokens is None:
-                    continue
-                for work in plan.work:
-                    scheduler.stepped(work.row)
-                if on_step is not None:
-                    on_step(self.stats)
-                finished: list[Decoded] = []
-                for work in plan.work:
-                    decoded = self._advance(work, next_tokens, scheduler) if work.completes else None
-                    if decoded is not None:
-                        scheduler.release(work.row, wipe=decoded.error is not None)
-                        finished += work.row.settle(decoded)
-                yield finished
+                # A step in flight is read after the next is launched, where that can be planned without its tokens.
+                landing, flight = flight, None
+                if landing is not None:
+                    landing.forget_overtaken()
+                if landing is None or scheduler.may_run_ahead(landing.work):
+                    plan = scheduler.plan(ahead=landing is not None)
+                    while scheduler.failed:
+                        failed = scheduler.failed.pop()
+                        yield failed.settle(_too_large(failed))
+                    if plan.work:
+                        flight = self._try_step(plan, scheduler, landing)
+                    elif landing is None:
+                        return
+                if landing is not None:
+                    landed = landing.land()
+                    self._count(landing.work)
+                    if on_step is not None:
+                        on_step(self.stats)
+                    yield self._advance_all(landed, scheduler)
         finally:
             self.stats.live_rows = 0
             self.stats.preemptions += scheduler.n_preemptions
@@ -209,21 +215,30 @@ class Decoder:
         )
         return Row(request, chain)
 
-    def _try_step(self, plan: Plan, scheduler: Scheduler) -> "Iterator[NextToken] | None":
-        """Run a step; None where the device had no memory for it, with everything as before but fewer rows."""
+    def _try_step(self, plan: Plan, scheduler: Scheduler, landing: Flight | None) -> Flight | None:
+        """Launch a step; None where the device had no memory for it, with everything as before but fewer rows.
+
+        Behind a step that is still in flight the rows stay, too: once that one has landed, the loop tries again.
+        """
         lengths = [work.row.kv.length for work in plan.work]
         self.stats.live_rows = len(scheduler.rows)
         try:
-            return self._forward(plan)
+            flight = self._forward(plan, landing)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
+        else:
+            for work in plan.work:
+                scheduler.stepped(work.row)
+            return flight
         # Outside of the handler, so that the traceback no longer holds on to the step's tensors.
         for work, length in zip(plan.work, lengths, strict=True):
             self._cache.truncate(work.row.kv, length)
         if self._graphs is not None:
             self._graphs.clear()
         clear_device_cache(garbage_collection=True)
+        if landing is not None:
+            return None
         scheduler.shrink()
         self.stats.out_of_memory += 1
         logger.warning(
@@ -234,32 +249,41 @@ class Decoder:
         return None
 
     @torch.inference_mode()
-    def _forward(self, plan: Plan) -> "Iterator[NextToken]":
-        """Feed a step. Gives the logits behind the context of each row that it completes, and behind its draft."""
+    def _forward(self, plan: Plan, landing: Flight | None) -> Flight:
+        """Feed a step, to which a step still in flight may bring tokens."""
         slices: list[RowSlice] = []
-        with_logits: list[int] = []
+        places: dict[Row, range] = {}
         n_tokens = 0
         for work in plan.work:
             row, start = work.row, work.row.kv.length
             self._cache.extend(row.kv, work.n_fed)
-            slices.append(RowSlice(row.kv, row.chain.tokens[start : start + work.n_tokens] + work.draft))
+            if start < len(row.chain.tokens):
+                tokens = row.chain.tokens[start : start + work.n_tokens] + work.draft
+            else:
+                assert landing is not None  # a row that lacks its next token is in flight
+                tokens = [said_at(landing.place(row))]
+            slices.append(RowSlice(row.kv, tokens))
             n_tokens += work.n_fed
             if work.completes:
-                with_logits += range(n_tokens - len(work.draft) - 1, n_tokens)
+                places[row] = range(n_tokens - len(work.draft) - 1, n_tokens)
+        said = None if landing is None else landing.found[:, 0]
         probe = Probe.of(plan.work, self._cache)
-        replayed = None if self._graphs is None or probe is not None else self._graphs.run(slices)
-        if replayed is not None:
+        found = None if self._graphs is None or probe is not None else self._graphs.run(slices, said)
+        if found is not None:
             self.stats.captured_steps += 1
-            behind_all = replayed.tolist()
-            found = [behind_all[i] for i in with_logits]
         else:
+            with_logits = [token for behind in places.values() for token in behind]
+            places = _renumbered(places)
             if plan.width is not None:
                 with_logits += [0] * (plan.width - len(with_logits))
-            step = Step(self._cache, slices, self._device, width=plan.width, probe=probe)
+            step = Step(self._cache, slices, self._device, said=said, width=plan.width, probe=probe)
             with nullcontext() if probe is None else probe.listening(self.model):
-                found = self._read(step, torch.tensor(with_logits, dtype=torch.long, device=self._device)).tolist()
+                found = self._read(step, tensor_on(self._device, with_logits))
+        return Flight(plan.work, found, places, probe)
+
+    def _count(self, step: list[Work]) -> None:
         self.stats.steps += 1
-        for work in plan.work:
+        for work in step:
             if work.row.parent is not None:
                 self.stats.branches += work.completes
                 self.stats.branch_tokens += work.n_tokens
@@ -268,10 +292,6 @@ class Decoder:
             else:
                 self.stats.prefill_tokens += work.n_tokens
             self.stats.draft_tokens += len(work.draft)
-        return (
-            NextToken(int(token), logit, (true, false), None if probe is None else probe.reading(at))
-            for at, (token, logit, true, false) in enumerate(found)
-        )
 
     def _read(self, step: Step | TokenStep, with_logits: Tensor | int = 0) -> Tensor:
         """What the model says behind some of a step's tokens, or behind all (0).
@@ -293,13 +313,23 @@ class Decoder:
         highest, tokens = logits.max(dim=-1)
         return torch.column_stack([tokens.float(), highest, logits[:, self._answers]])
 
-    def _advance(self, work: Work, next_tokens: "Iterator[NextToken]", scheduler: Scheduler) -> Decoded | None:
+    def _advance_all(self, landed: list[tuple[Work, list[NextToken]]], scheduler: Scheduler) -> list[Decoded]:
+        """Take what a step says. Gives what it has finished."""
+        finished: list[Decoded] = []
+        for work, next_tokens in landed:
+            decoded = self._advance(work, next_tokens, scheduler)
+            if decoded is not None:
+                scheduler.release(work.row, wipe=decoded.error is not None)
+                finished += work.row.settle(decoded)
+        return finished
+
+    def _advance(self, work: Work, next_tokens: list[NextToken], scheduler: Scheduler) -> Decoded | None:
         """Give a row its next token, or its verdict. Returns its outcome if it is finished.
 
         With a draft, the row goes on as long as the draft said what the model says.
         """
-        row, mine = work.row, list(islice(next_tokens, len(work.draft) + 1))
-        for next_token, drafted in zip(mine, [*work.draft, None], strict=True):
+        row = work.row
+        for next_token, drafted in zip(next_tokens, [*work.draft, None], strict=True):
             if row.chain.ended is not None:
                 return _verdict(row, next_token)
             if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
@@ -314,24 +344,19 @@ class Decoder:
             except SteeringError as error:
                 return _failed(row, str(error))
             row.tell("step", n_before, token, next_token.reading)
-            if unchanged < n_before or row.chain.tokens[n_before:] != [drafted]:
+            fed = next_token.id if drafted is None else drafted  # by the next step, if it is in flight
+            if unchanged < n_before or row.chain.tokens[n_before:] != [fed]:
                 self._cache.truncate(row.kv, unchanged)
                 break
-            self.stats.accepted_tokens += 1
+            self.stats.accepted_tokens += drafted is not None
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class NextToken:
-    """What the logits behind a context say: the likeliest token and its logit, and the logits of true and false.
-
-    With it goes what the row's watcher asked for, and the logits themselves where the row has a logits processor.
-    """
-
-    id: int
-    logit: float
-    answers: tuple[float, float]
-    reading: Reading | None = None
+def _renumbered(places: dict[Row, range]) -> dict[Row, range]:
+    """The places of the same tokens, where all others are left out."""
+    lengths = [len(each) for each in places.values()]
+    stops = accumulate(lengths)
+    return {row: range(stop - n, stop) for row, n, stop in zip(places, lengths, stops, strict=True)}
 
 
 def _verdict(row: Row, next_token: NextToken) -> Decoded:

@@ -32,7 +32,8 @@ class ReproducibleScheduler(Scheduler):
                 n_tokens = min((_chunk_end(row) or end) - row.kv.length, CHUNK)
                 return Plan([Work(row, n_tokens, completes=n_tokens == row.pending)], width=CHUNK)
         held = self._held()
-        decoding = [Work(row, 1, completes=row.pending == 1) for row in self.rows if row not in held]
+        feedable = [row for row in self.rows if (row.pending > 0 or row.goes_on) and row not in held]
+        decoding = [Work(row, 1, completes=row.pending <= 1) for row in feedable]
         return Plan(decoding, width=self._width)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
-from rank1_hf.chain import BeliefPoint, Chain
+from rank1_hf.chain import BeliefPoint, Chain, Steering
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.watcher import NOTHING, Moment, Needs, Reading
@@ -16,7 +16,7 @@ class Row:
 
     `rewritten` are the parts of the context, [start, stop), that the chain's rules or the caller wrote and not the
     model. `n_learned` tokens of the context are known to those who draft. A branch, which reads what a row believes, is
-    a row too, and has that row as its `parent`.
+    a row too, and has that row as its `parent`. A row `is_guided` where anyone but the model has a say in it, or watches.
     """
 
     request: Request
@@ -27,16 +27,25 @@ class Row:
     n_branches: int = 0
     n_learned: int = 0
     outcome: Decoded | None = None
+    is_guided: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        request = self.request
+        self.is_guided = self.parent is not None or request.steering != Steering()
+        self.is_guided |= request.watcher is not None or request.processor is not None
         n_prompt, n_tokens = len(self.request.prompt), len(self.chain.tokens)
         if n_tokens > n_prompt and self.parent is None:
             self.rewritten.append((n_prompt, n_tokens))
 
     @property
     def pending(self) -> int:
-        """How many tokens of the context the model has not seen: 1 for a row that decodes."""
+        """How many tokens of the context the model has not seen: 1 for a row that decodes, 0 for one in flight."""
         return len(self.chain.tokens) - self.kv.length
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the row, in flight, is going to have a token more, unless the model itself ends the chain."""
+        return self.pending == 0 and self.chain.ended is None and self.chain.room > 1
 
     @property
     def is_cancelled(self) -> bool:

@@ -6,7 +6,7 @@ chain as it is, and its KV is computed again later, so its result is the same.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rank1_hf.chain import Chain, common_prefix_length
@@ -66,6 +66,7 @@ class Scheduler:
         max_prefill_tokens: the most tokens a step feeds for rows that bring several, at least 1. (Every row that brings
             one token is in every step.)
         spare_tokens: what a step costs before its first token, in tokens; 0: no speculation.
+        runs_ahead: whether steps may be planned before the tokens of the step before are known.
     """
 
     least_prefill_tokens = 32
@@ -80,6 +81,7 @@ class Scheduler:
         max_rows: int,
         max_prefill_tokens: int,
         spare_tokens: int = 0,
+        runs_ahead: bool = False,
     ) -> None:
         if max_rows < 1 or max_prefill_tokens < 1:
             raise ValueError(
@@ -95,17 +97,29 @@ class Scheduler:
         self._width = self._max_rows = max_rows
         self._max_prefill_tokens = max_prefill_tokens
         self._spare_tokens = spare_tokens
+        self._runs_ahead = runs_ahead
         self._drafts = Drafts()
         self._prefixes = Prefixes(cache, capacity=max_rows)
 
-    def plan(self) -> Plan:
-        """The next step."""
+    def plan(self, *, ahead: bool = False) -> Plan:
+        """The next step; `ahead` of the tokens of the step before, for which no row gives way."""
         while True:
             self._admit()
             plan = self._split()
             if sum(self._cache.pages_needed(work.row.kv, work.n_fed) for work in plan.work) <= self._cache.n_pages_free:
                 return plan
+            if ahead:
+                return Plan([])
             self._make_room()
+
+    def may_run_ahead(self, flight: Sequence[Work]) -> bool:
+        """Whether the next step can be planned before the tokens of a step are known."""
+        return self._prefers_running_ahead and not any(work.draft for work in flight)
+
+    @property
+    def _prefers_running_ahead(self) -> bool:
+        """Whether it is better than drafts, which need the tokens: where so many rows leave nothing to spare."""
+        return self._runs_ahead and len(self.rows) >= self._spare_tokens and not any(row.is_guided for row in self.rows)
 
     def stepped(self, row: Row) -> None:
         """A planned row's tokens are in the KV cache now."""
@@ -182,11 +196,11 @@ class Scheduler:
 
     def _split(self) -> Plan:
         """One token of every row that decodes, and a chunk of the others, oldest first."""
-        held = self._held()
+        held, speculates = self._held(), not self._prefers_running_ahead
         plan = [
-            Work(row, 1, completes=True, draft=self._draft(row))
+            Work(row, 1, completes=True, draft=self._draft(row, speculates=speculates))
             for row in self.rows
-            if row.pending == 1 and row not in held
+            if (row.pending == 1 or row.goes_on) and row not in held
         ]
         room = self._max_prefill_tokens
         for row in self.rows:
@@ -203,7 +217,7 @@ class Scheduler:
         """Rows that wait for a live branch, because their rule goes by what it reads."""
         return {row.parent for row in self.rows if row.parent is not None and row.chain.goes_by_beliefs}
 
-    def _draft(self, row: Row) -> list[int]:
+    def _draft(self, row: Row, *, speculates: bool) -> list[int]:
         """Tokens to speculate on, unless memory is short (a draft may take another page).
 
         A step of R rows costs about as much as spare + 1.5 R tokens, because every row's KV is read too, and gives R of
@@ -214,7 +228,7 @@ class Scheduler:
             return []
         self._drafts.learn(row.chain.tokens, row.n_learned)
         row.n_learned = len(row.chain.tokens)
-        if row.chain.ended or self._cache.n_pages_free < 2 * n_rows:
+        if not speculates or row.goes_on or row.chain.ended or self._cache.n_pages_free < 2 * n_rows:
             return []
         if row.chain.goes_by_beliefs:  # each of which is to be known before the chain goes on
             return []

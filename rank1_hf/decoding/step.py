@@ -28,7 +28,10 @@ _NOWHERE = 2**40  # the first position of a page that nobody reads: behind every
 
 @dataclass(frozen=True, slots=True)
 class RowSlice:
-    """A row's part of a step: `kv` already counts the tokens that the step feeds, `tokens` are these tokens."""
+    """A row's part of a step: `kv` already counts the tokens that the step feeds, `tokens` are these tokens.
+
+    One that only the device knows is given by `said_at`.
+    """
 
     kv: RowKV
     tokens: list[int]
@@ -98,6 +101,7 @@ class Step:
         cache: the pool that the rows' pages belong to.
         slices: the rows' parts. Those with at most `MAX_DECODED` tokens must come first.
         device: where the model takes its input.
+        said: [places], the tokens that the step before has found, for those given by `said_at`; None: none is.
         width: pad the step to so many tokens, and attend every row by itself, so that a row's numbers depend on no
             other row; None: neither.
         probe: is told what the layers attend; None: nobody asked.
@@ -109,6 +113,7 @@ class Step:
         slices: list[RowSlice],
         device: torch.device,
         *,
+        said: Tensor | None = None,
         width: int | None = None,
         probe: "Probe | None" = None,
     ) -> None:
@@ -116,7 +121,7 @@ class Step:
         self.device = device
         self.probe = probe
         self._elsewhere: dict[torch.device, Step] = {}
-        self._again = partial(Step, cache, slices, width=width, probe=probe)
+        self._again = partial(Step, cache, slices, said=said, width=width, probe=probe)
         n_rows = 0 if width is not None else sum(len(part.tokens) <= MAX_DECODED for part in slices)
         self.decoding = slices[:n_rows]
         if any(len(part.tokens) > MAX_DECODED for part in self.decoding):
@@ -137,7 +142,7 @@ class Step:
                 pages.append(part.kv.pages[position // PAGE_SIZE])
         self.n_tokens = len(tokens)
         padding = [0] * ((width or self.n_tokens) - self.n_tokens)
-        self.input_ids = self._tensor(tokens + padding)[None]
+        self.input_ids = with_said(self._tensor(tokens + padding), said)[None]
         """[1, tokens], int64, the padding included."""
         self.position_ids = self._tensor(positions + padding)[None]
         """[1, tokens], int64: each token's place in its own row; 0 for padding."""
@@ -280,7 +285,7 @@ class Step:
         return {page: number * PAGE_SIZE for part in self.decoding for number, page in enumerate(part.kv.pages)}
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.device)
+        return tensor_on(self.device, values)
 
 
 class TokenStep:
@@ -307,6 +312,26 @@ class TokenStep:
     def on(self, device: torch.device) -> "TokenStep":
         """The step itself: a model whose layers lie on several devices is not captured."""
         return self
+
+
+def tensor_on(device: torch.device, values: list[int] | list[list[int]]) -> Tensor:
+    """Values on a device, int64. A GPU takes them from pinned memory when it has time; the host does not wait."""
+    if device.type != "cuda":
+        return torch.tensor(values, dtype=torch.long, device=device)
+    return torch.tensor(values, dtype=torch.long, pin_memory=True).to(device, non_blocking=True)
+
+
+def said_at(place: int) -> int:
+    """What stands for the token that the step before has found at this place: a number that is no token's id."""
+    return -1 - place
+
+
+def with_said(tokens: Tensor, said: Tensor | None) -> Tensor:
+    """Tokens, int64, those that are given by `said_at` put in."""
+    if said is None or not len(said):
+        return tokens
+    ids = said.to(tokens.device, torch.long, non_blocking=True)
+    return torch.where(tokens < 0, ids[(-1 - tokens).clamp(min=0)], tokens)
 
 
 def _bias(hidden: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ def vary_modes(source: Source, checkpoint: Checkpoint, sizes: Sizes) -> Curve:
     }
     if checkpoint.model.device.type == "cuda":
         modes["no CUDA graphs"] = {"cuda_graphs": False}
+        modes["every step awaited"] = {"run_ahead": False}
         modes["compiled"] = {"compile": True}
     peers = {name: Ours(checkpoint, sizes.rows, **options) for name, options in modes.items()}
     lines: dict[str, list[float]] = {name: [] for name in modes}

@@ -225,7 +225,7 @@ def test_running_out_of_memory_loses_nothing(case, caplog, moment: str, times: i
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     plans: list[Plan] = []
-    decoder._forward = lambda plan: plans.append(plan) or forward(plan)
+    decoder._forward = lambda plan, landing: plans.append(plan) or forward(plan, landing)
     # half-way through the model, when some layers have written their part and others have not
     decoder.model.model.layers[1].register_forward_pre_hook(run_out, with_kwargs=True)
     with caplog.at_level("WARNING"):

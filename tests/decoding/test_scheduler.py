@@ -11,7 +11,7 @@ from rank1_hf.chain import Chain, ChainRules
 from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
-from rank1_hf.decoding.scheduler import Scheduler
+from rank1_hf.decoding.scheduler import Scheduler, Work
 
 CLOSE, EOS = 1000, 1001
 RULES = ChainRules((CLOSE,), frozenset({EOS}), lambda prompt, thought: [*prompt, *thought, 7, CLOSE], lambda p, t: [])
@@ -32,6 +32,7 @@ class Simulation:
     fed: dict[int, list[int]]
     failed: list[int]
     n_steps: int = 0
+    n_ahead: int = 0
 
 
 def simulate(
@@ -41,6 +42,7 @@ def simulate(
     max_prefill_tokens: int,
     max_tokens: int | None = None,
     spare_tokens: int = 0,
+    runs_ahead: bool = False,
 ) -> Simulation:
     cache = KVCache(max_tokens)
     scheduler = Scheduler(
@@ -50,54 +52,67 @@ def simulate(
         max_rows=max_rows,
         max_prefill_tokens=max_prefill_tokens,
         spare_tokens=spare_tokens,
+        runs_ahead=runs_ahead,
     )
     seen = Simulation([], [], [], {}, [])
+    flight: list[tuple[Work, int]] = []  # with where its tokens begin in the row's context
     for _ in range(10_000):
-        plan = scheduler.plan().work
-        seen.failed += [row.request.index for row in scheduler.failed]
-        scheduler.failed.clear()
-        if not plan:
-            assert scheduler.rows == []
-            scheduler.close()
-            assert cache.n_pages == 0
-            return seen
-        seen.live_rows.append(len(scheduler.rows))
-        seen.prefill_tokens.append(sum(work.n_tokens for work in plan if work.n_tokens > 1))
-        assert len({id(work.row) for work in plan}) == len(plan), "a row is in one step twice"
-        seen.n_steps += 1
-        for work in plan:
-            cache.extend(work.row.kv, work.n_fed)
-            assert cache.n_pages_used <= cache.max_pages
-            pages = torch.tensor(work.row.kv.pages)
-            for layer in range(1):  # the pool must exist before prefixes can be copied
-                cache.write(layer, pages, torch.zeros_like(pages), *2 * [torch.ones(len(pages), 1, 1)])
-        for work in plan:
-            scheduler.stepped(work.row)
-        assert cache.n_pages_used <= cache.max_pages
-        for work in plan:
-            row, start = work.row, work.row.kv.length - work.n_fed
-            ended = row.chain.ended
+        landing = [(work, start) for work, start in flight if not work.completes or work.row.pending <= 0]
+        flight = []
+        if not landing or scheduler.may_run_ahead([work for work, _ in landing]):
+            plan = scheduler.plan(ahead=bool(landing)).work
+            seen.failed += [row.request.index for row in scheduler.failed]
+            scheduler.failed.clear()
+            if not plan and not landing:
+                assert scheduler.rows == []
+                scheduler.close()
+                assert cache.n_pages == 0
+                return seen
+            seen.n_ahead += bool(plan and landing)
+            flight = feed(plan, scheduler, cache, seen)
+        for work, start in landing:
+            row, ended = work.row, work.row.chain.ended
             if work.completes and not ended:
                 cache.truncate(row.kv, advance(row, work.draft))
-            seen.fed.setdefault(row.request.index, []).extend(row.chain.tokens[start : row.kv.length])
+            stop = row.kv.length if work.draft else start + work.n_tokens
+            seen.fed.setdefault(row.request.index, []).extend(row.chain.tokens[start:stop])
             if work.completes and ended:
                 seen.finished.append(row.request.index)
                 scheduler.release(row)
     raise AssertionError("the scheduler starves a row")
 
 
+def feed(plan: list[Work], scheduler: Scheduler, cache: KVCache, seen: Simulation) -> list[tuple[Work, int]]:
+    """Give a step's tokens their place in the KV cache. Returns the rows' parts, and where they begin in the rows."""
+    seen.live_rows.append(len(scheduler.rows))
+    seen.prefill_tokens.append(sum(work.n_tokens for work in plan if work.n_tokens > 1))
+    assert len({id(work.row) for work in plan}) == len(plan), "a row is in one step twice"
+    seen.n_steps += bool(plan)
+    starts = [work.row.kv.length for work in plan]
+    for work in plan:
+        assert not work.draft or work.row.pending == 1, "nothing is known to draft from"
+        cache.extend(work.row.kv, work.n_fed)
+        assert cache.n_pages_used <= cache.max_pages
+        pages = torch.tensor(work.row.kv.pages)
+        for layer in range(1):  # the pool must exist before prefixes can be copied
+            cache.write(layer, pages, torch.zeros_like(pages), *2 * [torch.ones(len(pages), 1, 1)])
+    for work in plan:
+        scheduler.stepped(work.row)
+    assert cache.n_pages_used <= cache.max_pages
+    return list(zip(plan, starts, strict=True))
+
+
 def advance(row: Row, draft: list[int]) -> int:
     """Take what the model says behind the row's context and behind what is right of the draft.
 
     Returns:
-        How many tokens that were fed are the context's.
+        How many tokens of the context stand, if they have been fed.
     """
     for drafted in [*draft, None]:
-        n_tokens = len(row.chain.tokens)
-        unchanged = row.chain.advance(said_behind(n_tokens))
-        if row.chain.ended or row.chain.tokens[-1] != drafted:
+        unchanged = row.chain.advance(said_behind(len(row.chain.tokens)))
+        if row.chain.ended or drafted not in (None, row.chain.tokens[-1]):
             return unchanged
-    raise AssertionError("nothing is drafted behind the last token")
+    return len(row.chain.tokens)
 
 
 requests_strategy = st.lists(
@@ -113,11 +128,17 @@ requests_strategy = st.lists(
 spare_tokens_strategy = st.sampled_from([0, 4, 100])
 
 
-@given(requests_strategy, st.integers(1, 6), st.integers(1, 80), spare_tokens_strategy)
+@given(requests_strategy, st.integers(1, 6), st.integers(1, 80), spare_tokens_strategy, st.booleans())
 def test_every_request_runs_once_within_the_limits(
-    requests: list[Request], max_rows: int, max_prefill_tokens: int, spare_tokens: int
+    requests: list[Request], max_rows: int, max_prefill_tokens: int, spare_tokens: int, runs_ahead: bool
 ):
-    seen = simulate(requests, max_rows=max_rows, max_prefill_tokens=max_prefill_tokens, spare_tokens=spare_tokens)
+    seen = simulate(
+        requests,
+        max_rows=max_rows,
+        max_prefill_tokens=max_prefill_tokens,
+        spare_tokens=spare_tokens,
+        runs_ahead=runs_ahead,
+    )
     assert sorted(seen.finished) == [request.index for request in requests]
     assert max(seen.live_rows, default=0) <= max_rows
     assert max(seen.prefill_tokens, default=0) <= max_prefill_tokens
@@ -129,9 +150,21 @@ def test_every_request_runs_once_within_the_limits(
         assert len(whole) - len(fed) in (0, min(request.n_shared, len(request.prompt) - 1))
 
 
-@given(requests_strategy, st.integers(1, 6), st.integers(1, 80), st.integers(64, 500), spare_tokens_strategy)
+@given(
+    requests_strategy,
+    st.integers(1, 6),
+    st.integers(1, 80),
+    st.integers(64, 500),
+    spare_tokens_strategy,
+    st.booleans(),
+)
 def test_a_small_memory_is_never_exceeded_and_fails_only_what_cannot_fit(
-    requests: list[Request], max_rows: int, max_prefill_tokens: int, max_tokens: int, spare_tokens: int
+    requests: list[Request],
+    max_rows: int,
+    max_prefill_tokens: int,
+    max_tokens: int,
+    spare_tokens: int,
+    runs_ahead: bool,
 ):
     seen = simulate(
         requests,
@@ -139,6 +172,7 @@ def test_a_small_memory_is_never_exceeded_and_fails_only_what_cannot_fit(
         max_prefill_tokens=max_prefill_tokens,
         max_tokens=max_tokens,
         spare_tokens=spare_tokens,
+        runs_ahead=runs_ahead,
     )
     assert sorted(seen.finished + seen.failed) == [request.index for request in requests]
     most = max_tokens // PAGE_SIZE * PAGE_SIZE
@@ -169,6 +203,17 @@ def test_a_row_drafts_from_what_other_rows_have_said():
     both = simulate([request, Request(1, [101] * 6, 0, 40)], max_rows=1, max_prefill_tokens=100, spare_tokens=7)
     assert alone.n_steps > 40 > first.n_steps
     assert both.n_steps - first.n_steps < 10
+
+
+def test_steps_are_planned_ahead_where_many_rows_leave_nothing_to_spare():
+    requests = [Request(i, [100 + i] * 5, 0, 20) for i in range(4)]
+    many, few, never = (
+        simulate(requests, max_rows=4, max_prefill_tokens=100, spare_tokens=spare, runs_ahead=ahead)
+        for spare, ahead in [(4, True), (5, True), (4, False)]
+    )
+    assert many.n_ahead > 15
+    assert few.n_ahead == never.n_ahead == 0
+    assert many.n_steps > few.n_steps, "few rows draft"
 
 
 @pytest.mark.parametrize(("max_rows", "max_prefill_tokens"), [(0, 10), (1, 0), (-1, 10)])
