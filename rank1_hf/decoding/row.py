@@ -16,7 +16,7 @@ class Row:
 
     `rewritten` are the parts of the context, [start, stop), that the chain's rules or the caller wrote and not the
     model. `n_learned` tokens of the context are known to those who draft. A branch, which reads what a row believes, is
-    a row too, and has that row as its `parent`. A row `is_guided` where anyone but the model has a say in it, or watches.
+    a row too, and has that row as its `parent`. A row is guided where anyone but the model has a say in it, or watches.
     """
 
     request: Request
