@@ -54,8 +54,9 @@ class Running:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is left in the queue, in the loop and in the KV cache."""
-        return not (self.engine.n_pairs or self.engine.n_waiting or self.engine.reranker.decoder._cache.n_pages_used)
+        """Whether nothing is left in the queue, in the loop and in the KV cache: soon after the last answer is sent."""
+        in_queue = self.engine.n_pairs or self.engine.n_waiting
+        return not (in_queue or self.live_rows or self.engine.reranker.decoder._cache.n_pages_used)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rank1_hf import Rank1
 from rank1_hf.serving.limits import Limits
 from tests.models import TEXT
-from tests.serving.conftest import Running
+from tests.serving.conftest import Running, wait_until
 
 QUERY = "how do wings carry an aeroplane?"
 DOCUMENTS = [line for line in TEXT.splitlines() if line][:5]
@@ -127,7 +127,7 @@ def test_a_bad_request_says_what_is_wrong_and_judges_nothing(serve, quick: Rank1
             error = response.json()["error"]
             assert (response.status_code, error["code"]) == (status, status), body
             assert message in error["message"], body
-    assert server.is_empty
+    wait_until(lambda: server.is_empty)
     assert quick.decoder.stats.steps == steps
 
 
@@ -204,12 +204,13 @@ def test_a_model_that_fails_is_said_and_the_next_request_is_tried_again(serve, q
     assert server.rerank(QUERY, DOCUMENTS).status_code == 200
     with server.client() as client:
         assert client.get("/health").json() == {"status": "ok", "model": "rank1"}
-    assert server.is_empty
+    wait_until(lambda: server.is_empty)
 
 
 def test_metrics_count_what_happened(server: Running):
     server.rerank(QUERY, DOCUMENTS)
     server.rerank(QUERY, [])
+    wait_until(lambda: server.is_empty)
     with server.client() as client:
         client.get("/" + "x" * 50)
         families = text_string_to_metric_families(client.get("/metrics").text)

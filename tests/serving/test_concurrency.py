@@ -68,7 +68,7 @@ def test_fifty_clients_get_what_each_would_get_alone(serve, quick: Rank1, monkey
             judgment = expected[client * N_DOCUMENTS + result["index"]]
             assert result["chain"] == judgment.chain
             assert result["relevance_score"] == pytest.approx(judgment.score, abs=1e-5)
-    assert server.is_empty
+    wait_until(lambda: server.is_empty)
 
 
 def test_half_of_fifty_clients_leave_and_the_others_get_everything(serve, quick: Rank1):
