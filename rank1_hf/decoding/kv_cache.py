@@ -9,6 +9,7 @@ pages back when the budget is used up is the scheduler's affair.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -134,6 +135,20 @@ class KVCache:
         self._return_pages(row, row.pages)
         row.pages, row.length = [], 0
         self._compact()
+
+    @torch.inference_mode()
+    def reclaim(self, rows: Collection[RowKV]) -> None:
+        """Take back and clear all that some rows own, also where an interrupt has left what they own half noted."""
+        gone = set(rows)
+        freed = [page for page, owners in enumerate(self._owners) if owners and gone.issuperset(owners)]
+        for pool in (*self._keys.values(), *self._values.values()):
+            pool[freed] = 0
+        self._owners = [[owner for owner in owners if owner not in gone] for owners in self._owners]
+        while self._owners and not self._owners[-1]:
+            self._owners.pop()
+        self._n_free = self._owners.count([])
+        for row in gone:
+            row.pages, row.length = [], 0
 
     def fork(self, source: RowKV, length: int) -> RowKV:
         """A new row that starts with the first `length` tokens of another. It takes no page before it is extended."""

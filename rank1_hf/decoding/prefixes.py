@@ -27,6 +27,11 @@ class Prefixes:
         self._kept: OrderedDict[Key, RowKV] = OrderedDict()
         self._computing: dict[Key, Row] = {}
 
+    @property
+    def kept(self) -> list[RowKV]:
+        """What of the KV cache they own."""
+        return list(self._kept.values())
+
     def start(self, row: Row) -> bool:
         """Give a row that has no KV yet what is known of its prompt. False: another row is computing that; wait."""
         key = _key(row)
@@ -66,12 +71,6 @@ class Prefixes:
         _, oldest = self._kept.popitem(last=False)
         self._cache.free(oldest)
         return True
-
-    def clear(self) -> None:
-        """Free everything."""
-        while self.drop_oldest():
-            pass
-        self._computing.clear()
 
 
 def n_shared(row: Row) -> int:

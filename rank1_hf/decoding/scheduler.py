@@ -167,10 +167,8 @@ class Scheduler:
             self._fail_last()
 
     def close(self) -> None:
-        """Give back all memory, whatever is still live."""
-        for row in list(self.rows):
-            self.release(row, wipe=True)
-        self._prefixes.clear()
+        """Give back all memory, whatever is still live, and wherever an interrupt came."""
+        self._cache.reclaim([*(row.kv for row in self.rows), *self._prefixes.kept])
 
     def _admit(self) -> None:
         while len(self.rows) < self._max_rows and (row := self._next_row()) is not None:

@@ -1,6 +1,10 @@
 """The decode loop against a loop of full forward passes and against generate(), in float32, token for token."""
 
+import random
+import sys
+from collections.abc import Callable
 from itertools import pairwise
+from types import FrameType
 
 import pytest
 import torch
@@ -153,6 +157,44 @@ def test_all_memory_is_given_back_however_a_run_ends(case):
     assert decoder._cache.n_pages > 0
     abandoned.close()
     assert decoder._cache.n_pages == 0
+
+
+def run_interrupted(decoder: Decoder, requests: list[Request], at_line: int) -> int:
+    """Decode until an interrupt comes, at the nth line that notes who owns which page. Returns how many lines ran."""
+    n_lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
+        nonlocal n_lines
+        if not frame.f_code.co_filename.endswith("kv_cache.py") or frame.f_code.co_name == "reclaim":
+            return None
+        if event == "line":
+            n_lines += 1
+            if n_lines == at_line:
+                raise KeyboardInterrupt
+        return trace
+
+    tracing = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        list(decoder.run(requests, max_rows=3))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(tracing)
+    return n_lines
+
+
+def test_an_interrupt_in_the_midst_of_the_bookkeeping_leaves_a_decoder_that_works(case):
+    folder, oracle, requests, expected = case("qwen2")
+    requests, expected = requests[:6], expected[:6]
+    decoder = oracle.decoder(folder)
+    n_lines = run_interrupted(decoder, requests, at_line=0)
+    assert n_lines > 1000
+    rng = random.Random(0)
+    for _ in range(25):
+        at_line = rng.randrange(n_lines)
+        assert run_interrupted(decoder, requests, at_line) == at_line, "and nothing else is raised"
+        assert_same(list(decoder.run(requests, max_rows=3)), expected)
 
 
 def test_two_runs_may_go_on_beside_each_other(case):
