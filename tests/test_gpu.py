@@ -8,6 +8,8 @@ import torch
 from transformers import AutoConfig
 
 from rank1_hf import Judgment, Rank1
+from rank1_hf.decoding.flight import Flight
+from rank1_hf.decoding.scheduler import Plan
 from tests import models
 
 pytestmark = pytest.mark.gpu
@@ -38,6 +40,31 @@ def test_graphs_change_nothing():
     eager.decoder._graphs = None
     assert_same(captured.judge(PAIRS), eager.judge(PAIRS))
     assert captured.decoder.stats.captured_steps > eager.decoder.stats.captured_steps == 0
+
+
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_steps_launched_before_the_one_before_is_read(reproducible: bool, monkeypatch: pytest.MonkeyPatch):
+    ahead, awaited = (
+        Rank1(device=DEVICE, dtype="float32", max_new_tokens=48, reproducible=reproducible) for _ in range(2)
+    )
+    ahead.decoder._spare_tokens = awaited.decoder._spare_tokens = 0
+    awaited.decoder._runs_ahead = False
+    expected = awaited.judge(PAIRS)
+    assert_same(ahead.judge(PAIRS), expected)
+    forward, n_ahead = ahead.decoder._forward, 0
+
+    def not_waiting(plan: Plan, landing: Flight | None) -> Flight:
+        nonlocal n_ahead
+        n_ahead += landing is not None
+        torch.cuda.set_sync_debug_mode("default" if landing is None else "error")
+        try:
+            return forward(plan, landing)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(ahead.decoder, "_forward", not_waiting)
+    assert_same(ahead.judge(PAIRS), expected)  # everything is captured and compiled by now
+    assert n_ahead > 0
 
 
 def test_compiled_layers_change_nothing():

@@ -39,6 +39,8 @@ from rank1_hf.decoding.step import RowSlice, Step, TokenStep, said_at, tensor_on
 
 logger = logging.getLogger(__name__)
 
+_REFILL_SHARE = 1 / 16  # where decode steps are captured, those with prefill take about twice as long; 3% of rows wait
+
 
 @dataclass(slots=True)
 class Stats:
@@ -172,6 +174,7 @@ class Decoder:
             max_prefill_tokens=self._max_prefill_tokens,
             spare_tokens=self._spare_tokens,
             runs_ahead=self._runs_ahead,
+            refill_share=0.0 if self._graphs is None else _REFILL_SHARE,
         )
         flight: Flight | None = None
         try:

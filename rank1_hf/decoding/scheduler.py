@@ -67,6 +67,8 @@ class Scheduler:
             one token is in every step.)
         spare_tokens: what a step costs before its first token, in tokens; 0: no speculation.
         runs_ahead: whether steps may be planned before the tokens of the step before are known.
+        refill_share: the share of the places that has to become free before waiting requests get them: so prefill is in
+            fewer steps, where those with prefill are the slow ones.
     """
 
     least_prefill_tokens = 32
@@ -82,6 +84,7 @@ class Scheduler:
         max_prefill_tokens: int,
         spare_tokens: int = 0,
         runs_ahead: bool = False,
+        refill_share: float = 0.0,
     ) -> None:
         if max_rows < 1 or max_prefill_tokens < 1:
             raise ValueError(
@@ -98,6 +101,8 @@ class Scheduler:
         self._max_prefill_tokens = max_prefill_tokens
         self._spare_tokens = spare_tokens
         self._runs_ahead = runs_ahead
+        self._refill_share = refill_share
+        self._n_full = 0  # how many rows there were when no more had room; 0: there has been room since
         self._drafts = Drafts()
         self._prefixes = Prefixes(cache, capacity=max_rows)
 
@@ -171,16 +176,23 @@ class Scheduler:
         self._cache.reclaim([*(row.kv for row in self.rows), *self._prefixes.kept])
 
     def _admit(self) -> None:
-        while len(self.rows) < self._max_rows and (row := self._next_row()) is not None:
+        if self._n_full * (1 - self._refill_share) < len(self.rows) < self._n_full:
+            return
+        self._n_full = 0
+        while len(self.rows) < self._max_rows:
+            row = self._next_row()
+            if row is None:
+                return
             n_pages = self._cache.pages_needed(row.kv, row.pending + 1)
             if n_pages > self._cache.max_pages:
                 self.failed.append(row)
             elif self.rows and n_pages + len(self.rows) > self._uncommitted_pages():  # each may soon need another page
                 self._waiting.appendleft(row)
-                return
+                break
             else:
                 self.rows.append(row)
                 row.tell("admitted")
+        self._n_full = len(self.rows)
 
     def _next_row(self) -> Row | None:
         if self._waiting:

@@ -1,6 +1,8 @@
 """The scheduler on made-up rows: a row "decodes" by growing a token, and what is right of a draft, until its limit."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -36,13 +38,14 @@ class Simulation:
 
 
 def simulate(
-    requests: list[Request],
+    requests: Iterable[Request | None],
     *,
     max_rows: int,
     max_prefill_tokens: int,
     max_tokens: int | None = None,
     spare_tokens: int = 0,
     runs_ahead: bool = False,
+    refill_share: float = 0.0,
 ) -> Simulation:
     cache = KVCache(max_tokens)
     scheduler = Scheduler(
@@ -53,6 +56,7 @@ def simulate(
         max_prefill_tokens=max_prefill_tokens,
         spare_tokens=spare_tokens,
         runs_ahead=runs_ahead,
+        refill_share=refill_share,
     )
     seen = Simulation([], [], [], {}, [])
     flight: list[tuple[Work, int]] = []  # with where its tokens begin in the row's context
@@ -125,23 +129,24 @@ requests_strategy = st.lists(
 )
 
 
-spare_tokens_strategy = st.sampled_from([0, 4, 100])
+limits_strategy = st.fixed_dictionaries({"max_rows": st.integers(1, 6), "max_prefill_tokens": st.integers(1, 80)})
+options_strategy = st.fixed_dictionaries(
+    {
+        "spare_tokens": st.sampled_from([0, 4, 100]),
+        "runs_ahead": st.booleans(),
+        "refill_share": st.sampled_from([0, 0.5]),
+    }
+)
 
 
-@given(requests_strategy, st.integers(1, 6), st.integers(1, 80), spare_tokens_strategy, st.booleans())
+@given(requests_strategy, limits_strategy, options_strategy)
 def test_every_request_runs_once_within_the_limits(
-    requests: list[Request], max_rows: int, max_prefill_tokens: int, spare_tokens: int, runs_ahead: bool
+    requests: list[Request], limits: dict[str, int], options: dict[str, Any]
 ):
-    seen = simulate(
-        requests,
-        max_rows=max_rows,
-        max_prefill_tokens=max_prefill_tokens,
-        spare_tokens=spare_tokens,
-        runs_ahead=runs_ahead,
-    )
+    seen = simulate(requests, **limits, **options)
     assert sorted(seen.finished) == [request.index for request in requests]
-    assert max(seen.live_rows, default=0) <= max_rows
-    assert max(seen.prefill_tokens, default=0) <= max_prefill_tokens
+    assert max(seen.live_rows, default=0) <= limits["max_rows"]
+    assert max(seen.prefill_tokens, default=0) <= limits["max_prefill_tokens"]
     for request in requests:  # what a row was fed is its context, less what it started with from its query's prefix
         n_prompt = len(request.prompt)
         whole = [*request.prompt, *map(said_behind, range(n_prompt, n_prompt + request.limit)), 7, CLOSE]
@@ -150,30 +155,11 @@ def test_every_request_runs_once_within_the_limits(
         assert len(whole) - len(fed) in (0, min(request.n_shared, len(request.prompt) - 1))
 
 
-@given(
-    requests_strategy,
-    st.integers(1, 6),
-    st.integers(1, 80),
-    st.integers(64, 500),
-    spare_tokens_strategy,
-    st.booleans(),
-)
+@given(requests_strategy, limits_strategy, st.integers(64, 500), options_strategy)
 def test_a_small_memory_is_never_exceeded_and_fails_only_what_cannot_fit(
-    requests: list[Request],
-    max_rows: int,
-    max_prefill_tokens: int,
-    max_tokens: int,
-    spare_tokens: int,
-    runs_ahead: bool,
+    requests: list[Request], limits: dict[str, int], max_tokens: int, options: dict[str, Any]
 ):
-    seen = simulate(
-        requests,
-        max_rows=max_rows,
-        max_prefill_tokens=max_prefill_tokens,
-        max_tokens=max_tokens,
-        spare_tokens=spare_tokens,
-        runs_ahead=runs_ahead,
-    )
+    seen = simulate(requests, max_tokens=max_tokens, **limits, **options)
     assert sorted(seen.finished + seen.failed) == [request.index for request in requests]
     most = max_tokens // PAGE_SIZE * PAGE_SIZE
     whole = {request.index: len(request.prompt) + request.limit + 2 for request in requests}
@@ -194,6 +180,30 @@ def test_rows_are_admitted_in_order_and_a_free_place_is_taken_at_the_next_step()
     seen = simulate(requests, max_rows=2, max_prefill_tokens=100)
     assert seen.finished == [1, 2, 3, 0]
     assert seen.live_rows[:6] == [2] * 6
+
+
+def test_where_steps_with_prefill_are_slow_places_are_taken_in_groups():
+    requests = [Request(i, [100 + i] * 5, 0, 10 + i % 7) for i in range(200)]
+    groups, single = (
+        simulate(requests, max_rows=32, max_prefill_tokens=1000, refill_share=share) for share in (1 / 16, 0)
+    )
+    assert sorted(groups.finished) == sorted(single.finished) == list(range(200))
+    n_prefills = [sum(n_tokens >= 5 for n_tokens in seen.prefill_tokens) for seen in (groups, single)]
+    assert n_prefills[0] < n_prefills[1]
+    assert min(groups.live_rows[: len(groups.live_rows) // 2]) > 30, "no more than two places of 32 wait"
+
+
+def test_a_place_that_was_free_already_waits_for_no_others():
+    def arriving() -> Iterator[Request | None]:
+        yield from (Request(i, [100 + i] * 5, 0, 20 + i) for i in range(24))
+        yield from [None] * 25  # the shortest ends meanwhile
+        yield Request(24, [300] * 5, 0, 5)
+
+    groups, single = (
+        simulate(arriving(), max_rows=32, max_prefill_tokens=1000, refill_share=share) for share in (1 / 4, 0)
+    )
+    assert groups.finished == single.finished
+    assert groups.finished[-1] != 24
 
 
 def test_a_row_drafts_from_what_other_rows_have_said():
