@@ -18,6 +18,7 @@ from rank1_hf.decoding.kv_cache import PAGE_SIZE, joined
 from rank1_hf.decoding.step import Segment, SharedPages, Step, TokenStep
 
 NAME = "rank1_paged"
+_MAX_ROUNDING = 0.25  # of a score; none at all would make a run on a CPU a seventh slower
 TokenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int | None], tuple[Tensor, Tensor]]
 
 
@@ -114,8 +115,10 @@ def _attend_decoding(
         merged = _merged(*kernel(queries, keys, values, step.page_table, positions, scaling, window))
     else:
         assert isinstance(step, Step)  # a TokenStep is made for the kernel only
+        exact = 2.0 ** math.floor(math.log2(scaling))  # changes no digit; unscaled scores may be too large for float16
+        queries = queries * exact
         by_row = queries.index_select(0, step.slots.flatten()).view(*step.slots.shape, *queries.shape[1:])
-        merged = _merged(*_attend_all_pages(by_row.transpose(1, 2), keys, values, step, scaling, window))
+        merged = _merged(*_attend_all_pages(by_row.transpose(1, 2), keys, values, step, scaling / exact, window))
         merged = merged.transpose(1, 2).flatten(0, 1).index_select(0, step.slot_of_token)
     return merged.to(queries.dtype).view(n_tokens, n_heads, head_dim)
 
@@ -161,14 +164,29 @@ def _attend_pages(queries: Tensor, keys: Tensor, values: Tensor, scaling: float,
     """Attend every page by queries of its own: [pages, KV heads, slots, group, head dim]."""
     n_slots, group, head_dim = queries.shape[2:]
     rows = queries.reshape(-1, n_slots * group, head_dim)  # each page's KV heads
-    scores = torch.bmm(rows, keys.flatten(0, 1).transpose(1, 2))
-    scores = scores.float().view(*queries.shape[:-1], PAGE_SIZE)
+    scores = _scores(rows, keys.flatten(0, 1)).view(*queries.shape[:-1], PAGE_SIZE)
     scores = scores * scaling if bias is None else torch.add(bias, scores, alpha=scaling)
     weights = scores.softmax(-1)
     output = torch.bmm(weights.to(values.dtype).view(*rows.shape[:2], PAGE_SIZE), values.flatten(0, 1))
     # The highest weight is 1 / sum(exp(scores - highest)): the total follows without another pass of exponentials.
     log_total = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log_()
     return Part(log_total, output.view(queries.shape))
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """Products of a batch of queries and keys, [batch, queries, head dim] and [batch, keys, head dim], in float32.
+
+    A product of 16-bit matrices is rounded to 16 bits. Where its entries are large, as in Qwen2, whose keys have large
+    biases in common, that loses what tells one key from another; a second product then brings what was rounded off.
+    """
+    scores = torch.bmm(queries, keys.transpose(1, 2))
+    if scores.dtype == torch.float32:
+        return scores
+    lowest, highest = scores.aminmax()
+    if max(-lowest, highest) * torch.finfo(scores.dtype).eps / 2 < _MAX_ROUNDING:
+        return scores.float()
+    rounded_off = torch.baddbmm(scores, queries, keys.transpose(1, 2), beta=-1)  # rounded after it is summed
+    return scores.float().add_(rounded_off)
 
 
 def _attend_shared(

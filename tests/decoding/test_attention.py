@@ -12,7 +12,9 @@ HEADS, HEAD_DIM = 6, 8
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, n_new: int, window: int | None) -> torch.Tensor:
+def plain_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, n_new: int, window: int | None = None, scaling: float = 0.3
+) -> torch.Tensor:
     """The last `n_new` of a row's tokens over all of it: [tokens, heads, head dim], by the definition, in float64."""
     group = q.shape[1] // k.shape[1]
     k, v = (x.double().repeat_interleave(group, dim=1) for x in (k, v))
@@ -21,7 +23,7 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, n_new: in
     hidden = distance < 0
     if window is not None:
         hidden |= distance >= window
-    scores = torch.einsum("qhd,khd->hqk", q.double(), k) * 0.3
+    scores = torch.einsum("qhd,khd->hqk", q.double(), k) * scaling
     return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v)
 
 
@@ -75,6 +77,28 @@ def test_a_mixed_step(device: str, kv_heads: int, window: int | None, dtype: tor
     for news in ([0, 1, 2, 1, 1, 1, 1], [0, 1, 0, 2, 3, 0, 1], [0, 0, 1, 0, 0, 3, many], [0, 1, 0, 0, 0, 0, many - 1]):
         first = [f + n for f, n in zip(first, news, strict=True)]
         step(news, first)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n_new", [1, 3, 40])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
+def test_scores_of_keys_with_a_large_common_bias(device: str, n_new: int, dtype: torch.dtype, tolerance: float):
+    """As Qwen2 has them: rounded to 16 bits all scores are alike, and before they are scaled float16 overflows."""
+    torch.manual_seed(0)
+    head_dim, scaling = 128, 128**-0.5
+    module = nn.Module()
+    module.layer_idx = 0
+    queries, keys = (30 + torch.randn(70, 2, head_dim, device=device).to(dtype) for _ in range(2))
+    values = torch.randn(70, 2, head_dim, device=device).to(dtype)
+    assert torch.einsum("qhd,khd->hqk", queries.float(), keys.float()).min() > torch.finfo(torch.float16).max
+    cache, row = KVCache(), RowKV()
+    for start, stop in ((0, 70 - n_new), (70 - n_new, 70)):
+        cache.extend(row, stop - start)
+        step = Step(cache, [RowSlice(row, [1] * (stop - start))], torch.device(device))
+        part = (tensor[start:stop].transpose(0, 1)[None] for tensor in (queries, keys, values))
+        output, _ = paged_attention(module, *part, None, scaling=scaling, step=step)
+    expected = plain_attention(queries[-n_new:], keys, values, n_new, scaling=scaling)
+    torch.testing.assert_close(output[0].double(), expected, atol=tolerance, rtol=tolerance)
 
 
 def test_what_is_not_implemented_is_refused_instead_of_ignored():
