@@ -39,7 +39,7 @@ from rank1_hf.decoding.step import RowSlice, Step, TokenStep, said_at, tensor_on
 
 logger = logging.getLogger(__name__)
 
-_REFILL_SHARE = 1 / 16  # where decode steps are captured, those with prefill take about twice as long; 3% of rows wait
+_REFILL_SHARE = 1 / 16  # reckoned for steps with prefill, which are not captured, taking twice as long; 3% of rows wait
 
 
 @dataclass(slots=True)
