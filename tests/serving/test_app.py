@@ -127,7 +127,7 @@ def test_a_bad_request_says_what_is_wrong_and_judges_nothing(serve, quick: Rank1
             error = response.json()["error"]
             assert (response.status_code, error["code"]) == (status, status), body
             assert message in error["message"], body
-    wait_until(lambda: server.is_empty)
+    assert server.is_empty
     assert quick.decoder.stats.steps == steps
 
 
