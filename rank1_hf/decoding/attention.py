@@ -182,9 +182,10 @@ def _scores(queries: Tensor, keys: Tensor) -> Tensor:
     scores = torch.bmm(queries, keys.transpose(1, 2))
     if scores.dtype == torch.float32:
         return scores
-    lowest, highest = scores.aminmax()
-    if max(-lowest, highest) * torch.finfo(scores.dtype).eps / 2 < _MAX_ROUNDING:
-        return scores.float()
+    if scores.device.type == "cpu":  # any other device would have to be waited for, in every layer
+        lowest, highest = scores.aminmax()
+        if max(-lowest, highest) * torch.finfo(scores.dtype).eps / 2 < _MAX_ROUNDING:
+            return scores.float()
     rounded_off = torch.baddbmm(scores, queries, keys.transpose(1, 2), beta=-1)  # rounded after it is summed
     return scores.float().add_(rounded_off)
 
