@@ -129,9 +129,7 @@ class KVCache:
     def free(self, row: RowKV, *, wipe: bool = False) -> None:
         """Take back a row's pages. `wipe` clears them: a masked NaN still poisons whoever owns the page next."""
         if wipe:
-            alone = [page for page in row.pages if len(self._owners[page]) == 1]
-            for pool in (*self._keys.values(), *self._values.values()):
-                pool[alone] = 0
+            self._wipe([page for page in row.pages if len(self._owners[page]) == 1])
         self._return_pages(row, row.pages)
         row.pages, row.length = [], 0
         self._compact()
@@ -141,8 +139,7 @@ class KVCache:
         """Take back and clear all that some rows own, also where an interrupt has left what they own half noted."""
         gone = set(rows)
         freed = [page for page, owners in enumerate(self._owners) if owners and gone.issuperset(owners)]
-        for pool in (*self._keys.values(), *self._values.values()):
-            pool[freed] = 0
+        self._wipe(freed)
         self._owners = [[owner for owner in owners if owner not in gone] for owners in self._owners]
         while self._owners and not self._owners[-1]:
             self._owners.pop()
@@ -185,6 +182,10 @@ class KVCache:
             pools[layer][: len(pool)] = pool
             self.n_moves += 1
         return pools[layer]
+
+    def _wipe(self, pages: list[int]) -> None:
+        for pool in (*self._keys.values(), *self._values.values()):
+            pool[pages] = 0
 
     def _writes_into_shared(self, row: RowKV) -> bool:
         """Whether the next token goes into a page that other rows own too."""

@@ -165,7 +165,9 @@ def run_interrupted(decoder: Decoder, requests: list[Request], at_line: int) -> 
 
     def trace(frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
         nonlocal n_lines
-        if not frame.f_code.co_filename.endswith("kv_cache.py") or frame.f_code.co_name == "reclaim":
+        if not frame.f_code.co_filename.endswith("kv_cache.py"):
+            return None
+        if "reclaim" in (frame.f_code.co_name, frame.f_back.f_code.co_name):  # which is what comes after the interrupt
             return None
         if event == "line":
             n_lines += 1
