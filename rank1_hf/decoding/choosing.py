@@ -1,28 +1,32 @@
-"""Which token a chain gets: the model's likeliest, or what a logits processor of Transformers makes of its logits."""
+"""Which token a chain takes: the model's likeliest, or what a logits processor of Transformers makes of its logits."""
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from rank1_hf.chain import SteeringError
-from rank1_hf.decoding.row import Row
-from rank1_hf.decoding.watcher import Reading
 
 
-def chosen(row: Row, likeliest: int, reading: Reading | None) -> int:
-    """The row's next token, where the model's likeliest is known already.
+def chosen_by(processor: LogitsProcessor | LogitsProcessorList | None, context: Sequence[int], logits: Tensor) -> int:
+    """The next token.
+
+    Args:
+        processor: called with the context, [1, tokens], and a copy of the logits, [1, vocabulary]; None: the likeliest
+            token is taken.
+        context: the token ids so far.
+        logits: [vocabulary], float32.
 
     Raises:
-        SteeringError: the row's logits processor fails, or leaves no token.
+        SteeringError: the processor fails, or leaves no token.
     """
-    processor = row.request.processor
     if processor is None:
-        return likeliest
-    assert reading is not None
-    assert reading.logits is not None  # `Row.needs` asked for them
-    context = torch.tensor([row.chain.tokens], device=reading.logits.device)
+        return int(logits.argmax())
+    ids = torch.tensor([context], device=logits.device)
     try:
-        logit, token = processor(context, reading.logits[None].clone())[0].max(dim=-1)
+        logit, token = processor(ids, logits[None].clone())[0].max(dim=-1)
     except Exception as error:
         raise SteeringError(f"the logits processor failed: {type(error).__name__}: {error}") from error
     if not math.isfinite(logit):

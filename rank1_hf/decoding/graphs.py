@@ -3,15 +3,20 @@
 A step in which every row brings a few tokens (one, or a draft, or the end of a forced close) is a table of tokens: each
 with its id, its position and the pages of its row. That table is all that changes from replay to replay. It is filled
 up to one of a few heights by repeating its first token, which writes the same KV to the same place again.
+
+Graphs are a matter of speed alone. Whatever stands in their way (an operation that waits for the device, no memory, a
+forward hook, which a replay would leave out) costs the graphs and no pair: the step runs in the ordinary way.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
-from torch import Tensor
+from accelerate.utils.memory import clear_device_cache
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rank1_hf.decoding.kv_cache import KVCache
@@ -28,8 +33,19 @@ MAX_TOKENS_PER_ROW = 16
 
 _LEAST_PAGES = 16  # a table is at least so wide, so that contexts up to 1,024 tokens need one graph for each height
 
+_REUSE = 1.5  # a captured step up to so many times as high is used before another is captured
+
 Replay = Callable[[], None]
-Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Replay]]
+
+
+class Capture(Protocol):
+    """Runs a function, and gives its result and what will update that result in place."""
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Replay]:
+        """May raise `RuntimeError`; the function can then be run in the ordinary way all the same."""
+
+    def renew(self) -> None:
+        """All results given so far are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +61,53 @@ class DecodeGraphs:
     """The captured steps of one model.
 
     Args:
-        forward: runs the model on a `TokenStep`; [tokens, ...] for as many tokens.
+        model: the one that `forward` runs.
+        forward: runs it on a `TokenStep`; [tokens, ...] for as many tokens.
         cache: where the rows keep their KV.
         device: the model's.
-        capture: runs a function and gives its result, and what will update that result in place.
+        capture: None: `CudaCapture`.
     """
 
     def __init__(
         self,
+        model: nn.Module,
         forward: Callable[[TokenStep], Tensor],
         cache: KVCache,
         device: torch.device,
         capture: Capture | None = None,
     ) -> None:
+        self._model = model
         self._forward = forward
         self._cache = cache
         self._device = device
-        self._capture = capture or _CudaCapture(device)
+        self._capture = capture or CudaCapture(device)
         self._graphs: dict[tuple[int, int], Graph] = {}
         self._n_moves = 0  # of the pools; a graph knows them by their addresses
         self._works = True
+        self._patches: list[object] = []
+        self._has_hooks = False
+
+    def begin(self) -> None:
+        """A run begins: notice what has been done to the model since the last one."""
+        modules = list(self._model.modules())
+        patches = [vars(module).get("forward") for module in modules]
+        if patches != self._patches:
+            self.clear()
+            self._patches = patches
+        self._has_hooks = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        if self._has_hooks:
+            logger.info("the model has forward hooks, which a replay would leave out: steps run without CUDA graphs")
 
     def run(self, slices: list[RowSlice], said: Tensor | None = None) -> Tensor | None:
         """Run a step of these rows; `said` as a `Step` takes it. None: it has to be run in the ordinary way."""
-        if not self._works or not _is_decoding(slices) or not self._cache.is_allocated:
+        if not self._works or self._has_hooks or not _is_decoding(slices) or not self._cache.is_allocated:
             return None
         tokens = _token_table(slices)
-        n_tokens, height, width = len(tokens), _height(len(tokens)), _width(max(len(part.kv.pages) for part in slices))
+        n_tokens, width = len(tokens), _width(max(len(part.kv.pages) for part in slices))
         if self._cache.settle() != self._n_moves:
             self.clear()
             self._n_moves = self._cache.n_moves
+        height, width = self._shape(n_tokens, width)
         tokens += tokens[:1] * (height - n_tokens)
         table = tensor_on(self._device, [row + [0] * (2 + width - len(row)) for row in tokens])
         table[:, 0] = with_said(table[:, 0], said)
@@ -82,10 +115,11 @@ class DecodeGraphs:
             try:
                 self._graphs[height, width] = self._captured(table)
             except RuntimeError as error:
-                if should_reduce_batch_size(error):
-                    raise
-                logger.warning("decode steps cannot be captured as CUDA graphs, so they run without: %s", error)
-                self._works = False
+                reason = str(error)
+            else:
+                reason = None
+            if reason is not None:  # outside of the handler, whose traceback holds on to the step's tensors
+                self._give_up(reason)
                 return None
         graph = self._graphs[height, width]
         graph.table.copy_(table)
@@ -95,6 +129,18 @@ class DecodeGraphs:
     def clear(self) -> None:
         """Forget all graphs, and free their memory."""
         self._graphs.clear()
+        self._capture.renew()
+
+    def _shape(self, n_tokens: int, width: int) -> tuple[int, int]:
+        """The captured shape that fits best, or the one to capture."""
+        fitting = (shape for shape in self._graphs if n_tokens <= shape[0] <= n_tokens * _REUSE and width <= shape[1])
+        return min(fitting, default=(_height(n_tokens), width))
+
+    def _give_up(self, reason: str) -> None:
+        logger.warning("decode steps cannot be captured as CUDA graphs, so they run without: %s", reason)
+        self._works = False
+        self.clear()
+        clear_device_cache(garbage_collection=True)
 
     def _captured(self, table: Tensor) -> Graph:
         found, replay = self._capture(lambda: self._forward(TokenStep(self._cache, table)))
@@ -110,25 +156,57 @@ def can_be_captured(model: PreTrainedModel) -> bool:
     return not is_split(model)
 
 
-class _CudaCapture:
-    """Captures on a CUDA device, all graphs in one memory pool: only one of them runs at a time."""
+class CudaCapture:
+    """Captures on a CUDA device, all graphs in one memory pool: only one of them runs at a time.
+
+    It has a stream of its own. PyTorch's own capture stream serves the whole process and lies on the device that was
+    current first; and since every stream that multiplies keeps a cuBLAS workspace, which goes with any graph captured
+    there (PyTorch 2.12 and 2.13), two models must not share one.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._never_waits = False
+        self.renew()
+
+    def renew(self) -> None:
+        """Take another memory pool: PyTorch up to 2.11 cannot capture into one whose graphs are all gone."""
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Replay]:
-        with torch.cuda.device(self._device):
-            # Kernels are compiled and libraries set up by a first run, on a stream of its own as capturing demands.
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                function()
-            torch.cuda.current_stream().wait_stream(stream)
+        """Capture a function.
+
+        Raises:
+            RuntimeError: it waits for the device, or there is no memory for it.
+        """
+        current = torch.cuda.current_stream(self._device)
+        # Entered for its end: a capture that fails leaves the thread on the stream of the capture.
+        with torch.cuda.device(self._device), torch.cuda.stream(current):
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                function()  # kernels are compiled and libraries are set up
+                if not self._never_waits:
+                    with _refusing_to_wait():  # waiting in a capture would leave PyTorch's allocator broken
+                        function()
+                    self._never_waits = True
+            current.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # What other threads do, as another model being loaded, is no part of it.
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 found = function()
         return found, graph.replay
+
+
+@contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    """Raise RuntimeError where the host would wait for the device."""
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def _is_decoding(slices: list[RowSlice]) -> bool:

@@ -4,8 +4,12 @@ A page holds the keys and values of 64 consecutive tokens, in every layer. Rows 
 follows the live tokens and not the longest chain a row might have; rows that start alike own their first pages
 together, until one of them writes there. Pages in use lie at the front of the pool (the lowest free page is taken
 first, and the pool is compacted when it is mostly holes), because decode attention reads the front of the pool in
-place, as one batch of pages, without gathering it. The pool grows as pages are taken, up to a budget; who must give
-pages back when the budget is used up is the scheduler's affair.
+place, as one batch of pages, without gathering it. The pool grows as pages are taken, up to a budget; the scheduler
+decides which rows give pages back when the budget is used up.
+
+On a CPU the pool grows little by little. On a GPU it is made as large as a run typically needs (`reserve`) and grows to
+the whole budget at once: a CUDA graph knows the pool by its address, and blocks that are freed along the way would stay
+with PyTorch's allocator.
 """
 
 import math
@@ -13,6 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 PAGE_SIZE = 64
@@ -20,7 +25,7 @@ PAGE_SIZE = 64
 (more, smaller matrix products); 128 is no faster and wastes twice the memory in half-filled last pages."""
 
 _INITIAL_PAGES = 64
-_GROWTH = 1.125  # little is allocated beyond what is used; copying the pool this often still costs next to nothing
+_GROWTH = 1.125  # on a CPU: little is allocated beyond what is used; copying the pool this often costs next to nothing
 
 
 def pages_for(n_tokens: int) -> int:
@@ -50,14 +55,16 @@ class KVCache:
 
     Args:
         max_tokens: the budget: the most tokens that have room, in whole pages, at least one. None: no bound.
+        grows_at_once: to the whole budget, as on a GPU; without a budget it grows little by little all the same.
     """
 
-    def __init__(self, max_tokens: int | None = None) -> None:
+    def __init__(self, max_tokens: int | None = None, *, grows_at_once: bool = False) -> None:
         self.max_pages = math.inf if max_tokens is None else max(max_tokens // PAGE_SIZE, 1)
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._owners: list[list[RowKV]] = []  # by page; a free page has none; the last page is not free
         self._n_free = 0
+        self._grows_at_once = grows_at_once and max_tokens is not None
         self._capacity = int(min(_INITIAL_PAGES, self.max_pages))
         self.n_moves = 0
         """How often a layer's pool has been put elsewhere in memory."""
@@ -96,6 +103,10 @@ class KVCache:
     def is_allocated(self) -> bool:
         """Whether a step has been run, so that the layers have their pools."""
         return bool(self._keys)
+
+    def reserve(self, n_tokens: int) -> None:
+        """Let the pools be made large enough for so many tokens from now on, as far as the budget goes."""
+        self._capacity = max(self._capacity, int(min(pages_for(n_tokens), self.max_pages)))
 
     @torch.inference_mode()
     def settle(self) -> int:
@@ -155,9 +166,18 @@ class KVCache:
         return fork
 
     def stop_growing(self) -> None:
-        """Make what is allocated now the budget, because the device had no memory for more."""
+        """Make what is allocated now the budget, because the device had no memory for more.
+
+        While no page is in use, it is the pools themselves that may be too large: they are given back, and made half as
+        large.
+        """
         allocated = [len(pool) for pools in (self._keys, self._values) for pool in pools.values()]
         self._capacity = min(allocated, default=self._capacity)
+        if not self.n_pages and self._capacity > _INITIAL_PAGES:
+            self._keys.clear()
+            self._values.clear()
+            self._capacity = max(self._capacity // 2, _INITIAL_PAGES)
+            self.n_moves += 1
         self.max_pages = min(self.max_pages, self._capacity)
 
     def is_finite(self, row: RowKV) -> bool:
@@ -181,6 +201,9 @@ class KVCache:
             pools[layer] = pool.new_zeros((self._capacity, *pool.shape[1:]))
             pools[layer][: len(pool)] = pool
             self.n_moves += 1
+            if pool.is_cuda:
+                del pool
+                clear_device_cache()  # or the old pools of all layers stay with PyTorch's allocator
         return pools[layer]
 
     def _wipe(self, pages: list[int]) -> None:
@@ -216,7 +239,8 @@ class KVCache:
             return page
         self._owners.append([row])
         if len(self._owners) > self._capacity:
-            self._capacity = max(len(self._owners), int(min(self._capacity * _GROWTH, self.max_pages)))
+            grown = self.max_pages if self._grows_at_once else min(self._capacity * _GROWTH, self.max_pages)
+            self._capacity = max(len(self._owners), int(grown))
         return len(self._owners) - 1
 
     def _return_pages(self, row: RowKV, pages: list[int]) -> None:

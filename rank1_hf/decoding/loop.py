@@ -28,7 +28,7 @@ from rank1_hf.decoding.compiled import compile_layers
 from rank1_hf.decoding.flight import Flight, NextToken
 from rank1_hf.decoding.graphs import DecodeGraphs, can_be_captured
 from rank1_hf.decoding.kv_cache import KVCache
-from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
+from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, TYPICAL_TOKENS, kv_budget
 from rank1_hf.decoding.placement import device_of, layer_devices
 from rank1_hf.decoding.probe import Probe
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
@@ -128,10 +128,10 @@ class Decoder:
                 for device, n_layers in layers.items()
             )
         self._answers = torch.tensor([true_id, false_id], device=device_of(model.get_output_embeddings()))
-        self._cache = KVCache(kv_cache_tokens)
+        self._cache = KVCache(kv_cache_tokens, grows_at_once=self._device.type == "cuda")
         self._graphs: DecodeGraphs | None = None
         if cuda_graphs and not reproducible and token_kernel(self._device) is not None and can_be_captured(model):
-            self._graphs = DecodeGraphs(self._read, self._cache, self._device)
+            self._graphs = DecodeGraphs(model, self._read, self._cache, self._device)
 
     def run(
         self,
@@ -166,11 +166,16 @@ class Decoder:
         Requests that come over time: None among them says that there is none at the moment. The loop then goes on with
         the rows it has, and asks again before the next step; it ends when it has none.
         """
+        max_rows = max_rows or self._default_rows
+        if self._device.type == "cuda":
+            self._cache.reserve(max_rows * TYPICAL_TOKENS)
+        if self._graphs is not None:
+            self._graphs.begin()
         scheduler = self._scheduler(
             iter(requests),
             self._make_row,
             self._cache,
-            max_rows=max_rows or self._default_rows,
+            max_rows=max_rows,
             max_prefill_tokens=self._max_prefill_tokens,
             spare_tokens=self._spare_tokens,
             runs_ahead=self._runs_ahead,

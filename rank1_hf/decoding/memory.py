@@ -10,6 +10,9 @@ EXPECTED_ROWS = 256
 GPU_PREFILL_TOKENS = 4096
 """The most prompt tokens of a step on a GPU, which needs thousands to be busy."""
 
+TYPICAL_TOKENS = 1024
+"""What a row typically comes to, prompt and chain: what the KV cache of a GPU has room for from the start."""
+
 CPU_SHARE = 0.5
 """The share of the free main memory that the KV cache takes on a CPU at most; other programs need some too."""
 

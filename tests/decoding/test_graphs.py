@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,12 +40,27 @@ class Recorder:
     """A capture that runs its function again where a graph would be replayed."""
 
     def __init__(self) -> None:
-        self.n_captures = 0
+        self.n_captures = self.n_renewals = 0
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         self.n_captures += 1
         found = function()
         return found, lambda: found.copy_(function())
+
+    def renew(self) -> None:
+        self.n_renewals += 1
+
+
+class Failing(Recorder):
+    """A capture that fails once it has run its function."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        super().__init__()
+        self.error = error
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        super().__call__(function)
+        raise self.error
 
 
 @pytest.fixture
@@ -53,7 +69,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     for module in (attention, loop):
         monkeypatch.setattr(module, "token_kernel", lambda device: plain_kernel)
-    monkeypatch.setattr(graphs, "_CudaCapture", lambda device: recorder)
+    monkeypatch.setattr(graphs, "CudaCapture", lambda device: recorder)
     return recorder
 
 
@@ -92,51 +108,87 @@ def test_no_graph_outlives_the_pools_it_reads(case, recorder: Recorder, monkeypa
         pools = decoder._cache._keys, decoder._cache._values
         return tuple(pool.data_ptr() for layers in pools for pool in layers.values())
 
-    def capture(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        found, then = function(), addresses()
-        captured_at.append(then)
+    class Checking(Recorder):
+        def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+            found, then = function(), addresses()
+            captured_at.append(then)
 
-        def replay() -> None:
-            assert addresses() == then
-            found.copy_(function())
-            assert addresses() == then
+            def replay() -> None:
+                assert addresses() == then
+                found.copy_(function())
+                assert addresses() == then
 
-        return found, replay
+            return found, replay
 
-    decoder._graphs._capture = capture
+    decoder._graphs._capture = Checking()
     assert_same(list(decoder.run(requests, max_rows=3)), expected)
     assert len(set(captured_at)) > 1
 
 
-def test_a_model_that_cannot_be_captured_runs_without(case, recorder: Recorder, caplog):
+def test_a_pool_made_at_its_budget_loses_no_graph(case, recorder: Recorder):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder, kv_cache_tokens=2**16)
+    decoder._cache.reserve(2**16)
+    n = 4 * len(requests)
+    many = [replace(request, index=i) for i, request in zip(range(n), requests * 4, strict=True)]
+    assert_same(
+        list(decoder.run(many, max_rows=8)),
+        [replace(result, index=i) for i, result in zip(range(n), expected * 4, strict=True)],
+    )
+    assert_same(list(decoder.run(requests, max_rows=3)), expected)
+    assert recorder.n_captures == len(decoder._graphs._graphs)
+
+
+def test_a_step_that_nearly_fits_a_captured_one_uses_it(case, recorder: Recorder):
+    folder, oracle, requests, _ = case("qwen2")
+    decoder = oracle.decoder(folder)
+    list(decoder.run(requests, max_rows=8))
+    heights = sorted(height for height, _ in decoder._graphs._graphs)
+    assert decoder._graphs._shape(heights[-1] - 1, 1)[0] in heights
+    assert decoder._graphs._shape(heights[-1] + 1, 1)[0] not in heights
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("operation not permitted when stream is capturing"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        torch.OutOfMemoryError("CUDA error: out of memory"),
+    ],
+    ids=str,
+)
+def test_a_capture_that_fails_costs_the_graphs_and_no_pair(case, recorder: Recorder, error, caplog):
     folder, oracle, requests, expected = case("qwen2")
     decoder = oracle.decoder(folder)
-
-    def capture(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        function()
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    decoder._graphs._capture = capture
+    decoder._graphs._capture = failing = Failing(error)
     assert_same(list(decoder.run(requests)), expected)
-    assert decoder.stats.captured_steps == 0
-    assert caplog.text.count("cannot be captured") == 1
+    assert decoder.stats.captured_steps == decoder.stats.out_of_memory == 0
+    assert failing.n_captures == caplog.text.count("cannot be captured") == 1
 
 
-def test_running_out_of_memory_in_a_capture_is_running_out_of_memory(case, recorder: Recorder):
+def test_a_forward_hook_sees_every_step(case, recorder: Recorder):
     folder, oracle, requests, expected = case("qwen2")
     decoder = oracle.decoder(folder)
-    failures = [2]
-
-    def capture(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        if failures[0]:
-            failures[0] -= 1
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return recorder(function)
-
-    decoder._graphs._capture = capture
     assert_same(list(decoder.run(requests)), expected)
-    assert decoder.stats.out_of_memory == 2
-    assert decoder.stats.captured_steps > 0
+    n_captured = decoder.stats.captured_steps
+    n_steps, n_seen = decoder.stats.steps, []
+    hook = decoder.model.base_model.layers[0].register_forward_hook(lambda *args: n_seen.append(1))
+    assert_same(list(decoder.run(requests)), expected)
+    assert len(n_seen) == decoder.stats.steps - n_steps
+    hook.remove()
+    assert_same(list(decoder.run(requests)), expected)
+    assert decoder.stats.captured_steps == 2 * n_captured
+
+
+def test_a_forward_that_is_patched_is_captured_anew(case, recorder: Recorder):
+    folder, oracle, requests, expected = case("qwen2")
+    decoder = oracle.decoder(folder)
+    assert_same(list(decoder.run(requests)), expected)
+    before = dict(decoder._graphs._graphs)
+    layer = decoder.model.base_model.layers[0]
+    layer.forward = layer.forward  # an attribute of its own now, as a patch would be
+    assert_same(list(decoder.run(requests)), expected)
+    assert not set(map(id, before.values())) & set(map(id, decoder._graphs._graphs.values()))
 
 
 def test_llm_int8_is_not_captured(case, recorder: Recorder, caplog):

@@ -1,0 +1,79 @@
+"""The plain decode loop: one pair at a time, with Transformers' own KV cache. Read this first.
+
+    prompt ids -> model -> likeliest token -> Chain.advance -> ... -> </think> -> model -> verdict
+
+`chain.py` decides what the context becomes after each token: one token longer, closed, rewritten by a forced close, or
+reopened to think again. Everything else in this folder makes this loop faster, and gives the same chains and verdicts.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from rank1_hf.chain import BeliefPoint, ChainRules, SteeringError
+from rank1_hf.decoding.choosing import chosen_by
+from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.decoding.stats import Stats
+
+
+class PlainDecoder:
+    """Decodes one request after the other. The model keeps its own attention.
+
+    Args:
+        model: a causal LM, in eval mode.
+        rules: what the token ids mean to a chain.
+        true_id, false_id: the ids whose logits are the verdict.
+        rethinks: how many times a closed chain is reopened.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, rules: ChainRules, *, true_id: int, false_id: int, rethinks: int = 0
+    ) -> None:
+        self.model, self.rules, self.stats = model.eval(), rules, Stats()
+        self._answers, self._rethinks = [true_id, false_id], rethinks
+
+    def steps(
+        self,
+        requests: Iterable[Request | None],
+        *,
+        max_rows: int | None = None,
+        on_step: Callable[[Stats], None] | None = None,
+    ) -> Generator[list[Decoded]]:
+        """As `Decoder.steps`, with a whole pair a step, and so without a use for `max_rows`."""
+        for request in requests:
+            yield [] if request is None else [self.decode(request)]
+            if on_step is not None:
+                on_step(self.stats)
+
+    @torch.inference_mode()
+    def decode(self, request: Request) -> Decoded:
+        """Think about one pair, and read the verdict."""
+        chain = request.new_chain(self.rules, self._rethinks)
+        cache = DynamicCache()
+        while True:
+            logits = self._next_logits(chain.tokens, cache)  # (vocabulary)
+            self.stats.steps += 1
+            if not math.isfinite(logits.max()):  # NaN where any logit is
+                return request.failed(chain, "the model's logits are not finite (NaN or inf)")
+            if chain.ended is not None:
+                true_logit, false_logit = logits[self._answers].tolist()
+                return Decoded(request.index, chain.thought, chain.ended, true_logit, false_logit, None, chain.beliefs)
+            branch = chain.branch()  # the chain closed here, where its belief is to be read
+            if branch is not None:
+                true_logit, false_logit = self._next_logits(branch.tokens, DynamicCache())[self._answers].tolist()
+                chain.believe(BeliefPoint(len(branch.thought), true_logit - false_logit))
+            try:
+                unchanged = chain.advance(chosen_by(request.processor, chain.tokens, logits))
+            except SteeringError as error:
+                return request.failed(chain, str(error))
+            cache.crop(unchanged)  # a rewritten context keeps the keys and values of what it begins with
+
+    def _next_logits(self, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
+        """[vocabulary], float32: the logits behind the context, whose keys and values are added to the cache."""
+        unseen = torch.tensor([tokens[cache.get_seq_length() :]], device=self.model.device)  # (1, tokens)
+        output = self.model(input_ids=unseen, past_key_values=cache, logits_to_keep=1)
+        logits: Tensor = output.logits[0, -1].float()
+        return logits
