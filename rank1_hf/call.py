@@ -148,7 +148,7 @@ class Call:
                 elif key in self._finished:
                     self._ready.append(self._finished[key].at(index))
                 else:
-                    live = self._begin(key, self._reranker.encode(query, passage))
+                    live = self._begin(index, key, self._reranker.encode(query, passage))
                     request = self._request(index, live, self._cancelled(index, key))
                     self._waiting[key] = []
                     self._live[index] = live
@@ -179,7 +179,7 @@ class Call:
         while self._ready:
             yield self._ready.popleft()
 
-    def _begin(self, key: _Key, prompt: Prompt) -> _Live:
+    def _begin(self, index: int, key: _Key, prompt: Prompt) -> _Live:
         options = self._asked.traced
         tracer = None if options is None else Tracer()
         lens = None
@@ -192,7 +192,8 @@ class Call:
                 attention=options.attention,
             )
         watching = [observer for observer in (*self._asked.observers, tracer, lens) if observer is not None]
-        return _Live(key, prompt, Observed(watching) if watching else None, tracer, lens)
+        watcher = Observed(watching, index, prompt.ids) if watching else None
+        return _Live(key, prompt, watcher, tracer, lens)
 
     def _cancelled(self, index: int, key: _Key) -> Callable[[], bool] | None:
         """Asks whether neither a pair is wanted any more, nor one of those that are equal to it."""

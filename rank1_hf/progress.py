@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from rank1_hf.decoding.loop import Stats
+from rank1_hf.decoding.stats import Stats
 
 
 class Progress:

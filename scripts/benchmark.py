@@ -201,7 +201,7 @@ def measure_phases(
     quick: bool,
 ) -> list[dict[str, Any]]:
     """Decode steps of few and many rows, and a prefill, beside the machine's limits."""
-    cost, decoder = Cost.of(checkpoint.model), Ours(checkpoint, (), spare_tokens=0).decoder(closes=False)
+    cost, decoder = Cost.of(checkpoint.model), Ours(checkpoint, (), speculate=False).decoder(closes=False)
     n_prompt, n_chain, rows = (96, 4, (1, 2)) if quick else (300, 48, (1, 8, 32))
     phases = []
     for n_rows in rows:

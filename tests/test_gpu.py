@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from rank1_hf.decoding.flight import Flight
 from transformers import AutoConfig
 
 from rank1_hf import Judgment, Rank1
-from rank1_hf.decoding.flight import Flight
 from rank1_hf.decoding.scheduler import Plan
 from tests import models
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import is_triton_available
 
-from rank1_hf.decoding.kv_cache import PAGE_SIZE, joined
+from rank1_hf.decoding.kv_cache import joined
 from rank1_hf.decoding.step import Segment, SharedPages, Step, TokenStep
 
 NAME = "rank1_paged"
 _MAX_ROUNDING = 0.25  # of a score; none at all would make a run on a CPU a seventh slower
-TokenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int | None], tuple[Tensor, Tensor]]
+AttentionKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int | None], tuple[Tensor, Tensor]]
 
 
 def use_paged_attention(model: PreTrainedModel) -> None:
@@ -90,7 +90,7 @@ def paged_attention(
     return output[None], None
 
 
-def token_kernel(device: torch.device) -> TokenKernel | None:
+def attention_kernel(device: torch.device) -> AttentionKernel | None:
     """The kernel that attends rows through a table of their pages, where there is one for the device."""
     if device.type != "cuda" or not is_triton_available():
         return None
@@ -109,10 +109,10 @@ def _attend_decoding(
     n_tokens, n_heads, head_dim = queries.shape
     n_kv_heads = keys.shape[1]
     queries = queries.view(n_tokens, n_kv_heads, n_heads // n_kv_heads, head_dim)
-    kernel = token_kernel(queries.device)
+    kernel = attention_kernel(queries.device) if step.kernels else None
     if kernel is not None:
         positions = step.positions[: step.n_decoding]
-        merged = _merged(*kernel(queries, keys, values, step.page_table, positions, scaling, window))
+        merged = _merged(*kernel(queries, keys, values, step.block_table, positions, scaling, window))
     else:
         assert isinstance(step, Step)  # a TokenStep is made for the kernel only
         exact = 2.0 ** math.floor(math.log2(scaling))  # changes no digit; unscaled scores may be too large for float16
@@ -162,12 +162,12 @@ class Part(NamedTuple):
 
 def _attend_pages(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, bias: Tensor | None) -> Part:
     """Attend every page by queries of its own: [pages, KV heads, slots, group, head dim]."""
-    n_slots, group, head_dim = queries.shape[2:]
+    (n_slots, group, head_dim), page_size = queries.shape[2:], keys.shape[2]
     rows = queries.reshape(-1, n_slots * group, head_dim)  # each page's KV heads
-    scores = _scores(rows, keys.flatten(0, 1)).view(*queries.shape[:-1], PAGE_SIZE)
+    scores = _scores(rows, keys.flatten(0, 1)).view(*queries.shape[:-1], page_size)
     scores = scores * scaling if bias is None else torch.add(bias, scores, alpha=scaling)
     weights = scores.softmax(-1)
-    output = torch.bmm(weights.to(values.dtype).view(*rows.shape[:2], PAGE_SIZE), values.flatten(0, 1))
+    output = torch.bmm(weights.to(values.dtype).view(*rows.shape[:2], page_size), values.flatten(0, 1))
     # The highest weight is 1 / sum(exp(scores - highest)): the total follows without another pass of exponentials.
     log_total = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log_()
     return Part(log_total, output.view(queries.shape))

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.placement import is_split
-from rank1_hf.decoding.step import RowSlice, TokenStep, tensor_on, with_said
+from rank1_hf.decoding.step import RowSlice, TokenStep, fill_placeholders, tensor_on
 
 logger = logging.getLogger(__name__)
 
@@ -98,28 +98,27 @@ class DecodeGraphs:
         if self._has_hooks:
             logger.info("the model has forward hooks, which a replay would leave out: steps run without CUDA graphs")
 
-    def run(self, slices: list[RowSlice], said: Tensor | None = None) -> Tensor | None:
-        """Run a step of these rows; `said` as a `Step` takes it. None: it has to be run in the ordinary way."""
+    def run(self, slices: list[RowSlice], previous_tokens: Tensor | None = None) -> Tensor | None:
+        """Run a step of these rows, with `previous_tokens` as in `Step`. None: it has to be run in the ordinary way."""
         if not self._works or self._has_hooks or not _is_decoding(slices) or not self._cache.is_allocated:
             return None
         tokens = _token_table(slices)
         n_tokens, width = len(tokens), _width(max(len(part.kv.pages) for part in slices))
-        if self._cache.settle() != self._n_moves:
+        if self._cache.grow_pools() != self._n_moves:
             self.clear()
             self._n_moves = self._cache.n_moves
         height, width = self._shape(n_tokens, width)
         tokens += tokens[:1] * (height - n_tokens)
         table = tensor_on(self._device, [row + [0] * (2 + width - len(row)) for row in tokens])
-        table[:, 0] = with_said(table[:, 0], said)
+        table[:, 0] = fill_placeholders(table[:, 0], previous_tokens)
         if (height, width) not in self._graphs:
+            failure = ""
             try:
                 self._graphs[height, width] = self._captured(table)
             except RuntimeError as error:
-                reason = str(error)
-            else:
-                reason = None
-            if reason is not None:  # outside of the handler, whose traceback holds on to the step's tensors
-                self._give_up(reason)
+                failure = str(error) or type(error).__name__
+            if failure:  # outside of the handler, whose traceback holds on to the step's tensors
+                self._give_up(failure)
                 return None
         graph = self._graphs[height, width]
         graph.table.copy_(table)

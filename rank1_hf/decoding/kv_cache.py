@@ -1,7 +1,7 @@
 """The KV cache: one pool of pages for all rows.
 
-A page holds the keys and values of 64 consecutive tokens, in every layer. Rows take pages as they grow, so memory
-follows the live tokens and not the longest chain a row might have; rows that start alike own their first pages
+A page holds the keys and values of `page_size` consecutive tokens, in every layer. Rows take pages as they grow, so
+memory follows the live tokens and not the longest chain a row might have; rows that start alike own their first pages
 together, until one of them writes there. Pages in use lie at the front of the pool (the lowest free page is taken
 first, and the pool is compacted when it is mostly holes), because decode attention reads the front of the pool in
 place, as one batch of pages, without gathering it. The pool grows as pages are taken, up to a budget; the scheduler
@@ -20,17 +20,15 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
-PAGE_SIZE = 64
-"""Tokens a page. Measured on 2 CPU cores with 32 rows of about 250 tokens: 16 tokens a page cost twice the time of 64
-(more, smaller matrix products); 128 is no faster and wastes twice the memory in half-filled last pages."""
+from rank1_hf.decoding.options import PAGE_SIZE
 
 _INITIAL_PAGES = 64
 _GROWTH = 1.125  # on a CPU: little is allocated beyond what is used; copying the pool this often costs next to nothing
 
 
-def pages_for(n_tokens: int) -> int:
+def pages_for(n_tokens: int, page_size: int = PAGE_SIZE) -> int:
     """How many pages hold so many tokens of one row."""
-    return -(-n_tokens // PAGE_SIZE)
+    return -(-n_tokens // page_size)
 
 
 def joined(pool: Tensor, pages: Tensor, length: int) -> Tensor:
@@ -48,18 +46,22 @@ class RowKV:
 
 
 class KVCache:
-    """The pool, in every layer: keys and values of shape [pages, KV heads, PAGE_SIZE, head dim].
+    """The pool, in every layer: keys and values of shape [pages, KV heads, page size, head dim].
 
     A layer's tensors are made when the layer first writes, on its own device and in its own dtype, so a model whose
     layers sit on several devices has each layer's KV beside it.
 
     Args:
         max_tokens: the budget: the most tokens that have room, in whole pages, at least one. None: no bound.
+        page_size: the tokens of a page.
         grows_at_once: to the whole budget, as on a GPU; without a budget it grows little by little all the same.
     """
 
-    def __init__(self, max_tokens: int | None = None, *, grows_at_once: bool = False) -> None:
-        self.max_pages = math.inf if max_tokens is None else max(max_tokens // PAGE_SIZE, 1)
+    def __init__(
+        self, max_tokens: int | None = None, *, page_size: int = PAGE_SIZE, grows_at_once: bool = False
+    ) -> None:
+        self.page_size = page_size
+        self.max_pages = math.inf if max_tokens is None else max(max_tokens // page_size, 1)
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._owners: list[list[RowKV]] = []  # by page; a free page has none; the last page is not free
@@ -90,13 +92,13 @@ class KVCache:
         return sum(pool.nbytes for pools in (self._keys, self._values) for pool in pools.values())
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, the front of the pool only: [n_pages, KV heads, PAGE_SIZE, head dim] each."""
+        """Keys and values of one layer, the front of the pool only: [n_pages, KV heads, page size, head dim] each."""
         return self._keys[index][: self.n_pages], self._values[index][: self.n_pages]
 
     def read(self, row: RowKV, layer: int, length: int) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values of a row's first `length` tokens in one layer: [KV heads, length, head dim]."""
         keys, values = self.layer(layer)
-        pages = torch.tensor(row.pages[: pages_for(length)], device=keys.device)
+        pages = torch.tensor(row.pages[: self._pages_for(length)], device=keys.device)
         return joined(keys, pages, length), joined(values, pages, length)
 
     @property
@@ -106,10 +108,10 @@ class KVCache:
 
     def reserve(self, n_tokens: int) -> None:
         """Let the pools be made large enough for so many tokens from now on, as far as the budget goes."""
-        self._capacity = max(self._capacity, int(min(pages_for(n_tokens), self.max_pages)))
+        self._capacity = max(self._capacity, int(min(self._pages_for(n_tokens), self.max_pages)))
 
     @torch.inference_mode()
-    def settle(self) -> int:
+    def grow_pools(self) -> int:
         """Enlarge all pools now to what has been taken, and not as each layer writes. Gives `n_moves`."""
         for pools in (self._keys, self._values):
             for index in pools:
@@ -118,21 +120,21 @@ class KVCache:
 
     def pages_needed(self, row: RowKV, n_tokens: int) -> int:
         """How many pages `extend` would take."""
-        return pages_for(row.length + n_tokens) - len(row.pages) + self._writes_into_shared(row)
+        return self._pages_for(row.length + n_tokens) - len(row.pages) + self._writes_into_shared(row)
 
     def extend(self, row: RowKV, n_tokens: int) -> None:
         """Make room for `n_tokens` more tokens of a row, which the coming step writes."""
         if self._writes_into_shared(row):
             self._own_last_page(row)
         row.length += n_tokens
-        while len(row.pages) < pages_for(row.length):
+        while len(row.pages) < self._pages_for(row.length):
             row.pages.append(self._take_page(row))
 
     def truncate(self, row: RowKV, length: int) -> None:
         """Forget a row's tokens from `length` on."""
         if length < row.length:
             row.length = length
-            n_pages = pages_for(length)
+            n_pages = self._pages_for(length)
             self._return_pages(row, row.pages[n_pages:])
             del row.pages[n_pages:]
 
@@ -160,7 +162,7 @@ class KVCache:
 
     def fork(self, source: RowKV, length: int) -> RowKV:
         """A new row that starts with the first `length` tokens of another. It takes no page before it is extended."""
-        fork = RowKV(source.pages[: pages_for(length)], length)
+        fork = RowKV(source.pages[: self._pages_for(length)], length)
         for page in fork.pages:
             self._owners[page].append(fork)
         return fork
@@ -190,9 +192,12 @@ class KVCache:
         """Store one step's tokens: keys and values [tokens, KV heads, head dim], places [tokens], both int64."""
         for pools, states in ((self._keys, keys), (self._values, values)):
             if layer not in pools:
-                shape = (self._capacity, states.shape[1], PAGE_SIZE, states.shape[2])
+                shape = (self._capacity, states.shape[1], self.page_size, states.shape[2])
                 pools[layer] = states.new_zeros(shape)
             self._grown(pools, layer)[pages, :, offsets] = states
+
+    def _pages_for(self, n_tokens: int) -> int:
+        return pages_for(n_tokens, self.page_size)
 
     def _grown(self, pools: dict[int, Tensor], layer: int) -> Tensor:
         """A layer's pool, enlarged to the present capacity."""
@@ -212,12 +217,12 @@ class KVCache:
 
     def _writes_into_shared(self, row: RowKV) -> bool:
         """Whether the next token goes into a page that other rows own too."""
-        return row.length % PAGE_SIZE > 0 and len(self._owners[row.pages[-1]]) > 1
+        return row.length % self.page_size > 0 and len(self._owners[row.pages[-1]]) > 1
 
     @torch.inference_mode()
     def _own_last_page(self, row: RowKV) -> None:
         """Give a row a copy of its last page, so that it can write there."""
-        shared, filled = row.pages[-1], row.length % PAGE_SIZE
+        shared, filled = row.pages[-1], row.length % self.page_size
         own = self._take_page(row)
         try:
             for pools in (self._keys, self._values):

@@ -18,7 +18,7 @@ class Prefixes:
     Args:
         cache: where the KV lives.
         capacity: how many prefixes are kept at most: one for every row that may be live, so that none is dropped
-            before the rows that wait for it have started.
+            before the rows that wait for it have started. 0: rows share nothing.
     """
 
     def __init__(self, cache: KVCache, capacity: int) -> None:
@@ -34,6 +34,8 @@ class Prefixes:
 
     def start(self, row: Row) -> bool:
         """Give a row that has no KV yet what is known of its prompt. False: another row is computing that; wait."""
+        if not self._capacity:
+            return True
         key = _key(row)
         if key in self._kept:
             self._kept.move_to_end(key)

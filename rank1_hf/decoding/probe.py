@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
-from rank1_hf.decoding.scheduler import Work
+from rank1_hf.decoding.plan import ScheduledRow
 from rank1_hf.decoding.watcher import NOTHING, Needs, Reading, Scores
 
 
@@ -55,20 +55,20 @@ class Probe:
         self._attention: dict[int, dict[tuple[int, int], Tensor]] = {place.logits: {} for place in places}
 
     @classmethod
-    def of(cls, plan: Sequence[Work], cache: KVCache) -> "Probe | None":
+    def of(cls, rows: Sequence[ScheduledRow], cache: KVCache) -> "Probe | None":
         """The probe of a step whose rows' KV is extended already; None where nobody wants anything."""
         places: list[Place] = []
         n_tokens = n_logits = 0
-        for work in plan:
-            n_tokens += work.n_fed
-            if not work.completes:
+        for part in rows:
+            n_tokens += part.n_fed
+            if not part.needs_logits:
                 continue
-            n_places = len(work.draft) + 1
-            needs = work.row.needs(work.draft)
+            n_places = len(part.draft) + 1
+            needs = part.row.needs(part.draft)
             if needs != NOTHING:
                 places += (
                     Place(
-                        n_tokens - back, n_logits + n_places - back, work.row.kv, work.row.kv.length - back + 1, needs
+                        n_tokens - back, n_logits + n_places - back, part.row.kv, part.row.kv.length - back + 1, needs
                     )
                     for back in range(n_places, 0, -1)
                 )

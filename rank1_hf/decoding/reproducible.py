@@ -11,9 +11,10 @@ the shape of everything that touches a token follows from its own row alone:
 (Cf. He et al., "Defeating Nondeterminism in LLM Inference", Thinking Machines 2025, on batch invariance.)
 """
 
+from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.prefixes import n_shared
 from rank1_hf.decoding.row import Row
-from rank1_hf.decoding.scheduler import Plan, Scheduler, Work
+from rank1_hf.decoding.scheduler import Scheduler
 
 CHUNK = 128
 """Tokens of a prefill step. A prompt fills its last chunk by half on average, so larger ones waste more."""
@@ -22,7 +23,7 @@ CHUNK = 128
 class ReproducibleScheduler(Scheduler):
     """Plans steps of two shapes only: chunks first, so that as many rows as possible decode together."""
 
-    least_prefill_tokens = CHUNK
+    least_prefill_chunk = CHUNK
 
     def _split(self) -> Plan:
         for row in self.rows:
@@ -30,10 +31,10 @@ class ReproducibleScheduler(Scheduler):
             if end is not None and (row.kv.length > 0 or self._prefixes.start(row)):
                 # A row that starts from a known prefix only now knows where its chunk ends.
                 n_tokens = min((_chunk_end(row) or end) - row.kv.length, CHUNK)
-                return Plan([Work(row, n_tokens, completes=n_tokens == row.pending)], width=CHUNK)
+                return Plan([ScheduledRow(row, n_tokens, needs_logits=n_tokens == row.pending)], width=CHUNK)
         held = self._held()
-        feedable = [row for row in self.rows if (row.pending > 0 or row.goes_on) and row not in held]
-        decoding = [Work(row, 1, completes=row.pending <= 1) for row in feedable]
+        feedable = [row for row in self.rows if (row.pending > 0 or row.will_continue) and row not in held]
+        decoding = [ScheduledRow(row, 1, needs_logits=row.pending <= 1) for row in feedable]
         return Plan(decoding, width=self._width)
 
 

@@ -1,12 +1,13 @@
 """What goes into the decode loop and what comes out: token ids and logits, no text."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rank1_hf.chain import BeliefPoint, Ended, Steering
+from rank1_hf.chain import BeliefPoint, Chain, ChainRules, Ended, Steering
 from rank1_hf.decoding.watcher import Watcher
 
 
@@ -24,7 +25,7 @@ class Request:
         steering: what the caller asks of the chain.
         processor: changes the logits that the chain's tokens are chosen by, never the verdict's. It is called once for
             each token, with the context as input_ids, [1, tokens], and the logits, [1, vocabulary], float32.
-        watcher: is told of what happens to the row.
+        watcher: is notified of what happens to the pair.
         is_cancelled: asked before every step whether the result is wanted no more; what the row holds is then freed,
             and its outcome is an error. It may be answered from another thread. None: it never is.
     """
@@ -39,6 +40,23 @@ class Request:
     processor: LogitsProcessor | LogitsProcessorList | None = None
     watcher: Watcher | None = None
     is_cancelled: Callable[[], bool] | None = None
+
+    def new_chain(self, rules: ChainRules, rethinks: int) -> Chain:
+        """The pair's chain, before its first token."""
+        return Chain(
+            self.prompt,
+            rules,
+            limit=self.limit,
+            limit_reason=self.limit_reason,
+            rethinks=rethinks,
+            context=self.context,
+            steering=self.steering,
+        )
+
+    def failed(self, chain: Chain, error: str) -> "Decoded":
+        """The outcome where there is no verdict, with as much of the chain as there is."""
+        thought = chain.thought or chain.tokens[len(self.prompt) :]
+        return Decoded(self.index, thought, None, math.nan, math.nan, error)
 
 
 @dataclass(frozen=True, slots=True)

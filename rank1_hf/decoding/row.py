@@ -7,7 +7,7 @@ from typing import Optional
 from rank1_hf.chain import BeliefPoint, Chain, Steering
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.decoding.watcher import NOTHING, Moment, Needs, Reading
+from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading
 
 
 @dataclass(eq=False, slots=True)
@@ -43,7 +43,7 @@ class Row:
         return len(self.chain.tokens) - self.kv.length
 
     @property
-    def goes_on(self) -> bool:
+    def will_continue(self) -> bool:
         """Whether the row, in flight, is going to have a token more, unless the model itself ends the chain."""
         return self.pending == 0 and self.chain.ended is None and self.chain.room > 1
 
@@ -66,8 +66,8 @@ class Row:
             self.rewritten.append((start, n_tokens))
         return start
 
-    def settle(self, outcome: Decoded) -> list[Decoded]:
-        """Take a row's or a branch's outcome. Returns the row's once all its branches have theirs, else nothing."""
+    def record_outcome(self, outcome: Decoded) -> list[Decoded]:
+        """Record a row's or a branch's outcome. Returns the row's once all its branches have theirs, else nothing."""
         row = self.parent or self
         if row is self:
             row.outcome = outcome
@@ -80,7 +80,7 @@ class Row:
         return [replace(row.outcome, beliefs=row.chain.beliefs)]
 
     def needs(self, draft: Sequence[int] = ()) -> Needs:
-        """What is to be read off the step that completes this row, with such a draft."""
+        """What is to be read off the step that needs_logits this row, with such a draft."""
         watcher = None if self.parent is not None else self.request.watcher
         needs = NOTHING
         if watcher is not None:
@@ -92,7 +92,11 @@ class Row:
             needs |= Needs(logits=True)
         return needs
 
-    def tell(self, moment: Moment, n_seen: int = 0, token: int | None = None, reading: Reading | None = None) -> None:
-        """Tell the row's watcher, if it has one."""
+    def notify(self, event: Event, n_seen: int = 0, token: int | None = None, reading: Reading | None = None) -> None:
+        """Notify the row's watcher, if it has one."""
         if self.request.watcher is not None and self.parent is None:
-            self.request.watcher.told(moment, self, n_seen, token, reading)
+            self.request.watcher.notify(event, self.chain, n_seen, token, reading)
+
+    def failed(self, error: str) -> Decoded:
+        """Its outcome where there is no verdict."""
+        return self.request.failed(self.chain, error)

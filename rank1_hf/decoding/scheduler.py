@@ -7,50 +7,15 @@ chain as it is, and its KV is computed again later, so its result is the same.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from rank1_hf.chain import Chain, common_prefix_length
 from rank1_hf.decoding.kv_cache import KVCache
+from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.prefixes import Prefixes
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.speculation import MAX_DRAFT, Drafts
-from rank1_hf.decoding.step import MAX_DECODED
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A row's part of a step.
-
-    Attributes:
-        row: the row.
-        n_tokens: how many of its pending tokens the step feeds.
-        completes: whether the model then has seen the row's whole context, so that its logits mean something.
-        draft: tokens fed behind the row's own, which the step verifies.
-    """
-
-    row: Row
-    n_tokens: int
-    completes: bool
-    draft: list[int] = field(default_factory=list)
-
-    @property
-    def n_fed(self) -> int:
-        """How many tokens the step feeds, the draft included."""
-        return self.n_tokens + len(self.draft)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A step: rows with few tokens first. It is empty when no request and no row is left.
-
-    Attributes:
-        work: the rows' parts.
-        width: pad the step to so many tokens, and attend every row by itself; None: neither.
-    """
-
-    work: list[Work]
-    width: int | None = None
+from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS
 
 
 class Scheduler:
@@ -63,15 +28,16 @@ class Scheduler:
         make_row: how a request becomes a row.
         cache: where rows keep their KV.
         max_rows: the most rows that are live at once, at least 1.
-        max_prefill_tokens: the most tokens a step feeds for rows that bring several, at least 1. (Every row that brings
+        prefill_chunk: the most tokens a step feeds for rows that bring several, at least 1. (Every row that brings
             one token is in every step.)
-        spare_tokens: what a step costs before its first token, in tokens; 0: no speculation.
-        runs_ahead: whether steps may be planned before the tokens of the step before are known.
+        step_overhead_tokens: the fixed cost of a step, in units of one token's compute; 0: no speculation.
+        shares_prefixes: whether the rows of one query share what their prompts have in common.
+        overlaps: whether steps may be planned before the tokens of the step before are known.
         refill_share: the share of the places that has to become free before waiting requests get them: so prefill is in
             fewer steps, where those with prefill are the slow ones.
     """
 
-    least_prefill_tokens = 32
+    least_prefill_chunk = 32
     """A row that has no memory for steps of so many tokens does not fit."""
 
     def __init__(
@@ -81,14 +47,15 @@ class Scheduler:
         cache: KVCache,
         *,
         max_rows: int,
-        max_prefill_tokens: int,
-        spare_tokens: int = 0,
-        runs_ahead: bool = False,
+        prefill_chunk: int,
+        step_overhead_tokens: int = 0,
+        shares_prefixes: bool = True,
+        overlaps: bool = False,
         refill_share: float = 0.0,
     ) -> None:
-        if max_rows < 1 or max_prefill_tokens < 1:
+        if max_rows < 1 or prefill_chunk < 1:
             raise ValueError(
-                f"at least one row and one prefill token a step are needed, not {max_rows} and {max_prefill_tokens}"
+                f"at least one row and one prefill token a step are needed, not {max_rows} and {prefill_chunk}"
             )
         self.rows: list[Row] = []
         self.failed: list[Row] = []
@@ -98,33 +65,34 @@ class Scheduler:
         self._make_row = make_row
         self._cache = cache
         self._width = self._max_rows = max_rows
-        self._max_prefill_tokens = max_prefill_tokens
-        self._spare_tokens = spare_tokens
-        self._runs_ahead = runs_ahead
+        self._prefill_chunk = prefill_chunk
+        self._step_overhead_tokens = step_overhead_tokens
+        self._overlaps = overlaps
         self._refill_share = refill_share
         self._n_full = 0  # how many rows there were when no more had room; 0: there has been room since
         self._drafts = Drafts()
-        self._prefixes = Prefixes(cache, capacity=max_rows)
+        self._prefixes = Prefixes(cache, capacity=max_rows if shares_prefixes else 0)
 
-    def plan(self, *, ahead: bool = False) -> Plan:
-        """The next step; `ahead` of the tokens of the step before, for which no row gives way."""
+    def plan(self, *, overlapping: bool = False) -> Plan:
+        """The next step; with `overlapping`, before the tokens of the step before are known. That preempts no row."""
         while True:
             self._admit()
             plan = self._split()
-            if sum(self._cache.pages_needed(work.row.kv, work.n_fed) for work in plan.work) <= self._cache.n_pages_free:
+            if sum(self._cache.pages_needed(part.row.kv, part.n_fed) for part in plan.rows) <= self._cache.n_pages_free:
                 return plan
-            if ahead:
+            if overlapping:
                 return Plan([])
             self._make_room()
 
-    def may_run_ahead(self, flight: Sequence[Work]) -> bool:
-        """Whether the next step can be planned before the tokens of a step are known."""
-        return self._prefers_running_ahead and not any(work.draft for work in flight)
+    def can_overlap(self, in_flight: Sequence[ScheduledRow]) -> bool:
+        """Whether the next step can be planned before the tokens of the step in flight are known."""
+        return self._prefers_overlap and not any(part.draft for part in in_flight)
 
     @property
-    def _prefers_running_ahead(self) -> bool:
+    def _prefers_overlap(self) -> bool:
         """Whether it is better than drafts, which need the tokens: where so many rows leave nothing to spare."""
-        return self._runs_ahead and len(self.rows) >= self._spare_tokens and not any(row.is_guided for row in self.rows)
+        has_nothing_to_spare = len(self.rows) >= self._step_overhead_tokens
+        return self._overlaps and has_nothing_to_spare and not any(row.is_guided for row in self.rows)
 
     def stepped(self, row: Row) -> None:
         """A planned row's tokens are in the KV cache now."""
@@ -166,8 +134,8 @@ class Scheduler:
             self._max_rows = len(self.rows) // 2
             while len(self.rows) > self._max_rows:
                 self._preempt_youngest()
-        elif self._max_prefill_tokens > self.least_prefill_tokens:
-            self._max_prefill_tokens //= 2
+        elif self._prefill_chunk > self.least_prefill_chunk:
+            self._prefill_chunk //= 2
         else:
             self._fail_last()
 
@@ -191,7 +159,7 @@ class Scheduler:
                 break
             else:
                 self.rows.append(row)
-                row.tell("admitted")
+                row.notify("admitted")
         self._n_full = len(self.rows)
 
     def _next_row(self) -> Row | None:
@@ -206,22 +174,22 @@ class Scheduler:
 
     def _split(self) -> Plan:
         """One token of every row that decodes, and a chunk of the others, oldest first."""
-        held, speculates = self._held(), not self._prefers_running_ahead
-        plan = [
-            Work(row, 1, completes=True, draft=self._draft(row, speculates=speculates))
+        held, speculates = self._held(), not self._prefers_overlap
+        parts = [
+            ScheduledRow(row, 1, needs_logits=True, draft=self._draft(row, speculates=speculates))
             for row in self.rows
-            if (row.pending == 1 or row.goes_on) and row not in held
+            if (row.pending == 1 or row.will_continue) and row not in held
         ]
-        room = self._max_prefill_tokens
+        room = self._prefill_chunk
         for row in self.rows:
             if room == 0:
                 break
             if row.pending > 1 and (row.kv.length > 0 or self._prefixes.start(row)):
                 n_tokens = min(row.pending, room)
                 room -= n_tokens
-                plan.append(Work(row, n_tokens, completes=n_tokens == row.pending))
+                parts.append(ScheduledRow(row, n_tokens, needs_logits=n_tokens == row.pending))
         # The last chunk of a prompt may be a few tokens.
-        return Plan(sorted(plan, key=lambda work: work.n_fed > MAX_DECODED))
+        return Plan(sorted(parts, key=lambda part: part.n_fed > MAX_BATCHED_NEW_TOKENS))
 
     def _held(self) -> set[Row | None]:
         """Rows that wait for a live branch, because their rule goes by what it reads."""
@@ -230,20 +198,21 @@ class Scheduler:
     def _draft(self, row: Row, *, speculates: bool) -> list[int]:
         """Tokens to speculate on, unless memory is short (a draft may take another page).
 
-        A step of R rows costs about as much as spare + 1.5 R tokens, because every row's KV is read too, and gives R of
-        them. A token more costs 1, so it pays where the chance that it is right is higher than R / (spare + 1.5 R).
+        A step of R rows costs about as much as overhead + 1.5 R tokens, because every row's KV is read too, and gives R
+        of them. A token more costs 1, so it pays where the chance that it is right is higher than
+        R / (overhead + 1.5 R).
         """
-        n_rows, spare = len(self.rows), self._spare_tokens
-        if not spare or row.parent is not None:
+        n_rows, overhead = len(self.rows), self._step_overhead_tokens
+        if not overhead or row.parent is not None:
             return []
         self._drafts.learn(row.chain.tokens, row.n_learned)
         row.n_learned = len(row.chain.tokens)
-        if not speculates or row.goes_on or row.chain.ended or self._cache.n_pages_free < 2 * n_rows:
+        if not speculates or row.will_continue or row.chain.ended or self._cache.n_pages_free < 2 * n_rows:
             return []
         if row.chain.goes_by_beliefs:  # each of which is to be known before the chain goes on
             return []
-        n_tokens = min(max(spare // n_rows, 1), MAX_DRAFT, row.chain.room - 1)
-        return self._drafts.propose(row.chain.tokens, n_tokens, least_chance=n_rows / (spare + 1.5 * n_rows))
+        n_tokens = min(max(overhead // n_rows, 1), MAX_DRAFT, row.chain.room - 1)
+        return self._drafts.propose(row.chain.tokens, n_tokens, least_chance=n_rows / (overhead + 1.5 * n_rows))
 
     def _make_room(self) -> None:
         if self._prefixes.drop_oldest():
@@ -257,7 +226,7 @@ class Scheduler:
         row = self._evict_youngest()
         self._waiting.appendleft(row)
         self.n_preemptions += 1
-        row.tell("preempted")
+        row.notify("preempted")
 
     def _fail_last(self) -> None:
         self.failed.append(self._evict_youngest())

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache, RowKV
+from rank1_hf.decoding.kv_cache import KVCache, RowKV
 
 if TYPE_CHECKING:
     from rank1_hf.decoding.probe import Probe
 
-MAX_DECODED = 8
+MAX_BATCHED_NEW_TOKENS = 8
 """A row that brings at most so many tokens is attended together with the others that do."""
 
 _HIDDEN = -1e30  # added to a score; finite, so that a page that is hidden altogether has a softmax too
@@ -30,7 +30,7 @@ _NOWHERE = 2**40  # the first position of a page that nobody reads: behind every
 class RowSlice:
     """A row's part of a step: `kv` already counts the tokens that the step feeds, `tokens` are these tokens.
 
-    One that only the device knows is given by `said_at`.
+    One that only the device knows is given by `placeholder`.
     """
 
     kv: RowKV
@@ -79,18 +79,20 @@ class SharedPages:
         first_positions: [pages], the position of each page's first token.
         readers: [readers], which decoding rows read them.
         positions: [readers, slots], the positions of these rows' tokens.
+        page_size: the tokens of a page.
     """
 
     pages: Tensor
     first_positions: Tensor
     readers: Tensor
     positions: Tensor
+    page_size: int
 
     def bias(self, window: int | None) -> Tensor | None:
-        """[pages, 1, readers * slots, 1, PAGE_SIZE], float32: hides what is outside of a window; None: nothing is."""
+        """[pages, 1, readers * slots, 1, page size], float32: hides what is outside of a window; None: nothing is."""
         if window is None:
             return None
-        key_positions = self.first_positions[:, None] + torch.arange(PAGE_SIZE, device=self.pages.device)
+        key_positions = self.first_positions[:, None] + torch.arange(self.page_size, device=self.pages.device)
         return _bias(self.positions.flatten()[:, None, None] - key_positions[:, None, None, None] >= window)
 
 
@@ -99,12 +101,14 @@ class Step:
 
     Args:
         cache: the pool that the rows' pages belong to.
-        slices: the rows' parts. Those with at most `MAX_DECODED` tokens must come first.
+        slices: the rows' parts. Those with at most `MAX_BATCHED_NEW_TOKENS` tokens must come first.
         device: where the model takes its input.
-        said: [places], the tokens that the step before has found, for those given by `said_at`; None: none is.
+        previous_tokens: [positions], the tokens of the step in flight, which placeholders stand for; None: there is
+            none.
         width: pad the step to so many tokens, and attend every row by itself, so that a row's numbers depend on no
             other row; None: neither.
-        probe: is told what the layers attend; None: nobody asked.
+        probe: is shown what the layers attend; None: nobody asked.
+        kernels: whether to attend by the kernels written for the device, where there are any.
     """
 
     def __init__(
@@ -113,18 +117,22 @@ class Step:
         slices: list[RowSlice],
         device: torch.device,
         *,
-        said: Tensor | None = None,
+        previous_tokens: Tensor | None = None,
         width: int | None = None,
         probe: "Probe | None" = None,
+        kernels: bool = True,
     ) -> None:
         self.cache = cache
+        self.kernels = kernels
         self.device = device
         self.probe = probe
         self._elsewhere: dict[torch.device, Step] = {}
-        self._again = partial(Step, cache, slices, said=said, width=width, probe=probe)
-        n_rows = 0 if width is not None else sum(len(part.tokens) <= MAX_DECODED for part in slices)
+        self._again = partial(
+            Step, cache, slices, previous_tokens=previous_tokens, width=width, probe=probe, kernels=kernels
+        )
+        n_rows = 0 if width is not None else sum(len(part.tokens) <= MAX_BATCHED_NEW_TOKENS for part in slices)
         self.decoding = slices[:n_rows]
-        if any(len(part.tokens) > MAX_DECODED for part in self.decoding):
+        if any(len(part.tokens) > MAX_BATCHED_NEW_TOKENS for part in self.decoding):
             raise ValueError("rows with few tokens come first in a step")
         self.n_decoding = sum(len(part.tokens) for part in self.decoding)
         """How many tokens the rows with few tokens bring."""
@@ -139,16 +147,16 @@ class Step:
             tokens += part.tokens
             for position in range(part.start, part.kv.length):
                 positions.append(position)
-                pages.append(part.kv.pages[position // PAGE_SIZE])
+                pages.append(part.kv.pages[position // cache.page_size])
         self.n_tokens = len(tokens)
         padding = [0] * ((width or self.n_tokens) - self.n_tokens)
-        self.input_ids = with_said(self._tensor(tokens + padding), said)[None]
+        self.input_ids = fill_placeholders(self._tensor(tokens + padding), previous_tokens)[None]
         """[1, tokens], int64, the padding included."""
         self.position_ids = self._tensor(positions + padding)[None]
         """[1, tokens], int64: each token's place in its own row; 0 for padding."""
         self.pages = self._tensor(pages)
         """[n_tokens], int64: the page that each token is written to; padding is not."""
-        self.offsets = self.positions % PAGE_SIZE
+        self.offsets = self.positions % cache.page_size
         """[n_tokens], int64: its place in that page."""
         self._page_biases: dict[int | None, Tensor] = {}
 
@@ -158,7 +166,7 @@ class Step:
         return self.position_ids[0, : self.n_tokens]
 
     @cached_property
-    def page_table(self) -> Tensor:
+    def block_table(self) -> Tensor:
         """[n_decoding, most pages of a row], int64: the pages of each token's row, in order, filled up with 0."""
         width = max(len(part.kv.pages) for part in self.decoding)
         rows = [part.kv.pages + [0] * (width - len(part.kv.pages)) for part in self.decoding for _ in part.tokens]
@@ -204,6 +212,7 @@ class Step:
                 first_positions=self._tensor([self._first_positions[page] for page in pages]),
                 readers=self._tensor(list(readers)),
                 positions=self.positions[self.slots[list(readers)]],
+                page_size=self.cache.page_size,
             )
             for readers, pages in self._shared_by.items()
         ]
@@ -218,7 +227,7 @@ class Step:
         return self._tensor(reader)
 
     def page_bias(self, window: int | None) -> Tensor:
-        """[n_pages, 1, slots, 1, PAGE_SIZE], float32: hides what a page's reader must not see with each of its tokens.
+        """[n_pages, 1, slots, 1, page size], float32: hides what a page's reader must not see with each of its tokens.
 
         Args:
             window: with sliding-window attention, how many tokens a token sees, itself included.
@@ -228,7 +237,7 @@ class Step:
             for page, readers in self._readers.items():
                 if len(readers) == 1:
                     first[page] = self._first_positions[page]
-            key_positions = self._tensor(first)[:, None] + torch.arange(PAGE_SIZE, device=self.device)
+            key_positions = self._tensor(first)[:, None] + torch.arange(self.cache.page_size, device=self.device)
             distance = self.positions[self.slots[self.page_reader]][..., None] - key_positions[:, None]
             hidden = distance < 0
             if window is not None:
@@ -282,7 +291,8 @@ class Step:
     @cached_property
     def _first_positions(self) -> dict[int, int]:
         """Page -> the position of its first token; the same in all rows that read it."""
-        return {page: number * PAGE_SIZE for part in self.decoding for number, page in enumerate(part.kv.pages)}
+        size = self.cache.page_size
+        return {page: number * size for part in self.decoding for number, page in enumerate(part.kv.pages)}
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return tensor_on(self.device, values)
@@ -298,6 +308,7 @@ class TokenStep:
 
     segments: tuple[Segment, ...] = ()
     probe = None
+    kernels = True
 
     def __init__(self, cache: KVCache, table: Tensor) -> None:
         self.cache = cache
@@ -305,9 +316,9 @@ class TokenStep:
         self.input_ids = table[None, :, 0]
         self.position_ids = table[None, :, 1]
         self.positions = table[:, 1]
-        self.page_table = table[:, 2:]
-        self.pages = self.page_table.gather(1, (self.positions // PAGE_SIZE)[:, None])[:, 0]
-        self.offsets = self.positions % PAGE_SIZE
+        self.block_table = table[:, 2:]
+        self.pages = self.block_table.gather(1, (self.positions // cache.page_size)[:, None])[:, 0]
+        self.offsets = self.positions % cache.page_size
 
     def on(self, device: torch.device) -> "TokenStep":
         """The step itself: a model whose layers lie on several devices is not captured."""
@@ -321,16 +332,16 @@ def tensor_on(device: torch.device, values: list[int] | list[list[int]]) -> Tens
     return torch.tensor(values, dtype=torch.long, pin_memory=True).to(device, non_blocking=True)
 
 
-def said_at(place: int) -> int:
-    """What stands for the token that the step before has found at this place: a number that is no token's id."""
-    return -1 - place
+def placeholder(position: int) -> int:
+    """Stands for the token that the step in flight gives at this position: a number that is no token's id."""
+    return -1 - position
 
 
-def with_said(tokens: Tensor, said: Tensor | None) -> Tensor:
-    """Tokens, int64, those that are given by `said_at` put in."""
-    if said is None or not len(said):
+def fill_placeholders(tokens: Tensor, previous_tokens: Tensor | None) -> Tensor:
+    """Tokens, int64, with those of the step in flight in the place of what stands for them."""
+    if previous_tokens is None or not len(previous_tokens):
         return tokens
-    ids = said.to(tokens.device, torch.long, non_blocking=True)
+    ids = previous_tokens.to(tokens.device, torch.long, non_blocking=True)
     return torch.where(tokens < 0, ids[(-1 - tokens).clamp(min=0)], tokens)
 
 

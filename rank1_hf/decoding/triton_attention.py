@@ -10,8 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rank1_hf.decoding.kv_cache import PAGE_SIZE
-
 _ENOUGH_PROGRAMS = 256  # keep a large GPU busy: about two a multiprocessor
 _MAX_SPLITS = 16
 _SMALLEST = 16  # the least extent of a matrix product in Triton
@@ -22,7 +20,7 @@ def attend_tokens(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    page_table: Tensor,
+    block_table: Tensor,
     positions: Tensor,
     scaling: float,
     window: int | None,
@@ -31,8 +29,8 @@ def attend_tokens(
 
     Args:
         queries: [tokens, KV heads, group, head dim].
-        keys, values: [pages, KV heads, PAGE_SIZE, head dim].
-        page_table: [tokens, most pages], int64: the pages of each token's row, in order.
+        keys, values: [pages, KV heads, page size, head dim].
+        block_table: [tokens, most pages], int64: the pages of each token's row, in order.
         positions: [tokens], int64: each token's place in its row.
         scaling: what the scores are multiplied by.
         window: how many tokens a token sees, itself included; None: all before it.
@@ -52,19 +50,19 @@ def attend_tokens(
             queries.contiguous(),
             keys,
             values,
-            page_table,
+            block_table,
             positions,
             log_total,
             output,
             scaling,
             _UNBOUNDED if window is None else window,
-            page_table.stride(0),
+            block_table.stride(0),
             positions.stride(0),
             n_splits,
             n_kv_heads,
             group=group,
             head_dim=head_dim,
-            page_size=PAGE_SIZE,
+            page_size=keys.shape[2],
             padded_group=max(triton.next_power_of_2(group), _SMALLEST),
             padded_dim=max(triton.next_power_of_2(head_dim), _SMALLEST),
         )
@@ -76,7 +74,7 @@ def _attend_split(  # type: ignore[no-untyped-def]  # noqa: ANN202
     queries,  # noqa: ANN001
     keys,  # noqa: ANN001
     values,  # noqa: ANN001
-    page_table,  # noqa: ANN001
+    block_table,  # noqa: ANN001
     positions,  # noqa: ANN001
     log_total_out,  # noqa: ANN001
     output_out,  # noqa: ANN001
@@ -112,7 +110,7 @@ def _attend_split(  # type: ignore[no-untyped-def]  # noqa: ANN202
     total = tl.zeros((padded_group,), tl.float32)
     output = tl.zeros((padded_group, padded_dim), tl.float32)
     for number in range(start, stop):
-        page = tl.load(page_table + token * table_stride + number)
+        page = tl.load(block_table + token * table_stride + number)
         key_position = number * page_size + in_page
         is_seen = (key_position <= position) & (key_position > position - window)
         is_key = is_seen[:, None] & is_dim[None, :]

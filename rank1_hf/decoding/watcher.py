@@ -1,18 +1,17 @@
-"""How others may watch a row: what they can ask for, when they are told, and what they are given.
+"""How others may watch a row: what they can ask for, when they are notified, and what they are given.
 
 The loop knows this protocol and nobody who implements it. What no watcher of a row asks for is not computed.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from rank1_hf.decoding.row import Row
+from rank1_hf.chain import Chain
 
-Moment = Literal["admitted", "step", "verdict", "preempted"]
+Event = Literal["admitted", "step", "verdict", "preempted"]
 """admitted: the row has a place among the live ones, for the first time or again after it was preempted; step: the
 chain has taken a token; verdict: the chain has ended and the verdict is read; preempted: its KV is given up."""
 
@@ -80,7 +79,7 @@ class Reading:
         hidden_states: by layer, [hidden size], the model's dtype.
         attention: by (layer, head), [context], float32: weights over the tokens up to this one, which sum to 1.
         kv: layer -> (keys, values), [KV heads, context, head dim] each, in the KV cache's dtype, keys rotated; a copy,
-            made by the call, which is possible only while the watcher is being told.
+            made by the call, which is possible only while the watcher is being notified.
     """
 
     scores: Scores | None
@@ -91,19 +90,19 @@ class Reading:
 
 
 class Watcher(Protocol):
-    """Is told of what happens to one row."""
+    """Is notified of what happens to one row."""
 
     def needs(self, *, verdict: bool) -> Needs:
         """What it wants to know where the verdict is read, or where the model says a token."""
 
-    def told(
-        self, moment: Moment, row: "Row", n_seen: int, token: int | None = None, reading: Reading | None = None
+    def notify(
+        self, event: Event, chain: Chain, n_seen: int, token: int | None = None, reading: Reading | None = None
     ) -> None:
         """Something has happened to the row. It must not raise.
 
         Args:
-            moment: what.
-            row: as it is now, to be read only.
+            event: what.
+            chain: as it is now, to be read only.
             n_seen: how many tokens of the context the model had seen when it said this; 0 where it said nothing.
             token: at a step, what the chain was given: the model's token, or what a logits processor made of it.
             reading: at a step and at the verdict, what was asked for; None where that is nothing.

@@ -6,11 +6,10 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
-from rank1_hf.chain import Ended
-from rank1_hf.decoding.watcher import NOTHING, Moment, Needs, Reading
+from rank1_hf.chain import Chain, Ended
+from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading
 
 if TYPE_CHECKING:
-    from rank1_hf.decoding.row import Row
     from rank1_hf.results import Judgment
 
 logger = logging.getLogger(__name__)
@@ -23,34 +22,31 @@ class WatchedPair:
 
     Attributes:
         index: its place in the input.
+        prompt: the prompt's token ids.
         n_seen: how many tokens of the context the model had seen when it said what this moment is about.
     """
 
-    def __init__(self, row: "Row", n_seen: int = 0) -> None:
-        self._row = row
-        self.index = row.request.index
+    def __init__(self, index: int, prompt: Sequence[int], chain: Chain, n_seen: int = 0) -> None:
+        self.index = index
+        self.prompt = prompt
         self.n_seen = n_seen
-
-    @property
-    def prompt(self) -> Sequence[int]:
-        """The prompt's token ids."""
-        return self._row.request.prompt
+        self._chain = chain
 
     @property
     def context(self) -> tuple[int, ...]:
         """The prompt, the chain, and the closing marker once there is one: what the model sees next."""
-        return tuple(self._row.chain.tokens)
+        return tuple(self._chain.tokens)
 
     @property
     def thought(self) -> tuple[int, ...]:
         """The chain's token ids so far, or all of them once it has ended; without the closing marker."""
-        chain = self._row.chain
+        chain = self._chain
         return chain.thought if chain.ended is not None else tuple(chain.tokens[len(self.prompt) :])
 
     @property
     def ended(self) -> Ended | None:
         """How the chain ended; None while it goes on."""
-        return self._row.chain.ended
+        return self._chain.ended
 
 
 class Observer:
@@ -105,10 +101,18 @@ class Observer:
 
 
 class Observed:
-    """One pair's observers, as the decode loop's watcher of it."""
+    """One pair's observers, as the decode loop's watcher of it.
 
-    def __init__(self, observers: Iterable[Observer]) -> None:
+    Args:
+        observers: those of the pair.
+        index: its place in the input.
+        prompt: its token ids.
+    """
+
+    def __init__(self, observers: Iterable[Observer], index: int, prompt: Sequence[int]) -> None:
         self.observers = list(observers)
+        self._index = index
+        self._prompt = prompt
         self._pair: WatchedPair | None = None
         self._is_prefilled = self._is_closed = False
 
@@ -116,38 +120,38 @@ class Observed:
         """What all of them need."""
         return reduce(or_, (_needs(observer, verdict=verdict) for observer in self.observers), NOTHING)
 
-    def told(
-        self, moment: Moment, row: "Row", n_seen: int, token: int | None = None, reading: Reading | None = None
+    def notify(
+        self, event: Event, chain: Chain, n_seen: int, token: int | None = None, reading: Reading | None = None
     ) -> None:
-        """Hand a moment on to all of them; each is given what it declared."""
-        self._pair = pair = WatchedPair(row, n_seen)
-        if moment == "admitted":
+        """Hand an event on to all of them; each is given what it declared."""
+        self._pair = pair = WatchedPair(self._index, self._prompt, chain, n_seen)
+        if event == "admitted":
             self._is_prefilled = False
-            self._tell(lambda observer: observer.admitted(pair))
-        elif moment == "preempted":
-            self._tell(lambda observer: observer.preempted(pair))
+            self._notify_all(lambda observer: observer.admitted(pair))
+        elif event == "preempted":
+            self._notify_all(lambda observer: observer.preempted(pair))
         else:
             if not self._is_prefilled:
                 self._is_prefilled = True
-                self._tell(lambda observer: observer.prefilled(pair))
+                self._notify_all(lambda observer: observer.prefilled(pair))
             if token is not None:
-                self._tell(lambda observer: observer.step(pair, token, _share(reading, observer.step_needs)))
+                self._notify_all(lambda observer: observer.step(pair, token, _share(reading, observer.step_needs)))
             if pair.ended is not None and not self._is_closed:
                 self._is_closed = True
-                self._tell(lambda observer: observer.closed(pair))
-            if moment == "verdict":
-                self._tell(lambda observer: observer.verdict(pair, _share(reading, observer.verdict_needs)))
+                self._notify_all(lambda observer: observer.closed(pair))
+            if event == "verdict":
+                self._notify_all(lambda observer: observer.verdict(pair, _share(reading, observer.verdict_needs)))
 
     def finished(self, judgment: "Judgment") -> None:
         """Hand the judgment on to all of them."""
         pair = self._pair
         if pair is not None:  # there was room for it
-            self._tell(lambda observer: observer.finished(pair, judgment))
+            self._notify_all(lambda observer: observer.finished(pair, judgment))
 
-    def _tell(self, tell: Callable[[Observer], None]) -> None:
+    def _notify_all(self, notify: Callable[[Observer], None]) -> None:
         for observer in list(self.observers):
             try:
-                tell(observer)
+                notify(observer)
             except Exception:
                 assert self._pair is not None
                 logger.exception(

@@ -13,8 +13,9 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarking.workloads import Workload
-from rank1_hf.decoding.loop import Decoder, Stats
+from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.requests import Request
+from rank1_hf.decoding.stats import Stats
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 from benchmarking.workloads import Item, Workload, to_json
 from rank1_hf.chain import ChainRules
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.loading import eos_ids
@@ -89,7 +90,7 @@ class Checkpoint:
 
 
 class Ours:
-    """This project. `options` are those of `Decoder`."""
+    """This project. `options` are fields of `DecodingOptions`."""
 
     name = "rank1_hf"
 
@@ -102,7 +103,13 @@ class Ours:
         }
         model = checkpoint.copy_of_model()
         pack_linear_layers(model)
-        self._decoder = Decoder(model, rules, true_id=encoder.true_id, false_id=encoder.false_id, **options)
+        self._decoder = Decoder(
+            model,
+            rules,
+            true_id=encoder.true_id,
+            false_id=encoder.false_id,
+            options=DecodingOptions(**options),
+        )
 
     def decoder(self, *, closes: bool) -> Decoder:
         """The decode loop, with chains that end themselves or with chains that do not."""

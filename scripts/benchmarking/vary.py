@@ -81,12 +81,12 @@ def vary_modes(source: Source, checkpoint: Checkpoint, sizes: Sizes) -> Curve:
     """Real chains with the defaults, and with one of them turned off or reproducible mode on, against the rows."""
     modes: dict[str, dict[str, Any]] = {
         "default": {},
-        "no speculation": {"spare_tokens": 0},
+        "no speculation": {"speculate": False},
         "reproducible": {"reproducible": True},
     }
     if checkpoint.model.device.type == "cuda":
-        modes["no CUDA graphs"] = {"cuda_graphs": False}
-        modes["every step awaited"] = {"run_ahead": False}
+        modes["no CUDA graphs"] = {"graphs": False}
+        modes["every step awaited"] = {"overlap": False}
         modes["compiled"] = {"compile": True}
     peers = {name: Ours(checkpoint, sizes.rows, **options) for name, options in modes.items()}
     lines: dict[str, list[float]] = {name: [] for name in modes}

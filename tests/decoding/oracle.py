@@ -1,4 +1,4 @@
-"""The slow, obvious way to decode: a fresh full forward pass for every token, one pair at a time, without any cache."""
+"""What the engine is compared with: the plain loop, which test_plain.py compares with full forward passes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.loading import eos_ids
 from rank1_hf.prompt import PromptEncoder
@@ -46,33 +48,25 @@ class Oracle:
 
     @torch.inference_mode()
     def next_logits(self, ids: list[int]) -> torch.Tensor:
+        """Of a fresh full forward pass."""
         return self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
 
-    def decode(self, request: Request) -> Decoded:
-        prompt, close = list(request.prompt), list(self.encoder.close_ids)
-        thought: list[int] = []
-        while True:
-            token = int(self.next_logits(prompt + thought).argmax())
-            if token in self.eos:
-                ended, context = "eos", self.encoder.force_close(prompt, thought)
-                break
-            thought.append(token)
-            if thought[-len(close) :] == close:
-                thought = thought[: -len(close)]
-                ended, context = "closed", prompt + thought + close
-                break
-            if len(thought) == request.limit:
-                ended, context = request.limit_reason, self.encoder.force_close(prompt, thought)
-                break
-        logits = self.next_logits(context)
-        true_logit, false_logit = (float(logits[i]) for i in (self.encoder.true_id, self.encoder.false_id))
-        return Decoded(request.index, tuple(thought), ended, true_logit, false_logit)
+    def plain(self) -> PlainDecoder:
+        """The plain loop."""
+        rules = self.encoder.chain_rules(self.eos)
+        return PlainDecoder(self.model, rules, true_id=self.encoder.true_id, false_id=self.encoder.false_id)
 
-    def decoder(self, folder: Path, **options: int) -> Decoder:
+    def decode(self, request: Request) -> Decoded:
+        """One pair, by the plain loop."""
+        return self.plain().decode(request)
+
+    def decoder(self, folder: Path, *, rethinks: int = 0, **options: object) -> Decoder:
         """The decoder under test, on a model of its own."""
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         rules = self.encoder.chain_rules(self.eos)
-        return Decoder(model, rules, true_id=self.encoder.true_id, false_id=self.encoder.false_id, **options)
+        true_id, false_id = self.encoder.true_id, self.encoder.false_id
+        options = DecodingOptions(**options)
+        return Decoder(model, rules, true_id=true_id, false_id=false_id, rethinks=rethinks, options=options)
 
     def requests(self, n: int = 10, *, limit: int = 24) -> list[Request]:
         """Pairs of a few queries with passages of 0 to 100 words, so some prompts fill several pages and some none."""

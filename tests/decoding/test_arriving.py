@@ -70,7 +70,7 @@ def test_cancelled_rows_are_freed_before_the_next_step_and_the_others_do_not_not
 
 def test_a_row_that_computes_what_others_wait_for_may_be_cancelled(case):
     folder, oracle, requests, expected = case("qwen2")
-    decoder = oracle.decoder(folder, max_prefill_tokens=4)
+    decoder = oracle.decoder(folder, prefill_chunk=4)
     same_query = [request for request in requests if request.prompt[:20] == requests[0].prompt[:20]]
     assert len(same_query) > 2
     cancelled: set[int] = set()

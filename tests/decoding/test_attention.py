@@ -6,7 +6,7 @@ from torch import nn
 
 from rank1_hf.decoding.attention import paged_attention
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
-from rank1_hf.decoding.step import MAX_DECODED, RowSlice, Step
+from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS, RowSlice, Step
 
 HEADS, HEAD_DIM = 6, 8
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -41,7 +41,7 @@ def test_a_mixed_step(device: str, kv_heads: int, window: int | None, dtype: tor
     rows = [RowKV() for _ in lengths]
 
     def step(news: list[int], contexts: list[int]) -> list[torch.Tensor]:
-        order = sorted(range(len(rows)), key=lambda i: news[i] > MAX_DECODED)
+        order = sorted(range(len(rows)), key=lambda i: news[i] > MAX_BATCHED_NEW_TOKENS)
         order = [i for i in order if news[i]]
         for i in order:
             cache.extend(rows[i], news[i])
@@ -73,7 +73,7 @@ def test_a_mixed_step(device: str, kv_heads: int, window: int | None, dtype: tor
     cache.free(rows[0])  # a hole at the front of the pool
 
     # rows with one token, a few and many, and such that sit out; shared pages with several readers, and with one
-    many = MAX_DECODED + 1
+    many = MAX_BATCHED_NEW_TOKENS + 1
     for news in ([0, 1, 2, 1, 1, 1, 1], [0, 1, 0, 2, 3, 0, 1], [0, 0, 1, 0, 0, 3, many], [0, 1, 0, 0, 0, 0, many - 1]):
         first = [f + n for f, n in zip(first, news, strict=True)]
         step(news, first)
@@ -114,7 +114,7 @@ def test_what_is_not_implemented_is_refused_instead_of_ignored():
 
 def test_rows_with_few_tokens_must_come_first():
     cache, long, short = KVCache(), RowKV(), RowKV()
-    cache.extend(long, MAX_DECODED + 1)
+    cache.extend(long, MAX_BATCHED_NEW_TOKENS + 1)
     cache.extend(short, 1)
     with pytest.raises(ValueError, match="come first"):
-        Step(cache, [RowSlice(long, [1] * (MAX_DECODED + 1)), RowSlice(short, [1])], torch.device("cpu"))
+        Step(cache, [RowSlice(long, [1] * (MAX_BATCHED_NEW_TOKENS + 1)), RowSlice(short, [1])], torch.device("cpu"))

@@ -136,7 +136,7 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cud
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: cuda.sync_debug_mode)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(cuda, "sync_debug_mode", mode))
     for module in (attention, loop):
-        monkeypatch.setattr(module, "token_kernel", lambda device: plain_kernel)
+        monkeypatch.setattr(module, "attention_kernel", lambda device: plain_kernel)
     return cuda
 
 

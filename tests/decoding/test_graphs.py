@@ -20,16 +20,16 @@ def plain_kernel(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    page_table: Tensor,
+    block_table: Tensor,
     positions: Tensor,
     scaling: float,
     window: int | None,
 ) -> tuple[Tensor, Tensor]:
     """What the kernel computes, by its definition: every token over a copy of all its row's pages."""
-    context = torch.arange(page_table.shape[1] * PAGE_SIZE)
+    context = torch.arange(block_table.shape[1] * PAGE_SIZE)
     distance = positions[:, None] - context
     hidden = (distance < 0) | (distance >= (window or torch.inf))
-    k, v = (pool[page_table].transpose(1, 2).flatten(2, 3).float() for pool in (keys, values))
+    k, v = (pool[block_table].transpose(1, 2).flatten(2, 3).float() for pool in (keys, values))
     scores = torch.einsum("tkgd,tkcd->tkgc", queries.float(), k) * scaling
     scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
     output = torch.einsum("tkgc,tkcd->tkgd", scores.softmax(-1), v)
@@ -68,7 +68,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Makes decoders capture their steps, on a CPU."""
     recorder = Recorder()
     for module in (attention, loop):
-        monkeypatch.setattr(module, "token_kernel", lambda device: plain_kernel)
+        monkeypatch.setattr(module, "attention_kernel", lambda device: plain_kernel)
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: recorder)
     return recorder
 
@@ -85,7 +85,7 @@ def test_captured_steps_change_nothing(case, recorder: Recorder, shape: str, max
 
 def test_they_can_be_turned_off(case, recorder: Recorder):
     folder, oracle, requests, expected = case("qwen2")
-    decoder = oracle.decoder(folder, cuda_graphs=False)
+    decoder = oracle.decoder(folder, graphs=False)
     assert_same(list(decoder.run(requests)), expected)
     assert decoder.stats.captured_steps == recorder.n_captures == 0
 

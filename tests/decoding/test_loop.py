@@ -11,8 +11,8 @@ import torch
 
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.decoding.scheduler import Plan, Work
 from rank1_hf.prompt import Markers, PromptEncoder
 from tests.decoding.oracle import SHAPES, WORDS, Oracle, assert_same
 
@@ -34,7 +34,7 @@ def test_the_order_of_the_pairs_does_not_matter(case, shape: str):
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_prefill_in_chunks_changes_nothing(case, shape: str, chunk: int):
     folder, oracle, requests, expected = case(shape)
-    assert_same(list(oracle.decoder(folder, max_prefill_tokens=chunk).run(requests, max_rows=5)), expected)
+    assert_same(list(oracle.decoder(folder, prefill_chunk=chunk).run(requests, max_rows=5)), expected)
 
 
 def test_thinking_equals_generate(case):
@@ -102,8 +102,8 @@ def test_the_pages_of_a_long_query_are_shared(case, shape: str):
 @pytest.mark.parametrize("max_rows", [1, 3, 10])
 def test_speculation_changes_nothing_but_the_number_of_steps(case, max_rows: int):
     folder, oracle, requests, expected = case("qwen2-repeats-itself")
-    speculating = oracle.decoder(folder, spare_tokens=8 * max_rows)
-    plain = oracle.decoder(folder, spare_tokens=0)
+    speculating = oracle.decoder(folder, step_overhead_tokens=8 * max_rows)
+    plain = oracle.decoder(folder, speculate=False)
     assert_same(list(speculating.run(requests, max_rows=max_rows)), expected)
     assert_same(list(plain.run(requests, max_rows=max_rows)), expected)
     assert speculating.stats.accepted_tokens > 0
@@ -140,7 +140,7 @@ def test_requests_are_taken_only_when_there_is_room(case):
 
 def test_logits_are_computed_for_the_last_position_only(case):
     folder, oracle, requests, _ = case("qwen2")
-    decoder = oracle.decoder(folder, spare_tokens=0)
+    decoder = oracle.decoder(folder, speculate=False)
     seen: list[int] = []
     decoder.model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output[0].shape[0]))
     list(decoder.run(requests[:4], max_rows=4))
@@ -254,22 +254,22 @@ def test_running_out_of_memory_loses_nothing(case, caplog, moment: str, times: i
     decoder = oracle.decoder(folder)
     left, forward = [times], decoder._forward
 
-    def is_now(work: Work) -> bool:
-        ended, fed = work.row.chain.ended, work.n_tokens
+    def is_now(part: ScheduledRow) -> bool:
+        ended, fed = part.row.chain.ended, part.n_tokens
         return {
-            "prefill": work.row.kv.length - fed < len(work.row.request.prompt) and fed > 1,
+            "prefill": part.row.kv.length - fed < len(part.row.request.prompt) and fed > 1,
             "decode": ended is None and fed == 1,
             "forced close": ended in ("budget", "eos") and fed > 1,
             "verdict": ended == "closed" and fed == 1,
         }[moment]
 
     def run_out(module, args, kwargs):
-        if left[0] and any(map(is_now, plans[-1].work)):
+        if left[0] and any(map(is_now, plans[-1].rows)):
             left[0] -= 1
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     plans: list[Plan] = []
-    decoder._forward = lambda plan, landing: plans.append(plan) or forward(plan, landing)
+    decoder._forward = lambda plan, in_flight: plans.append(plan) or forward(plan, in_flight)
     # half-way through the model, when some layers have written their part and others have not
     decoder.model.model.layers[1].register_forward_pre_hook(run_out, with_kwargs=True)
     with caplog.at_level("WARNING"):

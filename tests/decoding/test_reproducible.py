@@ -11,19 +11,22 @@ from transformers import AutoModelForCausalLM
 
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.requests import Decoded
 from tests.decoding.oracle import Oracle, assert_same
 
 
-def decoder(oracle: Oracle, folder: Path, dtype: torch.dtype = torch.float32, **options: object) -> Decoder:
+def decoder(
+    oracle: Oracle, folder: Path, dtype: torch.dtype = torch.float32, *, rethinks: int = 0, **options: object
+) -> Decoder:
     """A reproducible decoder on a model of its own."""
     return Decoder(
         AutoModelForCausalLM.from_pretrained(folder, dtype=dtype),
         oracle.encoder.chain_rules(oracle.eos),
         true_id=oracle.encoder.true_id,
         false_id=oracle.encoder.false_id,
-        reproducible=True,
-        **options,
+        rethinks=rethinks,
+        options=DecodingOptions(reproducible=True, **options),
     )
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from rank1_hf.chain import Chain, ChainRules
 from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache
+from rank1_hf.decoding.plan import ScheduledRow
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
-from rank1_hf.decoding.scheduler import Scheduler, Work
+from rank1_hf.decoding.scheduler import Scheduler
 
 CLOSE, EOS = 1000, 1001
 RULES = ChainRules((CLOSE,), frozenset({EOS}), lambda prompt, thought: [*prompt, *thought, 7, CLOSE], lambda p, t: [])
@@ -41,10 +42,10 @@ def simulate(
     requests: Iterable[Request | None],
     *,
     max_rows: int,
-    max_prefill_tokens: int,
+    prefill_chunk: int,
     max_tokens: int | None = None,
-    spare_tokens: int = 0,
-    runs_ahead: bool = False,
+    step_overhead_tokens: int = 0,
+    overlaps: bool = False,
     refill_share: float = 0.0,
 ) -> Simulation:
     cache = KVCache(max_tokens)
@@ -53,18 +54,18 @@ def simulate(
         lambda request: Row(request, Chain(request.prompt, RULES, limit=request.limit)),
         cache,
         max_rows=max_rows,
-        max_prefill_tokens=max_prefill_tokens,
-        spare_tokens=spare_tokens,
-        runs_ahead=runs_ahead,
+        prefill_chunk=prefill_chunk,
+        step_overhead_tokens=step_overhead_tokens,
+        overlaps=overlaps,
         refill_share=refill_share,
     )
     seen = Simulation([], [], [], {}, [])
-    flight: list[tuple[Work, int]] = []  # with where its tokens begin in the row's context
+    flight: list[tuple[ScheduledRow, int]] = []  # with where its tokens begin in the row's context
     for _ in range(10_000):
-        landing = [(work, start) for work, start in flight if not work.completes or work.row.pending <= 0]
+        landing = [(part, start) for part, start in flight if not part.needs_logits or part.row.pending <= 0]
         flight = []
-        if not landing or scheduler.may_run_ahead([work for work, _ in landing]):
-            plan = scheduler.plan(ahead=bool(landing)).work
+        if not landing or scheduler.can_overlap([part for part, _ in landing]):
+            plan = scheduler.plan(overlapping=bool(landing)).rows
             seen.failed += [row.request.index for row in scheduler.failed]
             scheduler.failed.clear()
             if not plan and not landing:
@@ -74,34 +75,36 @@ def simulate(
                 return seen
             seen.n_ahead += bool(plan and landing)
             flight = feed(plan, scheduler, cache, seen)
-        for work, start in landing:
-            row, ended = work.row, work.row.chain.ended
-            if work.completes and not ended:
-                cache.truncate(row.kv, advance(row, work.draft))
-            stop = row.kv.length if work.draft else start + work.n_tokens
+        for part, start in landing:
+            row, ended = part.row, part.row.chain.ended
+            if part.needs_logits and not ended:
+                cache.truncate(row.kv, advance(row, part.draft))
+            stop = row.kv.length if part.draft else start + part.n_tokens
             seen.fed.setdefault(row.request.index, []).extend(row.chain.tokens[start:stop])
-            if work.completes and ended:
+            if part.needs_logits and ended:
                 seen.finished.append(row.request.index)
                 scheduler.release(row)
     raise AssertionError("the scheduler starves a row")
 
 
-def feed(plan: list[Work], scheduler: Scheduler, cache: KVCache, seen: Simulation) -> list[tuple[Work, int]]:
+def feed(
+    plan: list[ScheduledRow], scheduler: Scheduler, cache: KVCache, seen: Simulation
+) -> list[tuple[ScheduledRow, int]]:
     """Give a step's tokens their place in the KV cache. Returns the rows' parts, and where they begin in the rows."""
     seen.live_rows.append(len(scheduler.rows))
-    seen.prefill_tokens.append(sum(work.n_tokens for work in plan if work.n_tokens > 1))
-    assert len({id(work.row) for work in plan}) == len(plan), "a row is in one step twice"
+    seen.prefill_tokens.append(sum(part.n_tokens for part in plan if part.n_tokens > 1))
+    assert len({id(part.row) for part in plan}) == len(plan), "a row is in one step twice"
     seen.n_steps += bool(plan)
-    starts = [work.row.kv.length for work in plan]
-    for work in plan:
-        assert not work.draft or work.row.pending == 1, "nothing is known to draft from"
-        cache.extend(work.row.kv, work.n_fed)
+    starts = [part.row.kv.length for part in plan]
+    for part in plan:
+        assert not part.draft or part.row.pending == 1, "nothing is known to draft from"
+        cache.extend(part.row.kv, part.n_fed)
         assert cache.n_pages_used <= cache.max_pages
-        pages = torch.tensor(work.row.kv.pages)
+        pages = torch.tensor(part.row.kv.pages)
         for layer in range(1):  # the pool must exist before prefixes can be copied
             cache.write(layer, pages, torch.zeros_like(pages), *2 * [torch.ones(len(pages), 1, 1)])
-    for work in plan:
-        scheduler.stepped(work.row)
+    for part in plan:
+        scheduler.stepped(part.row)
     assert cache.n_pages_used <= cache.max_pages
     return list(zip(plan, starts, strict=True))
 
@@ -129,11 +132,11 @@ requests_strategy = st.lists(
 )
 
 
-limits_strategy = st.fixed_dictionaries({"max_rows": st.integers(1, 6), "max_prefill_tokens": st.integers(1, 80)})
+limits_strategy = st.fixed_dictionaries({"max_rows": st.integers(1, 6), "prefill_chunk": st.integers(1, 80)})
 options_strategy = st.fixed_dictionaries(
     {
-        "spare_tokens": st.sampled_from([0, 4, 100]),
-        "runs_ahead": st.booleans(),
+        "step_overhead_tokens": st.sampled_from([0, 4, 100]),
+        "overlaps": st.booleans(),
         "refill_share": st.sampled_from([0, 0.5]),
     }
 )
@@ -146,7 +149,7 @@ def test_every_request_runs_once_within_the_limits(
     seen = simulate(requests, **limits, **options)
     assert sorted(seen.finished) == [request.index for request in requests]
     assert max(seen.live_rows, default=0) <= limits["max_rows"]
-    assert max(seen.prefill_tokens, default=0) <= limits["max_prefill_tokens"]
+    assert max(seen.prefill_tokens, default=0) <= limits["prefill_chunk"]
     for request in requests:  # what a row was fed is its context, less what it started with from its query's prefix
         n_prompt = len(request.prompt)
         whole = [*request.prompt, *map(said_behind, range(n_prompt, n_prompt + request.limit)), 7, CLOSE]
@@ -171,22 +174,20 @@ def test_a_small_memory_is_never_exceeded_and_fails_only_what_cannot_fit(
 def test_the_prefix_of_a_query_is_fed_once(n_pairs: int, max_rows: int):
     prefix = list(range(30))
     requests = [Request(i, [*prefix, 100 + i], len(prefix), 3) for i in range(n_pairs)]
-    seen = simulate(requests, max_rows=max_rows, max_prefill_tokens=1000)
+    seen = simulate(requests, max_rows=max_rows, prefill_chunk=1000)
     assert sum(fed[: len(prefix)] == prefix for fed in seen.fed.values()) == 1
 
 
 def test_rows_are_admitted_in_order_and_a_free_place_is_taken_at_the_next_step():
     requests = [Request(i, [100 + i] * 5, 0, limit) for i, limit in enumerate([9, 1, 1, 1])]
-    seen = simulate(requests, max_rows=2, max_prefill_tokens=100)
+    seen = simulate(requests, max_rows=2, prefill_chunk=100)
     assert seen.finished == [1, 2, 3, 0]
     assert seen.live_rows[:6] == [2] * 6
 
 
 def test_where_steps_with_prefill_are_slow_places_are_taken_in_groups():
     requests = [Request(i, [100 + i] * 5, 0, 10 + i % 7) for i in range(200)]
-    groups, single = (
-        simulate(requests, max_rows=32, max_prefill_tokens=1000, refill_share=share) for share in (1 / 16, 0)
-    )
+    groups, single = (simulate(requests, max_rows=32, prefill_chunk=1000, refill_share=share) for share in (1 / 16, 0))
     assert sorted(groups.finished) == sorted(single.finished) == list(range(200))
     n_prefills = [sum(n_tokens >= 5 for n_tokens in seen.prefill_tokens) for seen in (groups, single)]
     assert n_prefills[0] < n_prefills[1]
@@ -199,18 +200,16 @@ def test_a_place_that_was_free_already_waits_for_no_others():
         yield from [None] * 25  # the shortest ends meanwhile
         yield Request(24, [300] * 5, 0, 5)
 
-    groups, single = (
-        simulate(arriving(), max_rows=32, max_prefill_tokens=1000, refill_share=share) for share in (1 / 4, 0)
-    )
+    groups, single = (simulate(arriving(), max_rows=32, prefill_chunk=1000, refill_share=share) for share in (1 / 4, 0))
     assert groups.finished == single.finished
     assert groups.finished[-1] != 24
 
 
 def test_a_row_drafts_from_what_other_rows_have_said():
     request = Request(0, [100] * 3, 0, 40)
-    alone = simulate([request], max_rows=1, max_prefill_tokens=100, spare_tokens=0)
-    first = simulate([request], max_rows=1, max_prefill_tokens=100, spare_tokens=7)
-    both = simulate([request, Request(1, [101] * 6, 0, 40)], max_rows=1, max_prefill_tokens=100, spare_tokens=7)
+    alone = simulate([request], max_rows=1, prefill_chunk=100, step_overhead_tokens=0)
+    first = simulate([request], max_rows=1, prefill_chunk=100, step_overhead_tokens=7)
+    both = simulate([request, Request(1, [101] * 6, 0, 40)], max_rows=1, prefill_chunk=100, step_overhead_tokens=7)
     assert alone.n_steps > 40 > first.n_steps
     assert both.n_steps - first.n_steps < 10
 
@@ -218,7 +217,7 @@ def test_a_row_drafts_from_what_other_rows_have_said():
 def test_steps_are_planned_ahead_where_many_rows_leave_nothing_to_spare():
     requests = [Request(i, [100 + i] * 5, 0, 20) for i in range(4)]
     many, few, never = (
-        simulate(requests, max_rows=4, max_prefill_tokens=100, spare_tokens=spare, runs_ahead=ahead)
+        simulate(requests, max_rows=4, prefill_chunk=100, step_overhead_tokens=spare, overlaps=ahead)
         for spare, ahead in [(4, True), (5, True), (4, False)]
     )
     assert many.n_ahead > 15
@@ -226,7 +225,7 @@ def test_steps_are_planned_ahead_where_many_rows_leave_nothing_to_spare():
     assert many.n_steps > few.n_steps, "few rows draft"
 
 
-@pytest.mark.parametrize(("max_rows", "max_prefill_tokens"), [(0, 10), (1, 0), (-1, 10)])
-def test_nothing_can_run_without_rows_or_tokens(max_rows: int, max_prefill_tokens: int):
+@pytest.mark.parametrize(("max_rows", "prefill_chunk"), [(0, 10), (1, 0), (-1, 10)])
+def test_nothing_can_run_without_rows_or_tokens(max_rows: int, prefill_chunk: int):
     with pytest.raises(ValueError, match="at least one row"):
-        simulate([], max_rows=max_rows, max_prefill_tokens=max_prefill_tokens)
+        simulate([], max_rows=max_rows, prefill_chunk=prefill_chunk)

@@ -88,7 +88,7 @@ def test_beliefs_of_preempted_rows(case):
 
 def test_beliefs_with_speculation(case):
     folder, oracle, requests, expected = case("qwen2-repeats-itself")
-    decoder = oracle.decoder(folder, spare_tokens=24)
+    decoder = oracle.decoder(folder, step_overhead_tokens=24)
     results = list(decoder.run(steered(requests, belief_at=every_third), max_rows=2))
     assert decoder.stats.accepted_tokens > 0
     assert_same(results, expected)
@@ -186,7 +186,7 @@ def test_an_early_exit_stops_one_token_behind_the_point_whatever_else_is_decoded
 ):
     folder, oracle, requests, expected = case("qwen2-repeats-itself")
     rule = steered(requests, rule=Settled(), belief_at=lambda thought: len(thought) in (0, 3))
-    decoder = reproducible_decoder(oracle, folder) if reproducible else oracle.decoder(folder, spare_tokens=32)
+    decoder = reproducible_decoder(oracle, folder) if reproducible else oracle.decoder(folder, step_overhead_tokens=32)
     results = {result.index: result for result in decoder.run(rule, max_rows=max_rows)}
     n_stopped = 0
     for theirs in expected:
@@ -233,7 +233,7 @@ def test_a_logits_processor_sees_each_token_of_its_own_row_once_and_in_order(cas
     processor = Recording()
     mixed = [*requests]
     mixed[3] = replace(requests[3], processor=processor)
-    decoder = oracle.decoder(folder, spare_tokens=24)
+    decoder = oracle.decoder(folder, step_overhead_tokens=24)
     assert_same(list(decoder.run(mixed, max_rows=max_rows)), expected)
     prompt, thought = list(requests[3].prompt), list(expected[3].thought)
     n_asked = len(thought) + (expected[3].ended != "budget")

@@ -70,7 +70,7 @@ class Everything(Observer):
 
 
 def watched(requests: list[Request], observer: Observer) -> list[Request]:
-    return [replace(request, watcher=Observed([observer])) for request in requests]
+    return [replace(request, watcher=Observed([observer], request.index, request.prompt)) for request in requests]
 
 
 def everything(oracle: Oracle) -> Everything:
@@ -125,14 +125,14 @@ def eager(case) -> Callable[[str], torch.nn.Module]:
 def test_what_is_read_is_what_a_full_forward_pass_computes(case, eager, shape: str):
     folder, oracle, requests, expected = case(shape)
     observer = everything(oracle)
-    decoder = oracle.decoder(folder, spare_tokens=24)
+    decoder = oracle.decoder(folder, step_overhead_tokens=24)
     assert_same(list(decoder.run(watched(requests[:4], observer), max_rows=2)), expected[:4])
     n_tokens = sum(len(result.thought) + (result.ended != "budget") for result in expected[:4])
     assert assert_read_as_by_a_full_forward_pass(observer, oracle, eager(shape)) == n_tokens + 4
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("options", [{}, {"kv_cache_tokens": 400}, {"spare_tokens": 64}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"kv_cache_tokens": 400}, {"step_overhead_tokens": 64}], ids=str)
 def test_chains_are_as_without_observers_and_tokens_come_in_order(case, shape: str, options: dict[str, int]):
     folder, oracle, requests, expected = case(shape)
     observer = everything(oracle)
@@ -203,7 +203,7 @@ def test_each_observer_is_given_what_it_asked_for(case):
     folder, oracle, requests, _ = case("qwen2")
     curious, modest, counting = everything(oracle), Counting(), Counting()
     modest.step_needs = Needs(hidden_states=frozenset({1}), attention=frozenset({(0, 3)}))
-    request = replace(requests[2], watcher=Observed([curious, modest, counting]))
+    request = replace(requests[2], watcher=Observed([curious, modest, counting], requests[2].index, requests[2].prompt))
     list(oracle.decoder(folder).run([request]))
     assert {tuple(r.hidden_states) for r in modest.readings} == {(1,)}
     assert {tuple(r.attention) for r in modest.readings} == {((0, 3),)}

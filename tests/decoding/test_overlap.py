@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rank1_hf.decoding.flight import Flight
+from rank1_hf.decoding.in_flight import InFlightStep
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.plan import Plan
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.decoding.scheduler import Plan
 from tests.decoding.oracle import SHAPES, assert_same
 from tests.decoding.test_arriving import cancellable, kept
 from tests.decoding.test_graphs import recorder  # noqa: F401
@@ -24,14 +24,14 @@ class Order:
         self.events: list[str] = []
         forward, advance = decoder._forward, decoder._advance_all
 
-        def launching(plan: Plan, landing: Flight | None) -> Flight:
-            flight = forward(plan, landing)
+        def launching(plan: Plan, in_flight: InFlightStep | None) -> InFlightStep:
+            launched = forward(plan, in_flight)
             self.events.append("launched")
-            return flight
+            return launched
 
-        def reading(*landed: object) -> list[Decoded]:
+        def reading(*step: object) -> list[Decoded]:
             self.events.append("read")
-            return advance(*landed)
+            return advance(*step)
 
         decoder._forward, decoder._advance_all = launching, reading
 
@@ -48,7 +48,7 @@ class Order:
 
 
 def ahead(oracle, folder, **options: int) -> tuple[Decoder, Order]:
-    decoder = oracle.decoder(folder, run_ahead=True, **{"spare_tokens": 0} | options)
+    decoder = oracle.decoder(folder, overlap=True, **{"speculate": False} | options)
     return decoder, Order(decoder)
 
 
@@ -84,7 +84,7 @@ def test_two_runs_beside_each_other_take_their_own(case, recorder):  # noqa: F81
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_prefill_in_chunks_changes_nothing(case, chunk: int):
     folder, oracle, requests, expected = case("mistral-sliding")
-    decoder, _ = ahead(oracle, folder, max_prefill_tokens=chunk)
+    decoder, _ = ahead(oracle, folder, prefill_chunk=chunk)
     assert_same(list(decoder.run(requests, max_rows=5)), expected)
 
 
@@ -93,7 +93,7 @@ def test_a_chain_that_closes_itself_takes_no_step_more(case):
     closed = next(result for result in expected if result.ended == "closed" and len(result.thought) > 3)
     request = replace(requests[closed.index], index=0)
     decoder, order = ahead(oracle, folder)
-    plain = oracle.decoder(folder, spare_tokens=0)
+    plain = oracle.decoder(folder, speculate=False)
     assert_same(list(decoder.run([request])), [replace(closed, index=0)])
     assert_same(list(plain.run([request])), [replace(closed, index=0)])
     assert decoder.stats.steps == plain.stats.steps == order.n_ahead + 1
@@ -115,7 +115,7 @@ def test_no_row_gives_way_to_a_step_ahead(case):
         Request(i, requests[d.index].prompt, 0, requests[d.index].limit)
         for i, d in enumerate(d for d in longest for _ in range(4))
     ]
-    decoders = [oracle.decoder(folder, run_ahead=on, spare_tokens=0, kv_cache_tokens=5 * PAGE_SIZE) for on in (0, 1)]
+    decoders = [oracle.decoder(folder, overlap=on, speculate=False, kv_cache_tokens=5 * PAGE_SIZE) for on in (0, 1)]
     results = [list(decoder.run(rows)) for decoder in decoders]
     assert [(r.index, r.thought) for r in results[0]] == [(r.index, r.thought) for r in results[1]]
     assert decoders[1].stats.preemptions == decoders[0].stats.preemptions > 0
@@ -179,7 +179,7 @@ def test_an_abandoned_run_gives_back_all_memory(case):
 
 def test_few_rows_draft_instead(case):
     folder, oracle, requests, expected = case("qwen2-repeats-itself")
-    decoder, order = ahead(oracle, folder, spare_tokens=8)
+    decoder, order = ahead(oracle, folder, step_overhead_tokens=8)
     assert_same(list(decoder.run(requests, max_rows=7)), expected)
     assert decoder.stats.accepted_tokens > 0
     assert order.n_ahead == 0
@@ -201,7 +201,7 @@ def test_nobody_is_overtaken_who_has_a_say_in_the_chain(case):
 def test_reproducible_bits_are_the_same(case, max_rows: int):
     folder, oracle, requests, _ = case("qwen2")
     plain, running = (
-        reproducible_decoder(oracle, folder, torch.bfloat16, rethinks=1, run_ahead=on) for on in (False, True)
+        reproducible_decoder(oracle, folder, torch.bfloat16, rethinks=1, overlap=on) for on in (False, True)
     )
     order = Order(running)
     expected = {result.index: result for result in plain.run(requests, max_rows=max_rows)}

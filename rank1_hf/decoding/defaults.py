@@ -1,0 +1,53 @@
+"""What the engine chooses where an option is left to it: by the device, the model, and the memory there is."""
+
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel
+
+from rank1_hf.decoding.attention import attention_kernel
+from rank1_hf.decoding.graphs import can_be_captured
+from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
+from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.placement import device_of, layer_devices
+
+_CPU_PREFILL_TOKENS = 512  # which keep a CPU busy; a GPU needs thousands
+
+
+def resolve(options: DecodingOptions, model: PreTrainedModel) -> DecodingOptions:
+    """The options in force: no field is None, and what the device or the model cannot do is off."""
+    device = device_of(model.get_input_embeddings())
+    on_cpu, reproducible = device.type == "cpu", options.reproducible
+    prefill_chunk = options.prefill_chunk or (_CPU_PREFILL_TOKENS if on_cpu else GPU_PREFILL_TOKENS)
+    kernels = options.kernels and attention_kernel(device) is not None
+    return replace(
+        options,
+        # More rows make better use of the weights that a step reads; a reproducible step is always as wide as this.
+        batch_size=options.batch_size or (32 if reproducible else 128 if on_cpu else 256),
+        prefill_chunk=prefill_chunk,
+        kv_cache_tokens=options.kv_cache_tokens
+        or _kv_cache_tokens(model, prefill_chunk, options.gpu_memory_utilization),
+        speculate=options.speculate and not reproducible,
+        step_overhead_tokens=options.step_overhead_tokens or (32 if on_cpu else 128),
+        graphs=options.graphs and kernels and not reproducible and can_be_captured(model),
+        kernels=kernels,
+        overlap=device.type == "cuda" if options.overlap is None else options.overlap,
+    )
+
+
+def _kv_cache_tokens(model: PreTrainedModel, prefill_chunk: int, utilization: float) -> int:
+    """As many as there is memory for: on the fullest of the devices that the model's layers lie on."""
+    layers: Counter[torch.device] = Counter(layer_devices(model))
+    return min(
+        kv_budget(
+            model.config,
+            model.dtype,
+            device,
+            n_tokens=prefill_chunk + EXPECTED_ROWS,
+            n_rows=EXPECTED_ROWS,
+            utilization=utilization,
+            share=n_layers / layers.total(),
+        )
+        for device, n_layers in layers.items()
+    )

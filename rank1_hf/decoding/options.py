@@ -1,0 +1,147 @@
+"""The switches of the engine: one field for each thing that it does beyond the plain loop."""
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from operator import index
+from typing import Any, Self
+
+PAGE_SIZE = 64
+"""Tokens a page. Measured on 2 CPU cores with 32 rows of about 250 tokens: 16 tokens a page cost twice the time of 64
+(more, smaller matrix products); 128 is no faster and wastes twice the memory in half-filled last pages."""
+
+_RENAMED = {
+    "max_prefill_tokens": "prefill_chunk",
+    "spare_tokens": "step_overhead_tokens",
+    "cuda_graphs": "graphs",
+    "run_ahead": "overlap",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions:
+    """How chains are decoded. In float32 no option changes a chain or a verdict; in 16 bits rounding may.
+
+    None in a field leaves the choice to the engine, by the device and the model; `Decoder.options` says what it chose.
+
+    Attributes:
+        batch_size: the most pairs that decode together (vLLM: `max_num_seqs`). A call can say otherwise.
+        prefill_chunk: the most prompt tokens that a step feeds (vLLM: `max_num_batched_tokens`).
+        page_size: the tokens of a page of the KV cache (vLLM: `block_size`), a power of two, at least 16.
+        kv_cache_tokens: the most tokens that the KV cache holds, over all pairs that decode together.
+        gpu_memory_utilization: where `kv_cache_tokens` is None, the share of a GPU's memory to use in all.
+        speculate: draft tokens from what the chains of a run have in common, and verify them in the same step.
+        step_overhead_tokens: the fixed cost of a step, in units of one token's compute. Drafts are limited to what it
+            hides.
+        share_prefixes: compute what the pairs of one query have in common once (vLLM: prefix caching).
+        graphs: on a CUDA GPU, capture decode steps as CUDA graphs, where the model allows it.
+        kernels: use the kernels written for the device, where there are any, instead of PyTorch's operations.
+        overlap: launch a step before the one before is read, where it can be planned without its tokens (SGLang:
+            overlap scheduling).
+        pack: on a CPU, pack the weights of linear layers once into oneDNN's layout, in a model that `Rank1` loads.
+        compile: compile the model's layers with torch.compile; see `compiled.py` for where it pays.
+        reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
+
+    Raises:
+        ValueError: a value makes no sense.
+    """
+
+    batch_size: int | None = None
+    prefill_chunk: int | None = None
+    page_size: int = PAGE_SIZE
+    kv_cache_tokens: int | None = None
+    gpu_memory_utilization: float = 0.9
+    speculate: bool = True
+    step_overhead_tokens: int | None = None
+    share_prefixes: bool = True
+    graphs: bool = True
+    kernels: bool = True
+    overlap: bool | None = None
+    pack: bool = True
+    compile: bool = False
+    reproducible: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "prefill_chunk", "kv_cache_tokens", "step_overhead_tokens"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _count(name, value))
+        page_size = _count("page_size", self.page_size)
+        if page_size < 16 or page_size & (page_size - 1):
+            raise ValueError(f"page_size must be a power of two and at least 16, not {page_size}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"gpu_memory_utilization must be above 0 and at most 1, not {self.gpu_memory_utilization!r}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "speculate=off,batch_size=32": on, off, auto, or a number.
+
+        Raises:
+            ValueError: the text is no such list, or names no option.
+        """
+        values: dict[str, Any] = {}
+        for part in filter(None, map(str.strip, text.split(","))):
+            name, equals, value = (each.strip() for each in part.partition("="))
+            name = name.replace("-", "_")
+            if name not in FIELDS or not equals:
+                raise ValueError(f"{part!r} is no decoding option; write NAME=VALUE, with one of {', '.join(FIELDS)}")
+            values[name] = _parsed(name, value)
+        return cls(**values)
+
+    def with_old_names(self, old: dict[str, Any], owner: str) -> Self:
+        """These options, and what keyword arguments said that `owner` took before there were options.
+
+        Raises:
+            TypeError: `owner` never took such an argument.
+        """
+        values: dict[str, Any] = {}
+        for name, value in old.items():
+            new = _RENAMED.get(name, name)
+            if new not in FIELDS:
+                raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")
+            if name == "spare_tokens" and value == 0:
+                new, value = "speculate", False
+            values[new] = value
+            warnings.warn(
+                f"{owner}({name}=...) is now {owner}(decoding=DecodingOptions({new}={value!r}))",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+        return dataclasses.replace(self, **values)
+
+    def __str__(self) -> str:
+        """As `parse` reads it, whole."""
+        return ",".join(f"{name}={_written(getattr(self, name))}" for name in FIELDS)
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(DecodingOptions))
+_SWITCHES = {"on": True, "off": False, "auto": None}
+
+
+def _count(name: str, value: object) -> int:
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return number
+
+
+def _parsed(name: str, value: str) -> Any:  # noqa: ANN401
+    is_switch = isinstance(getattr(DecodingOptions(), name), bool) or name == "overlap"
+    may_be_auto = getattr(DecodingOptions(), name) is None
+    if value in _SWITCHES and (may_be_auto if value == "auto" else is_switch):
+        return _SWITCHES[value]
+    if not is_switch:
+        try:
+            return float(value) if name == "gpu_memory_utilization" else int(value)
+        except ValueError:
+            pass
+    raise ValueError(f"{name}={value}: write {'on or off' if is_switch else 'a number or auto'}")
+
+
+def _written(value: object) -> str:
+    return next((word for word, switch in _SWITCHES.items() if value is switch), str(value))

@@ -1,0 +1,122 @@
+"""Each thing that the engine does beyond the plain loop can be switched off, and changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import FIELDS, DecodingOptions
+from tests.decoding.oracle import SHAPES, assert_same
+
+SWITCHES = ("speculate", "share_prefixes", "graphs", "kernels", "overlap", "pack")
+ALL_OFF = DecodingOptions(**dict.fromkeys(SWITCHES, False))
+EACH_OFF = {name: DecodingOptions(**{name: False}) for name in SWITCHES}
+CHANGED = {
+    "batch_size": DecodingOptions(batch_size=2),
+    "prefill_chunk": DecodingOptions(prefill_chunk=9),
+    "small pages": DecodingOptions(page_size=16),
+    "large pages": DecodingOptions(page_size=256),
+    "kv_cache_tokens": DecodingOptions(kv_cache_tokens=512),
+    "step_overhead_tokens": DecodingOptions(step_overhead_tokens=300),
+    "overlap": DecodingOptions(overlap=True, speculate=False),
+    "reproducible": DecodingOptions(reproducible=True),
+    "all off": ALL_OFF,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("options", (EACH_OFF | CHANGED).values(), ids=EACH_OFF | CHANGED)
+def test_no_option_changes_a_chain(case, shape: str, options: DecodingOptions):
+    folder, oracle, requests, expected = case(shape)
+    if options not in (ALL_OFF, *EACH_OFF.values()) and shape not in ("qwen2", "mistral-sliding"):
+        pytest.skip("tried with two shapes")
+    decoder = oracle.decoder(folder, **{name: getattr(options, name) for name in FIELDS})
+    assert_same(list(decoder.run(requests)), expected)
+
+
+def test_a_step_without_sharing_computes_every_prompt(case):
+    folder, oracle, requests, _ = case("qwen2")
+    shared, alone = oracle.decoder(folder), oracle.decoder(folder, share_prefixes=False)
+    for decoder in (shared, alone):
+        list(decoder.run(requests))
+    n_prompt = sum(len(request.prompt) for request in requests)
+    assert shared.stats.prefill_tokens < n_prompt <= alone.stats.prefill_tokens
+
+
+def test_what_is_in_force_leaves_nothing_open(case):
+    folder, oracle, _, _ = case("qwen2")
+    options = oracle.decoder(folder).options
+    assert None not in [getattr(options, name) for name in FIELDS]
+    assert not options.graphs, "there is no CUDA device"
+    assert not oracle.decoder(folder, reproducible=True).options.speculate
+
+
+def test_old_names_still_work_and_say_what_they_became(case):
+    folder, oracle, _, _ = case("qwen2")
+    known = oracle.decoder(folder)
+    with pytest.warns(DeprecationWarning, match="is now") as warned:
+        decoder = Decoder(
+            known.model, known.rules, true_id=1, false_id=2, max_prefill_tokens=7, spare_tokens=0, run_ahead=True
+        )
+    assert (decoder.options.prefill_chunk, decoder.options.speculate, decoder.options.overlap) == (7, False, True)
+    said = [str(warning.message) for warning in warned]
+    assert "Decoder(max_prefill_tokens=...) is now Decoder(decoding=DecodingOptions(prefill_chunk=7))" in said
+    with pytest.raises(TypeError, match="unexpected keyword argument 'spare'"):
+        Decoder(known.model, known.rules, true_id=1, false_id=2, spare=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("", DecodingOptions()),
+        ("speculate=off,graphs=off", DecodingOptions(speculate=False, graphs=False)),
+        (" batch-size = 32 , overlap=auto", DecodingOptions(batch_size=32)),
+        ("gpu_memory_utilization=0.5,reproducible=on", DecodingOptions(gpu_memory_utilization=0.5, reproducible=True)),
+        ("kv_cache_tokens=auto", DecodingOptions()),
+    ],
+)
+def test_options_are_read_from_text(text: str, options: DecodingOptions):
+    assert DecodingOptions.parse(text) == options
+
+
+@given(
+    st.builds(
+        DecodingOptions,
+        batch_size=st.none() | st.integers(1, 10**6),
+        page_size=st.sampled_from([16, 64, 1024]),
+        gpu_memory_utilization=st.floats(0.01, 1),
+        overlap=st.none() | st.booleans(),
+        speculate=st.booleans(),
+    )
+)
+def test_options_are_written_as_they_are_read(options: DecodingOptions):
+    assert DecodingOptions.parse(str(options)) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("specualte=off", "is no decoding option; write NAME=VALUE, with one of batch_size, "),
+        ("speculate", "is no decoding option"),
+        ("speculate=maybe", "write on or off"),
+        ("speculate=auto", "write on or off"),
+        ("batch_size=many", "write a number or auto"),
+        ("batch_size=0", "must be a whole number of at least 1, not 0"),
+        ("page_size=48", "must be a power of two and at least 16, not 48"),
+        ("page_size=8", "must be a power of two and at least 16, not 8"),
+        ("gpu_memory_utilization=1.5", "must be above 0 and at most 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        DecodingOptions.parse(text)
+
+
+def test_options_take_what_python_takes_for_an_index():
+    numpy = pytest.importorskip("numpy")
+    assert DecodingOptions(batch_size=numpy.int64(8)) == DecodingOptions(batch_size=8)
+    assert type(replace(DecodingOptions(), batch_size=numpy.int64(8)).batch_size) is int
+    with pytest.raises(ValueError, match="whole number"):
+        DecodingOptions(batch_size=True)
