@@ -69,11 +69,12 @@ class PlainDecoder:
                 unchanged = chain.advance(chosen_by(request.processor, chain.tokens, logits))
             except SteeringError as error:
                 return request.failed(chain, str(error))
-            cache.crop(unchanged)  # a rewritten context keeps the keys and values of what it begins with
+            if unchanged < cache.get_seq_length():  # of a rewritten context only the beginning is still cached
+                cache.crop(unchanged - cache.get_seq_length())
 
     def _next_logits(self, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
         """[vocabulary], float32: the logits behind the context, whose keys and values are added to the cache."""
         unseen = torch.tensor([tokens[cache.get_seq_length() :]], device=self.model.device)  # (1, tokens)
-        output = self.model(input_ids=unseen, past_key_values=cache, logits_to_keep=1)
+        output = self.model(unseen, None, None, cache, logits_to_keep=1)  # by place: 5.24 renamed the cache's argument
         logits: Tensor = output.logits[0, -1].float()
         return logits

@@ -60,8 +60,8 @@ class _Broken:
     def eval(self) -> "_Broken":
         return self
 
-    def __call__(self, **inputs):
-        output = self._model(**inputs)
+    def __call__(self, *inputs, **options):
+        output = self._model(*inputs, **options)
         output.logits[..., 3] = math.nan
         return output
 
