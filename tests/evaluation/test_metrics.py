@@ -61,6 +61,15 @@ def test_grades_above_those_of_gdeval_are_named() -> None:
         measure({"q1": {"good": 5}}, {"q1": {"good": 1.0}}, ["ERR@10"])
 
 
+def test_perl_says_nothing_of_a_locale_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("PERL_BADLANG", raising=False)
+    monkeypatch.setenv("LC_ALL", "xx_XX")
+    assert measure(QRELS, {"q1": {"good": 1.0}}, ["ERR@10"]) == {"ERR@10": {"q1": 0.0625}}
+    assert capfd.readouterr().err == ""
+
+
 def test_a_query_without_a_value_is_left_out() -> None:
     qrels = {"q1": {"good": 1, "bad": 0}, "q2": {"good": 1}}
     values = measure(qrels, {"q1": {"good": 2.0, "bad": 1.0}, "q2": {"bad": 1.0}}, ["Accuracy"])
