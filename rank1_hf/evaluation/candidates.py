@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 from rank1_hf.evaluation.sources import Source
 from rank1_hf.evaluation.trec import Qrels, Run
 from rank1_hf.inputs import InputError
 from rank1_hf.prompt import Query
+
+_QUERIES_ARE_DOCUMENTS = re.compile("arguana|quora", re.IGNORECASE)
+"""What the names of the tasks have in common whose queries are in the corpus, under the same ids: BEIR's two, and what
+was made of them (NanoArguAnaRetrieval, BIRCO-ArguAna, Quora-NL, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +51,10 @@ class Inputs:
         """Say at once that the files do not belong together.
 
         Raises:
-            InputError: no query of the run is in the collection, or judged.
+            InputError: no query of the run has a candidate, is in the collection, or judged.
         """
+        if not any(self.run.values()):
+            raise InputError("there is nothing to rerank: no query has a candidate")
         if not self.run.keys() & self.queries.keys():
             raise InputError(
                 f"none of the run's queries is in the collection; the first is {next(iter(self.run), None)!r}"
@@ -56,6 +64,14 @@ class Inputs:
                 f"the qrels judge none of the run's queries; their first is {next(iter(self.qrels), None)!r}, "
                 f"the run's is {next(iter(self.run), None)!r}"
             )
+
+    def without_identical_ids(self) -> tuple["Inputs", int]:
+        """The same without the candidates that have their query's own id, and how many these were."""
+        kept = {
+            query: {document: score for document, score in scores.items() if document != query}
+            for query, scores in self.run.items()
+        }
+        return replace(self, run=kept), sum(map(len, self.run.values())) - sum(map(len, kept.values()))
 
     def candidates(self) -> Iterator[Candidate]:
         """The pairs to judge. Their indices do not depend on `top_k`, so that a job can go on with another one."""
@@ -72,3 +88,9 @@ class Inputs:
             queries.update(json.dumps([query, self.queries.get(query)]).encode())
             run.update(json.dumps([query, *scores]).encode())
         return {"queries": queries.hexdigest(), "run": run.hexdigest()}
+
+
+def queries_are_documents(corpus: str, task: str | None = None) -> bool:
+    """Whether a collection is known to have its queries in its corpus, by its name, its folder's or its task's."""
+    name = Path(corpus).resolve().name if Path(corpus).exists() else corpus
+    return any(_QUERIES_ARE_DOCUMENTS.search(each) for each in (name, task or ""))

@@ -2,8 +2,10 @@
 
 import json
 import signal
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
     from rank1_hf.evaluation.candidates import Inputs
     from rank1_hf.evaluation.job import Outcome
     from rank1_hf.evaluation.metrics import Comparison
+
+
+class RunFormat(StrEnum):
+    """What the new run is written as."""
+
+    TREC = "trec"
+    JSON = "json"
 
 
 def evaluate(
@@ -44,9 +53,19 @@ def evaluate(
     top_k: Annotated[
         int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
     ] = 100,
+    ignore_identical_ids: Annotated[
+        bool | None,
+        typer.Option(
+            help="Leave out candidates that have their query's own id. Without it: where --task or --corpus is an "
+            "ArguAna or a Quora, whose queries are in the corpus."
+        ),
+    ] = None,
     measure: Annotated[
         list[str] | None, typer.Option(help="What to measure, as ir_measures names it; may be given several times.")
     ] = None,
+    run_format: Annotated[
+        RunFormat, typer.Option(help="json: write run.json, {query id: {document id: score}}, beside run.trec.")
+    ] = RunFormat.TREC,
     task: Annotated[
         str | None,
         typer.Option(help="Use this MTEB task's dataset prompt, as in SciFact or BrightRetrieval/biology."),
@@ -77,17 +96,23 @@ def evaluate(
             options.BAD_INPUT,
         )
     try:
+        from rank1_hf.evaluation.candidates import queries_are_documents
         from rank1_hf.evaluation.job import run_job, stopped_by
         from rank1_hf.evaluation.journal import JournalError
         from rank1_hf.evaluation.metrics import MEASURES, check_measures
     except ImportError as error:
         fail(str(error), options.BAD_INPUT)
+    if quiet:
+        warnings.simplefilter("ignore")
     measures = measure or MEASURES
     try:
         check_measures(measures)
         template = _template(prompt_template, task, prompts)
         _check_options(dtype, device, quantization)
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
+        if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
+            inputs, n_left_out = inputs.without_identical_ids()
+            note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
         choices = {
             "dtype": dtype,
             "quantization": quantization,
@@ -106,6 +131,7 @@ def evaluate(
             lambda: options.load(model, quiet, device=device, **choices),
             batch_size=batch_size,
             measures=measures,
+            run_json=run_format is RunFormat.JSON,
             show_progress=False if quiet else None,
         )
     except (InputError, JournalError) as error:
@@ -187,8 +213,10 @@ def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None
         typer.echo(json.dumps(_facts(outcome)))
     elif outcome.metrics:
         options.plain_console().print(_table(outcome.metrics))
-    else:
+    elif not outcome.unmeasured:
         note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
+    for sentence in outcome.unmeasured:
+        note(sentence)
     note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)
     if outcome.n_problems or outcome.n_failed:
         note(
@@ -207,7 +235,7 @@ def _stop(stopped: signal.Signals, summary: str, quiet: bool) -> NoReturn:
 
 def _facts(outcome: "Outcome") -> dict[str, Any]:
     counts = {"n_pairs": outcome.n_pairs, "n_scored": outcome.n_scored, "n_failed": outcome.n_failed}
-    return counts | {"metrics": [asdict(row) for row in outcome.metrics]}
+    return counts | {"metrics": [asdict(row) for row in outcome.metrics], "unmeasured": list(outcome.unmeasured)}
 
 
 def _table(metrics: "Sequence[Comparison]") -> Table:

@@ -21,7 +21,7 @@ from rank1_hf.evaluation import outputs
 from rank1_hf.evaluation.candidates import Candidate, Inputs
 from rank1_hf.evaluation.documents import DocumentStore
 from rank1_hf.evaluation.journal import Journal, lock, refuse_others
-from rank1_hf.evaluation.metrics import MEASURES, Comparison
+from rank1_hf.evaluation.metrics import MEASURES, Comparison, measure
 from rank1_hf.inputs import Document, InputError
 from rank1_hf.prompt import Passage, Query
 from rank1_hf.results import Judgment
@@ -53,6 +53,7 @@ class Outcome:
         stopped: None: all is done and the files are written. Else the signal or the error that ended the job; what was
             judged is kept.
         metrics: the comparison; empty without qrels, and where the job was stopped.
+        unmeasured: what is wrong with the measures that could not be computed of the new ranking, a sentence each.
     """
 
     n_pairs: int
@@ -61,6 +62,7 @@ class Outcome:
     n_problems: int
     stopped: signal.Signals | OSError | None
     metrics: Sequence[Comparison] = ()
+    unmeasured: Sequence[str] = ()
 
 
 def run_job(
@@ -71,9 +73,12 @@ def run_job(
     *,
     batch_size: int | None = None,
     measures: Sequence[str] = MEASURES,
+    run_json: bool = False,
     show_progress: bool | None = None,
 ) -> Outcome:
     """Judge what has no judgment yet, then write the files.
+
+    The given ranking is measured first, so that a measure that cannot be computed is known before anything is judged.
 
     Args:
         inputs: what is evaluated.
@@ -82,15 +87,18 @@ def run_job(
         load: gives the reranker; called if there is anything left to judge.
         batch_size: how many pairs decode together at most.
         measures: what to measure, as ir_measures names it.
+        run_json: whether to write the new run as run.json too.
         show_progress: None: only on a terminal.
 
     Raises:
         JournalError: the folder is in use, or belongs to a job with other settings.
-        InputError: the collection cannot be read, or the run and the qrels do not belong to it.
+        InputError: the collection cannot be read, the run and the qrels do not belong to it, or a measure cannot be
+            computed of them.
         OSError: the folder cannot be written.
         KeyboardInterrupt: while the collection was read. Its argument is the signal, where that was SIGTERM.
     """
     inputs.check()
+    before = {} if inputs.qrels is None else measure(inputs.qrels, inputs.run, measures)
     output.mkdir(parents=True, exist_ok=True)
     n_pairs = sum(1 for _ in inputs.candidates())
     journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests()}
@@ -105,6 +113,7 @@ def run_job(
             pending = Pending(inputs, documents, journal)
             stopped: signal.Signals | OSError | None = None
             metrics: Sequence[Comparison] = ()
+            unmeasured: list[str] = []
             try:
                 if len(pending):
                     reranker = load()
@@ -112,13 +121,18 @@ def run_job(
                         pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
                     ):
                         pending.finish(judgment)
-                metrics = outputs.write(output, inputs, journal, errors, measures)
+                reranked = outputs.write(output, inputs, journal, errors)
+                if run_json or (output / "run.json").exists():  # one that is there would say what was once
+                    outputs.write_json(output / "run.json", reranked)
+                if inputs.qrels is not None:
+                    after = measure(inputs.qrels, reranked, measures, lambda problem: unmeasured.append(str(problem)))
+                    metrics = outputs.write_metrics(output, before, after)
             except KeyboardInterrupt as interrupt:
                 stopped = stopped_by(interrupt)
             except OSError as error:
                 stopped = error
             n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates())
-            return Outcome(n_pairs, n_scored, errors.n_pairs, errors.n_inputs, stopped, metrics)
+            return Outcome(n_pairs, n_scored, errors.n_pairs, errors.n_inputs, stopped, metrics, unmeasured)
 
 
 def stopped_by(interrupt: KeyboardInterrupt) -> signal.Signals:

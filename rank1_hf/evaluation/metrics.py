@@ -1,11 +1,23 @@
-"""Metrics, computed by ir_measures; two measures of single tasks by the tasks' own definitions; and what changed."""
+"""Metrics, computed by ir_measures; two measures of single tasks by the tasks' own definitions; and what changed.
 
+A ranking is measured in the order that it has: documents of equal score stand as they do in the run, since this is the
+order in which they were taken and shown. (The libraries behind ir_measures break such ties by the documents' ids, each
+in its own direction.)
+"""
+
+import math
+import os
+import sys
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rank1_hf.evaluation.trec import Qrels, Run
+import numpy as np
+
+from rank1_hf.evaluation.measures import parse_measure, provider_of
+from rank1_hf.evaluation.trec import Qrels, Run, best_first
 from rank1_hf.inputs import InputError
 
 try:
@@ -23,16 +35,19 @@ P_MRR = "p-MRR"
 Values = dict[str, dict[str, float]]
 """measure -> query -> value."""
 
+_HIGHEST_OF_GDEVAL = 4  # grade
+_ROUNDING = 1e-9  # of a difference, as a share of what it is a difference of
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A measure before and after.
+    """A measure before and after, over the queries for which it has a value in both rankings.
 
     Attributes:
         measure: its name.
-        before, after: the means over the queries.
-        p_value: of a two-sided paired t-test over the queries; None where there is nothing to test: one query, or no
-            difference.
+        before, after: the means over the queries; of what counts (NumRet, NumQ, NumRel) the sums, as in ir_measures.
+        p_value: of a two-sided paired t-test over the queries; None where there is nothing to test: one query, or
+            differences that do not vary.
         n: how many queries.
     """
 
@@ -44,38 +59,102 @@ class Comparison:
 
 
 def ndcg(qrels: Qrels, run: Run, cutoff: int = 10) -> float:
-    """The mean nDCG@cutoff over the judged queries; a query that the run lacks counts as 0."""
-    measure = ir_measures.nDCG @ cutoff
-    return float(ir_measures.calc_aggregate([measure], qrels, run)[measure])
+    """The mean nDCG@cutoff over the judged queries; a query that the run lacks counts as 0.
+
+    Raises:
+        InputError: the cutoff is below 1.
+    """
+    name = f"nDCG@{cutoff}"
+    return fmean(measure(qrels, run, [name])[name].values())
 
 
 def check_measures(names: Iterable[str]) -> None:
-    """Say at once that a name is none of ir_measures'.
+    """Say at once that a name is no measure that can be computed here, whatever the run is.
 
     Raises:
-        InputError: for the first such name.
+        InputError: for the first such name, with the reason.
     """
     for name in names:
-        try:
-            ir_measures.parse_measure(name)
-        except (NameError, ValueError, SyntaxError) as error:
-            raise InputError(f"{name!r} is no measure that ir_measures knows; use for example nDCG@10") from error
+        parse_measure(name)
 
 
-def measure(qrels: Qrels, run: Run, names: Sequence[str] = MEASURES) -> Values:
+def measure(
+    qrels: Qrels, run: Run, names: Sequence[str] = MEASURES, skip: Callable[[InputError], None] | None = None
+) -> Values:
     """Each measure's value for each judged query; a query that the run lacks counts as 0.
+
+    Accuracy alone has no value for a query of which nothing relevant was retrieved.
 
     Where the queries' ids are those of NevIR (`7_q1`, `7_q2`) or FollowIR (`7-og`, `7-changed`), their task's own
     measure is added, for each `7`.
+
+    Args:
+        qrels, run: the judgments and the rankings.
+        names: of the measures, as ir_measures has them; two names of one measure give both their values.
+        skip: called with what is wrong with a measure that cannot be computed; the others are computed all the same.
+
+    Raises:
+        InputError: a measure cannot be computed, and there is no `skip`.
     """
-    values: Values = {name: {} for name in names}
-    parsed = {ir_measures.parse_measure(name): name for name in names}
-    for found in ir_measures.iter_calc(list(parsed), qrels, run):
-        values[parsed[found.measure]][found.query_id] = float(found.value)
-    values = {name: {query: of_query[query] for query in qrels} for name, of_query in values.items()}
-    for name, of_task in ((PAIRWISE_ACCURACY, pairwise_accuracy(qrels, run)), (P_MRR, p_mrr(qrels, run))):
+    ranked = {query: list(best_first(scores)) for query in qrels if (scores := run.get(query))}
+    plain_qrels, plain_run = _renamed(qrels, ranked)
+    values: Values = {}
+    for name in dict.fromkeys(names):
+        try:
+            found = _compute(name, plain_qrels, plain_run)
+        except InputError as error:
+            if skip is None:
+                raise
+            skip(error)
+            continue
+        values[name] = {query: found[id_] for query, id_ in zip(qrels, plain_qrels, strict=True) if id_ in found}
+    in_order = {query: _falling(documents) for query, documents in ranked.items()}
+    for name, of_task in ((PAIRWISE_ACCURACY, pairwise_accuracy(qrels, in_order)), (P_MRR, p_mrr(qrels, in_order))):
         if of_task:
             values[name] = of_task
+    return values
+
+
+def _renamed(qrels: Qrels, ranked: Mapping[str, Sequence[str]]) -> tuple[Qrels, Run]:
+    """Judgments and rankings under ids that every library takes, queries and documents numbered in their order.
+
+    gdeval wants digits alone for a query, reads `PLAIN-1` as 1, and divides its lines at spaces.
+    """
+    plain_qrels: Qrels = {}
+    plain_run: Run = {}
+    for number, (query, grades) in enumerate(qrels.items(), start=1):
+        documents = ranked.get(query, ())
+        ids = {document: sys.intern(str(n)) for n, document in enumerate(dict.fromkeys((*documents, *grades)))}
+        plain_qrels[str(number)] = {ids[document]: grade for document, grade in grades.items()}
+        if documents:
+            plain_run[str(number)] = _falling([ids[document] for document in documents])
+    return plain_qrels, plain_run
+
+
+def _falling(documents: Sequence[str]) -> dict[str, float]:
+    """Scores that say the documents' order, and nothing else: n, n - 1, ..., 1."""
+    return {document: float(len(documents) - place) for place, document in enumerate(documents)}
+
+
+def _compute(name: str, qrels: Qrels, run: Run) -> dict[str, float]:
+    """One measure's value for each query, where it has one."""
+    parsed = parse_measure(name)
+    highest = max((grade for grades in qrels.values() for grade in grades.values()), default=0)
+    if provider_of(parsed) is ir_measures.gdeval and highest > _HIGHEST_OF_GDEVAL:
+        raise InputError(
+            f"{name} cannot be computed: gdeval takes grades up to {_HIGHEST_OF_GDEVAL}, and the highest is {highest}"
+        )
+    os.environ.setdefault("PERL_BADLANG", "0")  # gdeval is Perl, which otherwise complains of locales on stderr
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results = [(one.query_id, float(one.value)) for one in ir_measures.iter_calc([parsed], qrels, run)]
+    except Exception as error:  # of whichever library computes it
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name} cannot be computed: {type(error).__name__}: {reason}") from error
+    values = {query: value for query, value in results if not math.isnan(value)}
+    if not values:
+        raise InputError(f"{name} cannot be computed: it has no value for any query")
     return values
 
 
@@ -109,27 +188,34 @@ def p_mrr(qrels: Qrels, run: Run) -> dict[str, float]:
 
 
 def compare(before: Values, after: Values) -> list[Comparison]:
-    """Each measure's means and whether their difference could be chance."""
-    return [
-        Comparison(
-            name,
-            fmean(before[name].values()),
-            fmean(after[name].values()),
-            _p_value(before[name], after[name]),
-            len(after[name]),
-        )
-        for name in after
-    ]
+    """Each measure's values over all queries, and whether their difference could be chance.
+
+    A measure that has no query with a value in both is left out.
+    """
+    comparisons = []
+    for name, values in after.items():
+        pairs = [(before[name][query], value) for query, value in values.items() if query in before[name]]
+        if pairs:
+            first, second = zip(*pairs, strict=True)
+            aggregate = _aggregate(name)
+            comparisons.append(
+                Comparison(name, aggregate(first), aggregate(second), _p_value(first, second), len(pairs))
+            )
+    return comparisons
 
 
-def _p_value(before: Mapping[str, float], after: Mapping[str, float]) -> float | None:
-    pairs = [(before[query], after[query]) for query in after]
-    if len(pairs) < 2 or all(x == y for x, y in pairs):
+def _aggregate(name: str) -> Callable[[Sequence[float]], float]:
+    of_task = name in (PAIRWISE_ACCURACY, P_MRR)
+    return fmean if of_task or isinstance(parse_measure(name).aggregator(), ir_measures.MeanAgg) else math.fsum
+
+
+def _p_value(before: Sequence[float], after: Sequence[float]) -> float | None:
+    differences = np.subtract(after, before)
+    if len(differences) < 2 or np.ptp(differences) <= _ROUNDING * np.max(np.abs((before, after))):
         return None
     from scipy.stats import ttest_rel
 
-    result = ttest_rel([y for _, y in pairs], [x for x, _ in pairs])
-    return float(result.pvalue)
+    return float(ttest_rel(after, before).pvalue)
 
 
 def _twins(qrels: Qrels, one: str, other: str) -> list[tuple[str, tuple[str, str]]]:

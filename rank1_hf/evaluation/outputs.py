@@ -73,10 +73,8 @@ def places(ranked: Sequence[tuple[str, dict[str, Any] | None]]) -> list[Place]:
     return found
 
 
-def write(
-    folder: Path, inputs: Inputs, journal: Journal, errors: "ErrorList", measures: Sequence[str]
-) -> list[metrics.Comparison]:
-    """Write all files of a job whose candidates all have their judgment. Gives what was measured."""
+def write(folder: Path, inputs: Inputs, journal: Journal, errors: "ErrorList") -> Run:
+    """Write the files of a job whose candidates all have their judgment, but for the metrics. Gives the new run."""
     reranked: Run = {}
     with (
         replacing(folder / "run.trec") as run,
@@ -85,17 +83,28 @@ def write(
         for query, ranking in rankings(inputs, journal):
             reranked[query] = {place.document: place.score for place in ranking}
             for rank, place in enumerate(ranking, start=1):
-                run.write(run_line(query, place.document, rank, f"{place.score:.9g}").encode())
+                run.write(run_line(query, place.document, rank, _score(place.score)).encode())
                 if place.judgment is not None:
                     record = _record(query, place.document, rank, place.judgment)
                     judgments.write(json_line(record))
                     if record["error"] is not None:
                         errors.add_pair(query, place.document, record["error"])
     _write_parquet(folder / "judgments.jsonl", folder / "judgments.parquet")
-    if inputs.qrels is None:
-        return []
-    before = metrics.measure(inputs.qrels, inputs.run, measures)
-    after = metrics.measure(inputs.qrels, reranked, measures)
+    return reranked
+
+
+def write_json(path: Path, run: Run) -> None:
+    """Write a run as `{query id: {document id: score}}`, a query a line, with the scores that run.trec has."""
+    with replacing(path) as file:
+        file.write(b"{")
+        for number, (query, scores) in enumerate(run.items()):
+            written = {document: float(_score(score)) for document, score in scores.items()}
+            file.write(f"{',' if number else ''}\n{json.dumps(query)}: {json.dumps(written)}".encode())
+        file.write(b"\n}\n")
+
+
+def write_metrics(folder: Path, before: metrics.Values, after: metrics.Values) -> list[metrics.Comparison]:
+    """Write metrics.json and per_query.tsv. Gives what metrics.json has."""
     comparison = metrics.compare(before, after)
     with replacing(folder / "metrics.json") as file:
         file.write(json.dumps([asdict(row) for row in comparison], indent=2).encode() + b"\n")
@@ -103,8 +112,14 @@ def write(
         file.write(b"measure\tquery\tbefore\tafter\n")
         for name, values in after.items():
             for query, value in values.items():
-                file.write(f"{name}\t{query}\t{before[name][query]!r}\t{value!r}\n".encode())
+                if query in before[name]:
+                    file.write(f"{name}\t{query}\t{before[name][query]!r}\t{value!r}\n".encode())
     return comparison
+
+
+def _score(score: float) -> str:
+    """A float32 in as many digits as tell it from every other."""
+    return f"{score:.9g}"
 
 
 def _record(query: str, document: str, rank: int, judgment: Mapping[str, Any]) -> dict[str, Any]:

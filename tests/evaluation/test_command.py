@@ -1,7 +1,9 @@
 """`rank1-hf evaluate`: what goes in, what comes out, and the exit codes."""
 
 import json
+import re
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -12,11 +14,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rank1_hf import cli, reranker
-from rank1_hf.evaluation import identity
+from rank1_hf.evaluation import identity, job
+from rank1_hf.evaluation.candidates import queries_are_documents
 from rank1_hf.evaluation.command import _table
 from rank1_hf.evaluation.metrics import Comparison
 from rank1_hf.evaluation.sources import BeirFolder
-from rank1_hf.inputs import Document
+from rank1_hf.evaluation.trec import read_run
+from rank1_hf.inputs import Document, InputError
 from rank1_hf.results import Judgment
 from tests.evaluation.repository import write_repository
 from tests.evaluation.stub import Stub, results, run, write_collection
@@ -81,6 +85,112 @@ def test_json_says_the_same(collection: Path, tmp_path: Path, model: Stub) -> No
     assert [row["measure"] for row in said["metrics"]] == ["P@5", "nDCG@3"]
     assert said["metrics"] == json.loads((tmp_path / "output" / "metrics.json").read_text())
     assert result.err == ""
+
+
+def test_two_names_of_a_measure_give_equal_rows(collection: Path, tmp_path: Path, model: Stub) -> None:
+    names = ("MRR@10", "RR@10", "AP", "MAP", "MRR@10")
+    options = [part for name in names for part in ("--measure", name)]
+    rows = json.loads(Result(*given(collection, tmp_path / "output", "--json", *options)).out)["metrics"]
+    assert [row.pop("measure") for row in rows] == ["MRR@10", "RR@10", "AP", "MAP"]
+    assert rows[0] == rows[1] != rows[2] == rows[3]
+
+
+def test_a_measure_that_fails_at_the_end_is_told_even_if_quiet(
+    collection: Path, tmp_path: Path, model: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([{"P@1": {"q0": 0.5}, "AP": {"q0": 0.5}}, {"AP": {"q0": 1.0}}])
+
+    def measure(qrels: Any, run: Any, names: Any, skip: Any = None) -> Any:
+        if skip:
+            skip(InputError("P@1 cannot be computed: no memory"))
+        return next(measured)
+
+    monkeypatch.setattr(job, "measure", measure)
+    result = Result(*given(collection, tmp_path / "output", "--quiet", "--json"))
+    assert (result.code, result.err) == (0, "rank1-hf: P@1 cannot be computed: no memory\n")
+    said = json.loads(result.out)
+    assert ([row["measure"] for row in said["metrics"]], said["unmeasured"]) == (
+        ["AP"],
+        ["P@1 cannot be computed: no memory"],
+    )
+
+
+def test_no_warning_of_a_library_is_heard_if_quiet(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judgment = model.judgment
+
+    def warn(*arguments: Any) -> Judgment:
+        warnings.warn("of a library", RuntimeWarning, stacklevel=2)
+        return judgment(*arguments)
+
+    monkeypatch.setattr(model, "judgment", warn)
+    for quiet in (True, False):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            Result(*given(collection, tmp_path / str(quiet), *(["--quiet"] if quiet else [])))
+        assert bool(heard) is not quiet
+
+
+def test_the_run_as_json(collection: Path, tmp_path: Path, model: Stub) -> None:
+    for run_format in ("json", "trec"):
+        assert Result(*given(collection, tmp_path / run_format, "--run-format", run_format)).code == 0
+    assert json.loads((tmp_path / "json" / "run.json").read_text()) == read_run(tmp_path / "json" / "run.trec")
+    assert not (tmp_path / "trec" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "left_out"),
+    [
+        ("arguana", (), True),
+        ("arguana", ("--no-ignore-identical-ids",), False),
+        ("BIRCO-ArguAna-Test", (), True),
+        ("quora", (), True),
+        ("cranfield", (), False),
+        ("cranfield", ("--task", "SciFact"), False),
+        ("cranfield", ("--task", "ArguAna"), True),
+        ("cranfield", ("--task", "NanoArguAnaRetrieval"), True),
+        ("cranfield", ("--task", "QuoraRetrieval"), True),
+        ("cranfield", ("--task", "ArguAna", "--no-ignore-identical-ids"), False),
+        ("cranfield", ("--ignore-identical-ids",), True),
+    ],
+)
+def test_a_query_is_no_candidate_of_its_own_where_queries_are_documents(
+    tmp_path: Path, model: Stub, folder: str, options: tuple[str, ...], left_out: bool
+) -> None:
+    collection = write_collection(tmp_path / folder, n_documents=20, depth=20)
+    for name in ("queries.jsonl", "run.trec", "qrels.tsv"):  # query q3 is now document d3
+        text = (collection / name).read_text()
+        (collection / name).write_text(re.sub(r'^(\{"_id": ")?q(?=\d)', r"\1d", text, flags=re.MULTILINE))
+    result = Result(*given(collection, tmp_path / "output", "--json", "--top-k", 20, *options))
+    before, after = read_run(collection / "run.trec"), read_run(tmp_path / "output" / "run.trec")
+    assert sum(query in scores for query, scores in before.items()) == 6
+    assert sum(query in scores for query, scores in after.items()) == (0 if left_out else 6)
+    assert json.loads(result.out)["n_pairs"] == (114 if left_out else 120)
+    assert ("6 candidates that have their query's own id are left out" in result.err) is left_out
+
+
+def test_a_run_of_own_queries_alone_leaves_nothing_to_rerank(collection: Path, tmp_path: Path, model: Any) -> None:
+    (collection / "run.trec").write_text("q0 Q0 q0 1 1 bm25\n")
+    result = Result(*given(collection, tmp_path / "output", "--ignore-identical-ids"))
+    assert (result.code, "nothing to rerank" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "task", "known"),
+    [
+        ("mteb/arguana", None, True),
+        ("BeIR/quora", None, True),
+        ("ir_datasets:beir/arguana", None, True),
+        ("ir_datasets:beir/quora/test", None, True),
+        ("mteb/ArguAna-PL", None, True),
+        ("mteb/scifact", "ArguAna", True),
+        ("mteb/scifact", "SciFact", False),
+        ("ir_datasets:beir/webis-touche2020", "Touche2020", False),
+    ],
+)
+def test_collections_whose_queries_are_documents_are_known(corpus: str, task: str | None, known: bool) -> None:
+    assert queries_are_documents(corpus, task) is known
 
 
 def test_every_option_reaches_the_reranker(collection: Path, tmp_path: Path, model: Any) -> None:
@@ -215,6 +325,13 @@ def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, mode
         ({"--qrels": "no.tsv"}, "cannot read no.tsv"),
         ({"--corpus": "."}, "neither a corpus.jsonl"),
         ({"--measure": "nDCG@ten"}, "no measure"),
+        ({"--measure": "P"}, "needs a cutoff"),
+        ({"--measure": "AP@0"}, "at least 1"),
+        ({"--measure": "nDCG(rel=2)@10"}, "has no 'rel'"),
+        ({"--measure": "RR(judged_only=True)@10"}, "RR(judged_only=True)@10 cannot be computed"),
+        ({"--measure": "alpha_nDCG@10"}, "alpha_nDCG@10 cannot be computed"),
+        ({"--measure": "Accuracy@1"}, "Accuracy@1 cannot be computed"),
+        ({"--run-format": "xml"}, "--run-format"),
         ({"--prompt-template": "@no.txt"}, "cannot read no.txt"),
         ({"--task": "NoSuchTask"}, "no dataset prompt for NoSuchTask"),
         ({"--prompts": "some.json"}, "--prompts needs --task"),

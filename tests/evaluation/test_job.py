@@ -17,11 +17,12 @@ import pytest
 
 from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.journal import JournalError, lock
+from rank1_hf.evaluation.outputs import write_json
 from rank1_hf.evaluation.sources import BeirFolder
 from rank1_hf.evaluation.trec import read_qrels, read_run
 from rank1_hf.inputs import InputError
 from rank1_hf.results import Judgment
-from tests.evaluation.stub import Stub, inputs, log_odds_of, results, run, write_collection
+from tests.evaluation.stub import SETTINGS, Stub, inputs, log_odds_of, results, run, write_collection
 from tests.evaluation.tiny import run_tiny
 
 N_PAIRS = 6 * 15
@@ -99,6 +100,83 @@ def test_the_metrics_are_those_of_trec_eval_over_the_written_run(collection: Pat
     assert [row.measure for row in outcome.metrics] == list(written)
     mean = sum(values["ndcg_cut_10"] for values in expected.values()) / len(expected)
     assert written["nDCG@10"]["after"] == pytest.approx(mean, abs=1e-12)
+
+
+ORDER_MEASURES = ("P@1", "RR", "RR@10", "AP", "nDCG@3", "R@2", "Judged@1", "Compat")
+
+
+@pytest.mark.parametrize("score", ["1", "0.25", "-3"])
+def test_a_job_that_changes_nothing_shows_no_difference_however_the_run_s_scores_tie(
+    tmp_path: Path, score: str
+) -> None:
+    """Ids do not rise or fall along the run, so a measure that broke ties by them would see another ranking."""
+
+    class Undecided(Stub):
+        def judgment(self, index: int, query: str, passage: str) -> Judgment:
+            return Judgment(index, 0.5, 0.0, False, "", 30, 5, "closed", False)
+
+    folder = write_collection(tmp_path / "collection")
+    rows = [line.split() for line in (folder / "run.trec").read_text().splitlines()]
+    (folder / "run.trec").write_text("".join(f"{q} Q0 {d} {rank} {score} bm25\n" for q, _, d, rank, *_ in rows))
+    found = inputs(folder)
+    outcome = run_job(found, tmp_path / "output", {}, Undecided, measures=ORDER_MEASURES, show_progress=False)
+    assert [(row.measure, row.p_value) for row in outcome.metrics] == [(name, None) for name in ORDER_MEASURES]
+    assert all(row.before == row.after for row in outcome.metrics)
+    assert found.qrels is not None
+    first = {query: next(iter(scores)) for query, scores in found.run.items()}
+    n_right = sum(found.qrels[query][document] > 0 for query, document in first.items())
+    assert outcome.metrics[0].before == pytest.approx(n_right / len(first))
+
+
+def test_the_run_is_written_as_json_on_request(collection: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    run_job(inputs(collection), tmp_path, SETTINGS, Stub, run_json=True, show_progress=False)
+    written = json.loads((tmp_path / "run.json").read_text())
+    expected = read_run(tmp_path / "run.trec")
+    assert written == expected
+    assert [list(scores) for scores in written.values()] == [list(scores) for scores in expected.values()]
+    assert {name: content for name, content in results(tmp_path).items() if name != "run.json"} == undisturbed
+    assert run(collection, tmp_path, top_k=18).stopped is None  # without asking again
+    assert json.loads((tmp_path / "run.json").read_text()) == read_run(tmp_path / "run.trec") != written
+
+
+def test_ids_in_json_are_the_ids_as_they_are(tmp_path: Path) -> None:
+    ids = ["7-og", 'a "quoted" one', "doc with spaces", "文書", "back\\slash", "\ud800"]
+    given = {query: {document: float(n) for n, document in enumerate(ids)} for query in ids}
+    write_json(tmp_path / "run.json", given)
+    assert json.loads((tmp_path / "run.json").read_bytes()) == given
+
+
+def test_a_measure_that_fails_at_the_end_costs_a_sentence_and_no_other(tmp_path: Path) -> None:
+    """Accuracy@2 divides by zero where both are relevant: at first they are not."""
+    folder = write_collection(tmp_path / "collection")
+    found = inputs(folder)
+    assert found.qrels is not None
+    for query, scores in found.run.items():
+        ranked = list(scores)
+        by_odds = sorted(ranked[:15], key=lambda d: -log_odds_of(f"query {query[1:]}", f"T{d[1:]} text {d[1:]} 翼"))
+        found.qrels[query] = {document: int(document in (*by_odds[:2], ranked[1])) for document in ranked}
+        found.qrels[query][ranked[0]] = int(query == "nobody")
+    measures = ["P@1", "Accuracy@2", "AP"]
+    outcome = run_job(found, tmp_path / "output", {}, Stub, measures=measures, show_progress=False)
+    assert outcome.stopped is None
+    assert [row.measure for row in outcome.metrics] == ["P@1", "AP"]
+    assert len(outcome.unmeasured) == 1
+    assert outcome.unmeasured[0].startswith("Accuracy@2 cannot be computed: ZeroDivisionError")
+    written = json.loads((tmp_path / "output" / "metrics.json").read_text())
+    assert [row["measure"] for row in written] == ["P@1", "AP"]
+
+
+@pytest.mark.parametrize(("name", "grade"), [("ERR@10", 5), ("P(rel=0)@5", 1), ("nDCG(gains={1:0.5})@10", 1)])
+def test_a_measure_that_these_judgments_do_not_allow_is_refused_before_anything_is_read(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, grade: int
+) -> None:
+    found = inputs(collection)
+    assert found.qrels is not None
+    found.qrels["q0"]["d0"] = grade
+    monkeypatch.setattr(BeirFolder, "documents", lambda *_: pytest.fail("read"))
+    with pytest.raises(InputError, match="cannot be computed"):
+        run_job(found, tmp_path / "output", {}, lambda: pytest.fail("loaded"), measures=["AP", name])
+    assert not (tmp_path / "output").exists()
 
 
 def test_without_qrels_nothing_is_measured(collection: Path, tmp_path: Path) -> None:

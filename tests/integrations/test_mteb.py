@@ -30,6 +30,7 @@ from mteb.abstasks import AbsTaskRetrieval  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 from mteb.models import CrossEncoderProtocol  # noqa: E402
 from mteb.tasks import Core17InstructionRetrieval, NevIR, mFollowIR, mFollowIRCrossLingual  # noqa: E402
+from pytrec_eval import RelevanceEvaluator  # noqa: E402
 
 from rank1_hf.integrations import mteb as integration  # noqa: E402
 
@@ -242,7 +243,7 @@ def test_p_mrr_is_mteb_s(original: Any, changed: Any, relevant: set[str], data_:
 @given(first=rankings, second=rankings, of_first=documents, of_second=documents)
 def test_pairwise_accuracy_is_mteb_s(first: Any, second: Any, of_first: str, of_second: str) -> None:
     qrels, run = {"7_q1": {of_first: 1}, "7_q2": {of_second: 1}}, {"7_q1": first, "7_q2": second}
-    recall = {query: {"recall_1": value} for query, value in measure(qrels, run, ["R@1"])["R@1"].items()}
+    recall = RelevanceEvaluator(qrels, {"recall.1"}).evaluate(run)
     assert pairwise_accuracy(qrels, run) == {"7": paired_accuracy(qrels, run, recall)}
 
 

@@ -1,0 +1,84 @@
+"""The measures that can be computed here, by ir_measures' names for them."""
+
+from typing import TYPE_CHECKING
+
+from rank1_hf.inputs import InputError
+
+try:
+    import ir_measures
+except ImportError as error:
+    raise ImportError("metrics need ir_measures; install it with: pip install 'rank1-hf[eval]'") from error
+
+if TYPE_CHECKING:
+    from ir_measures import Measure
+    from ir_measures.providers import Provider
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number with a point, as in 0.5",
+    bool: "True or False",
+    dict: "a {grade: gain}",
+}
+
+
+def parse_measure(name: str) -> "Measure":
+    """ir_measures' measure of this name.
+
+    Raises:
+        InputError: there is none, or it cannot be computed here, whatever the run is.
+    """
+    try:
+        measure = ir_measures.parse_measure(name)
+    except Exception as error:  # its parser lets through whatever Python's makes of the text
+        raise InputError(
+            f"{name!r} is no measure that ir_measures knows; write it as in nDCG@10 or AP(rel=2), with a cutoff of at "
+            "least 1"
+        ) from error
+    if reason := _wrong_parameter(measure) or _without_provider(measure):
+        raise InputError(f"{name} cannot be computed: {reason}")
+    return measure
+
+
+def provider_of(measure: "Measure") -> "Provider | None":
+    """The library that ir_measures takes for this measure: the first that is installed and supports it."""
+    return next((each for each in _providers(measure) if each.is_available()), None)
+
+
+def _wrong_parameter(measure: "Measure") -> str | None:
+    given, known = measure.params, measure.SUPPORTED_PARAMS
+    for name in given:
+        if name not in known:
+            return f"it has no {name!r} ({', '.join(known) or 'no parameter'} is what {measure.NAME} takes)"
+    for name, info in known.items():
+        if name not in given:
+            if info.required:
+                at = f"{measure.NAME}@{0.5 if info.dtype is float else 10}"
+                return f"it needs a {name}, as in {at if name == measure.AT_PARAM else f'{measure.NAME}({name}=...)'}"
+        elif not info.validate(given[name]):
+            return f"its {name} must be {_KINDS.get(info.dtype) or 'one of ' + ', '.join(info.choices)}"
+    # pytrec_eval ends the whole process where a cutoff is 0.
+    cutoff = given.get("cutoff", 1)
+    if isinstance(cutoff, bool) or cutoff < 1:
+        return f"its cutoff must be a whole number of at least 1, not {cutoff}"
+    # pytrec_eval rounds it, and gives the precision at another recall.
+    recall = given.get("recall", 1.0)
+    if recall > 1 or round(recall, 2) != recall:
+        return f"its recall must be at most 1.0 and have at most two decimals, unlike {recall}"
+    return None
+
+
+def _without_provider(measure: "Measure") -> str | None:
+    if ir_measures.pyndeval.supports(measure):
+        return "it needs judgments of subtopics, which are not read here"
+    if provider_of(measure):
+        return None
+    if "cutoff" in measure.SUPPORTED_PARAMS and "cutoff" not in measure.params and provider_of(measure @ 10):
+        return f"it needs a cutoff, as in {measure}@10"
+    instructions = [each.install_instructions() for each in _providers(measure)]
+    if not instructions:
+        return "no library that ir_measures uses takes these parameters together"
+    return f"a library is missing that can; {' or '.join(filter(None, instructions))}"
+
+
+def _providers(measure: "Measure") -> "list[Provider]":
+    return [each for each in ir_measures.DefaultPipeline.providers if each.supports(measure)]
