@@ -16,7 +16,7 @@ from rank1_hf.serving.engine import Engine
 from rank1_hf.serving.errors import DOCUMENTED, UNAUTHORIZED, ErrorResponse, handle_errors
 from rank1_hf.serving.limits import Limits
 from rank1_hf.serving.metrics import CountRequests, Metrics
-from rank1_hf.serving.middleware import AllIsJson, BodyLimit
+from rank1_hf.serving.middleware import AllIsJson, BodyLimit, NoQueryString
 from rank1_hf.serving.requests import AnyScoreRequest, EitherRequest, RerankRequest, TextsRequest
 from rank1_hf.serving.responses import RerankResponse, ScoreResponse, TextRank
 from rank1_hf.serving.service import NDJSON, Service
@@ -106,6 +106,7 @@ def make_app(
 
     handle_errors(app)
     app.add_middleware(AllIsJson)
+    app.add_middleware(NoQueryString)
     app.add_middleware(BodyLimit, max_bytes=limits.body)
     app.add_middleware(CountRequests, metrics=metrics)
     return app

@@ -44,3 +44,16 @@ class AllIsJson:
         if scope["type"] == "http":
             MutableHeaders(scope=scope)["content-type"] = "application/json"
         await self._app(scope, receive, send)
+
+
+class NoQueryString:
+    """Drops what stands behind the `?` of an address: none takes anything there, and the log would show a key in it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, as ASGI has it."""
+        if scope["type"] == "http":
+            scope["query_string"] = b""
+        await self._app(scope, receive, send)
