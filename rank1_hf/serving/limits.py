@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fastapi import HTTPException
 
 from rank1_hf.prompt import PairError
-from rank1_hf.serving.requests import Form
+from rank1_hf.serving.requests import PairsRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Limits:
     characters: int = 100_000
     body: int = 16 * 2**20
 
-    def admit(self, request: Form) -> list[tuple[str, str] | Refusal]:
+    def admit(self, request: PairsRequest) -> list[tuple[str, str] | Refusal]:
         """The pairs of a request as texts, and for each that cannot be judged the reason.
 
         Raises:

@@ -34,7 +34,10 @@ class BodyLimit:
 
 
 class AllIsJson:
-    """Reads every body as JSON, whatever its content type: `curl -d` alone calls it a form."""
+    """Reads every body as JSON, whatever its content type: `curl -d` alone calls it a form.
+
+    So a page in a browser can send a request too. It cannot read the answer, and a key keeps it out.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

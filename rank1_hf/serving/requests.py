@@ -8,7 +8,7 @@ said", and a document may be anything: one that cannot be judged costs itself an
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticKnownError
 
 from rank1_hf.prompt import PairError, passage_text, query_text
@@ -17,11 +17,19 @@ TAG = "form "
 """How the tags of alternative forms begin, which are no part of a field's place."""
 
 
-class Form(BaseModel):
-    """What all forms have in common: queries, one for all documents or one for each, and documents.
+def _whole(number: object) -> object:
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+"""A number from 0 on; 3.0 is one, as JSON Schema has it."""
+
+
+class PairsRequest(BaseModel):
+    """What all requests have in common: documents, and a query for all of them or one for each.
 
     Attributes:
-        queries_field, documents_field: what this form calls them.
+        queries_field, documents_field: what the client calls them.
     """
 
     model_config = ConfigDict(strict=True)
@@ -43,11 +51,9 @@ class Form(BaseModel):
 
     def _placed(self, field: str) -> dict[str, object]:
         value = getattr(self, field)
-        return (
-            {f"{field}.{index}": each for index, each in enumerate(value)}
-            if isinstance(value, list)
-            else {field: value}
-        )
+        if not isinstance(value, list):
+            return {field: value}
+        return {f"{field}.{index}": each for index, each in enumerate(value)}
 
     def query_text(self, query: object) -> str:
         """A query as it stands in the prompt.
@@ -71,15 +77,15 @@ class Form(BaseModel):
         return passage_text({"title": _text(title, "the document's 'title'") if _is_said(title) else "", "text": text})
 
 
-class RerankRequest(Form):
+class RerankRequest(PairsRequest):
     """Documents to rank by their relevance to a query."""
 
     query: str = Field(description="What is searched for.")
     documents: list[Any] = Field(
         min_length=1, description='Texts, or objects such as {"title": ..., "text": ...}; see `rank_fields`.'
     )
-    top_n: int | None = Field(default=None, ge=0, description="Give only the best so many. 0 or null: all.")
-    top_k: int | None = Field(default=None, ge=0, description="The same, for those who call it so.")
+    top_n: Count | None = Field(default=None, description="Give only the best so many. 0 or null: all.")
+    top_k: Count | None = Field(default=None, description="The same, for those who call it so.")
     rank_fields: list[str] | None = Field(
         default=None,
         description="The fields of a document that is an object which are judged, one behind the other; those that it "
@@ -110,7 +116,7 @@ class RerankRequest(Form):
         return passage_text(" ".join(_text(value, "a field that rank_fields names") for value in values))
 
 
-class TextsRequest(Form):
+class TextsRequest(PairsRequest):
     """The same as TEI asks it. `truncate` and `truncation_direction` are not looked at: a text is cut at its end."""
 
     documents_field: ClassVar[str] = "texts"
@@ -137,7 +143,7 @@ Texts = Annotated[
 """A text, or a list of them."""
 
 
-class ScoreRequest(Form):
+class ScoreRequest(PairsRequest):
     """Pairs to score, as vLLM asks it: one query and documents, or as many queries as documents."""
 
     use_activation: bool | None = Field(default=None, description="False: give log-odds instead of probabilities.")

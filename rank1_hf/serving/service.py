@@ -14,7 +14,7 @@ from rank1_hf.serving.errors import CLIENT_CLOSED_REQUEST, problem
 from rank1_hf.serving.limits import Limits
 from rank1_hf.serving.metrics import Metrics
 from rank1_hf.serving.pending import Pending, PendingResponse
-from rank1_hf.serving.requests import Form, RerankRequest, ScoreRequest, TextsRequest
+from rank1_hf.serving.requests import PairsRequest, RerankRequest, ScoreRequest, TextsRequest
 from rank1_hf.serving.responses import (
     RerankResponse,
     ScoreResponse,
@@ -29,9 +29,9 @@ from rank1_hf.serving.responses import (
 NDJSON = "application/x-ndjson"
 
 ERRORS_HEADER = "X-Rank1-Errors"
-"""Says which texts could not be judged where the form has no place for it."""
+"""Says which texts could not be judged, and why, where the form has no place for it."""
 
-_N_SAID = 5  # headers must stay short
+_N_SAID = 5  # the first ones only: clients and proxies refuse long headers
 
 
 class Service:
@@ -64,10 +64,10 @@ class Service:
         _check_some_judged(judgments, body)
         return score_response(judgments, body, id_=f"score-{uuid.uuid4().hex}", model=self._model)
 
-    def _submit(self, body: Form) -> Pending:
+    def _submit(self, body: PairsRequest) -> Pending:
         return Pending(self._engine, self._metrics, self._limits.admit(body))
 
-    async def _all(self, request: Request, body: Form) -> list[Judgment]:
+    async def _all(self, request: Request, body: PairsRequest) -> list[Judgment]:
         """All judgments, for as long as the client waits for them.
 
         Raises:
@@ -108,7 +108,7 @@ async def _leaves(request: Request) -> None:
         pass
 
 
-def _check_some_judged(judgments: Sequence[Judgment], body: Form) -> None:
+def _check_some_judged(judgments: Sequence[Judgment], body: PairsRequest) -> None:
     errors = errors_of(judgments)
     if len(errors) == len(judgments):
         place = f"{body.documents_field}.{errors[0].index}"
