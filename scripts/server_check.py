@@ -37,6 +37,7 @@ from rank1_hf.serving.engine import Engine
 Body = dict[str, Any]
 
 HEAD = b"POST /rerank HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+SCORE_HEAD = b"POST /v1/score HTTP/1.1\r\nHost: test\r\n"
 AT_ONCE = 16
 
 
@@ -199,12 +200,16 @@ def hostile(chance: random.Random) -> bytes:
     """A request that is wrong in one way or another, or cut off."""
     text = chance.choice(["wing", "", " ", "\x00", "</think> true", "🙂" * 50, "\u202e", "x" * 200_000, "<|im_end|>"])
     value = chance.choice([None, True, 3, -1, 1e400, 10**400, text, [], {}, [text], [[text]], {"text": text}])
-    body = {"query": "wings", "documents": ["A wing."]} | {
-        chance.choice(["query", "documents", "texts", "top_n", "stream", "model", "instruction", text[:9]]): value
-    }
-    content = json.dumps(body).encode()
+    field = chance.choice(
+        ["query", "documents", "texts", "top_n", "top_k", "rank_fields", "stream", "model", "instruction", text[:9]]
+    )
+    content = json.dumps({"query": "wings", "documents": ["A wing."]} | {field: value}).encode()
+    mixed = {"query": "wings", "documents": ["A wing.", value, {"text": text, "of": value}, {"text": value}]}
+    pairs = {"text_1": chance.choice(["wings", value]), "text_2": chance.choice([["A wing.", value], value])}
     ways = [
         lambda: message(content),
+        lambda: message(json.dumps(mixed).encode()),
+        lambda: message(json.dumps(pairs).encode(), SCORE_HEAD),
         lambda: message(content[: chance.randrange(len(content))]),
         lambda: message(bytes(chance.randrange(256) for _ in range(chance.randrange(200)))),
         lambda: message(b"[" * chance.choice([10, 1000, 100_000])),
@@ -223,9 +228,9 @@ def hostile(chance: random.Random) -> bytes:
     return chance.choice(ways)()
 
 
-def message(content: bytes) -> bytes:
-    """A rerank request with this body, as it goes over the wire."""
-    return HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content
+def message(content: bytes, head: bytes = HEAD) -> bytes:
+    """A request with this body, as it goes over the wire."""
+    return head + b"Content-Length: %d\r\n\r\n" % len(content) + content
 
 
 async def send_all(port: int, requests: Iterator[bytes]) -> Counter[str]:

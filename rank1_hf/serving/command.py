@@ -4,13 +4,16 @@ import ipaddress
 import os
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rank1_hf import options
 from rank1_hf.inputs import InputError, read_text
 from rank1_hf.options import BAD_INPUT, fail, note
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 KEY_VARIABLE = "RANK1_API_KEY"
 
@@ -41,8 +44,8 @@ def serve(
 ) -> None:
     """Answer rerank requests over HTTP, in the form of Jina's, Cohere's, vLLM's and TEI's servers.
 
-    POST /rerank, /v1/rerank and /v2/rerank; /health, /metrics for Prometheus, and /docs. All requests share one decode
-    loop. Ctrl-C or SIGTERM finishes what was begun; a second Ctrl-C does not.
+    POST /rerank, /v1/rerank, /v2/rerank, /score and /v1/score; /v1/models, /info, /health, /metrics for Prometheus, and
+    /docs. All requests share one decode loop. Ctrl-C or SIGTERM finishes what was begun; a second Ctrl-C does not.
     """
     if options.n_processes() > 1:
         fail("serve works in one process; start one for each GPU, with its --device and --port", BAD_INPUT)
@@ -88,19 +91,21 @@ def serve(
             note("stopped", quiet)
 
 
-def _api_key(file: Path | None) -> str | None:
+def _api_key(file: Path | None) -> "SecretStr | None":
     """The key that clients must send; never an argument, which other users of the machine could read.
 
     Raises:
         InputError: its file cannot be read, or there is none where one was named.
     """
+    from pydantic import SecretStr
+
     key = os.environ.get(KEY_VARIABLE) if file is None else read_text(file)
     if key is None:
         return None
     key = key.strip()
     if not (key and key.isascii() and key.isprintable() and " " not in key):
         raise InputError(f"{file or KEY_VARIABLE} holds no API key: one word of ASCII is needed")
-    return key
+    return SecretStr(key)
 
 
 def _bound(host: str, port: int) -> socket.socket:

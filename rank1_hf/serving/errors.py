@@ -1,22 +1,38 @@
 """Errors, all in one shape."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from rank1_hf.serving.bodies import ErrorResponse, Problem
 from rank1_hf.serving.engine import BusyError, EngineError
+from rank1_hf.serving.requests import TAG
 
 RETRY_AFTER = 2
 """Seconds that a client is asked to wait when the queue is full."""
 
 CLIENT_CLOSED_REQUEST = 499
 """What nginx calls it; nobody reads it but the metrics."""
+
+
+class Problem(BaseModel):
+    """What was wrong."""
+
+    code: int = Field(description="The HTTP status.")
+    type: str = Field(description="The status in words.")
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    """The body of every error."""
+
+    error: Problem
+
 
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
@@ -29,7 +45,29 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         (503, "The model has failed, or the server is shutting down."),
     )
 }
-"""The errors of a rerank request."""
+"""The errors of a request to rerank or to score."""
+
+UNAUTHORIZED: dict[int | str, dict[str, Any]] = {401: DOCUMENTED[401]}
+"""The one error of what is only read."""
+
+_SAID_OF_STATUS = {
+    400: "the body cannot be read as JSON: it is not UTF-8, or something in it is too deep or too long",
+    404: "there is no such address; /docs lists those that there are",
+    405: "this address does not take this method; /docs says which one it takes",
+}
+"""What we never raise ourselves, in our words."""
+
+_SAID_OF_FIELD = {
+    "missing": "is missing",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list",
+    "too_short": "must not be empty",
+    "greater_than_equal": "must not be negative",
+    "model_attributes_type": "must be an object",
+}
+"""Pydantic's types of error, in our words."""
 
 
 def problem(status: int, message: str) -> ErrorResponse:
@@ -38,9 +76,10 @@ def problem(status: int, message: str) -> ErrorResponse:
     return ErrorResponse(error=Problem(code=status, type=words, message=message))
 
 
-def _place(loc: Sequence[str | int]) -> str:
-    """A place in the body, without the names that Pydantic gives to alternatives."""
-    return ".".join(str(part) for part in loc[1:] if part not in ("cohere", "tei", "str", "Document"))
+def _said_of(error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, by the name that the client sent."""
+    place = ".".join(str(part) for part in error["loc"][1:] if not str(part).startswith(TAG))
+    return f"{place or 'the body'} {_SAID_OF_FIELD.get(error['type'], 'is not as /docs describes it')}"
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -51,15 +90,16 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return response(error.status_code, error.detail, **(error.headers or {}))
+        message = _SAID_OF_STATUS.get(error.status_code, error.detail)
+        return response(error.status_code, message, **(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = error.errors()
-        if problems[0].get("type") == "json_invalid":
+        if problems[0]["type"] == "json_invalid":
             (_, at), reason = problems[0]["loc"], problems[0]["ctx"]["error"]
             return response(400, f"the body is not JSON: {reason} at character {at}")
-        said = [": ".join(filter(None, (_place(each["loc"]), each["msg"]))) for each in problems]
+        said = [_said_of(each) for each in problems]
         more = f"; and {len(said) - 5} more" if len(said) > 5 else ""
         return response(422, "; ".join(said[:5]) + more)
 

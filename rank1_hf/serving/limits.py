@@ -1,14 +1,27 @@
-"""What a client may send, and what it is told where that is too much."""
+"""What a client may send, and what it is told where that is too much or cannot be judged."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import HTTPException
-from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rank1_hf.prompt import PairError, passage_text, query_text
-from rank1_hf.serving.bodies import RerankRequest
+from rank1_hf.prompt import PairError
+from rank1_hf.serving.requests import PairsRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a pair is not given to the model.
+
+    Attributes:
+        place: what is wrong in the request, as the client calls it: `texts.1`.
+        reason: what is wrong with it.
+        status: the HTTP status of a request of which nothing can be judged for such reasons.
+    """
+
+    place: str
+    reason: str
+    status: int = 422
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,67 +38,50 @@ class Limits:
     characters: int = 100_000
     body: int = 16 * 2**20
 
-    def check(self, request: RerankRequest) -> None:
-        """Say what is wrong with a request before any of it is judged.
+    def admit(self, request: PairsRequest) -> list[tuple[str, str] | Refusal]:
+        """The pairs of a request as texts, and for each that cannot be judged the reason.
 
         Raises:
-            HTTPException: 413, there is too much of something.
-            RequestValidationError: a text is blank, or no Unicode.
+            HTTPException: none of them can be judged (422, or 413 where all are too long), there are too many (413), or
+                the numbers of queries and documents do not fit together (422).
         """
-        if len(request.documents) > self.documents:
+        queries, documents = request.placed_queries, request.placed_documents
+        if len(documents) > self.documents:
+            raise HTTPException(413, f"{len(documents)} documents are too many: a request may have {self.documents}")
+        if len(queries) not in (1, len(documents)):
             raise HTTPException(
-                413, f"{len(request.documents)} documents are too many: a request may have {self.documents}"
+                422,
+                f"{request.queries_field} has {len(queries)} texts and {request.documents_field} {len(documents)}: "
+                "give one query for all documents, or one for each",
             )
-        problems = []
-        pairs = request.pairs()
+        query_texts = [self._text(place, query, request.query_text) for place, query in queries.items()]
+        texts = [self._text(place, document, request.document_text) for place, document in documents.items()]
+        if len(queries) == 1:
+            query_texts *= len(documents)
+        pairs = [_pair(query, text) for query, text in zip(query_texts, texts, strict=True)]
+        refusals = [pair for pair in pairs if isinstance(pair, Refusal)]
+        if len(refusals) == len(pairs):
+            raise _refused(refusals)
+        return pairs
+
+    def _text(self, place: str, value: object, text_of: Callable[[object], str]) -> str | Refusal:
         try:
-            self._check_length("query", query_text(pairs[0][0]))
+            text = text_of(value)
         except PairError as error:
-            problems.append(_problem(("query",), str(error)))
-        for number, (_, passage) in enumerate(pairs):
-            try:
-                text = passage_text(passage)
-            except PairError as error:
-                problems.append(_problem(("documents", number), str(error)))
-                continue
-            self._check_length(f"documents.{number}", text)
-            if not text.strip():
-                problems.append(_problem(("documents", number), "the document is blank; leave it out"))
-        if problems:
-            raise RequestValidationError(problems)
-
-    def _check_length(self, name: str, text: str) -> None:
+            return Refusal(place, str(error))
         if len(text) > self.characters:
-            raise HTTPException(413, f"{name}: {len(text)} characters are too many: it may have {self.characters}")
+            return Refusal(place, f"{len(text)} characters are too many: it may have {self.characters}", 413)
+        return text
 
 
-def _problem(place: tuple[str | int, ...], message: str) -> dict[str, object]:
-    return {"loc": ("body", *place), "msg": message}
+def _pair(query: str | Refusal, document: str | Refusal) -> tuple[str, str] | Refusal:
+    if isinstance(query, Refusal):
+        return query
+    return document if isinstance(document, Refusal) else (query, document)
 
 
-class BodyLimit:
-    """Middleware that reads no more of a request than it may have."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, as ASGI has it."""
-        n_bytes = 0
-
-        async def counted() -> Message:
-            nonlocal n_bytes
-            check(declared)
-            message = await receive()
-            n_bytes += len(message.get("body", b""))
-            check(n_bytes)
-            return message
-
-        def check(size: float) -> None:
-            if size > self._max_bytes:
-                raise HTTPException(413, f"the request is too large: it may have {self._max_bytes} bytes")
-
-        length = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
-        declared = float(length) if length.isdecimal() else 0
-        await self._app(scope, counted, send)
+def _refused(refusals: list[Refusal]) -> HTTPException:
+    """The error of a request of which nothing can be judged."""
+    said = list(dict.fromkeys(f"{refusal.place}: {refusal.reason}" for refusal in refusals))
+    more = f"; and {len(said) - 5} more" if len(said) > 5 else ""
+    return HTTPException(max(refusal.status for refusal in refusals), "; ".join(said[:5]) + more)

@@ -7,29 +7,38 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from rank1_hf.prompt import Pair
 from rank1_hf.results import Judgment
 from rank1_hf.serving.engine import Engine, EngineError
+from rank1_hf.serving.limits import Refusal
 from rank1_hf.serving.metrics import Metrics
 
 
 class Pending:
     """The judgments of a request, as they reach the event loop. Closed before the last, it cancels the others.
 
+    Pairs that were refused have their judgments at once.
+
     Raises:
         BusyError: there is no room for all its documents.
         EngineError: the engine is closed.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, pairs: Sequence[Pair]) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, pairs: Sequence[tuple[str, str] | Refusal]) -> None:
         self._engine = engine
         self._metrics = metrics
         self._n_missing = len(pairs)
         self._inbox: asyncio.Queue[Judgment | EngineError] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._job = engine.submit(pairs, self._deliver)
+        fit = {place: pair for place, pair in enumerate(pairs) if not isinstance(pair, Refusal)}
+        self._places = list(fit)
+        self._job = engine.submit(list(fit.values()), self._deliver)
+        for place, pair in enumerate(pairs):
+            if isinstance(pair, Refusal):
+                self._inbox.put_nowait(Judgment.failed(place, pair.reason))
 
     def _deliver(self, found: Judgment | EngineError) -> None:
+        if isinstance(found, Judgment):
+            found = found.at(self._places[found.index])
         with contextlib.suppress(RuntimeError):  # the event loop is closed: the server was made to stop at once
             self._loop.call_soon_threadsafe(self._inbox.put_nowait, found)
 

@@ -1,5 +1,6 @@
 """Servers on loopback, each with an engine of its own, and models that think briefly or without end."""
 
+import json
 import socket
 import threading
 import time
@@ -46,7 +47,7 @@ class Running:
 
     def rerank(self, query: str, documents: list[Any], *, path: str = "/v1/rerank", **body: Any) -> httpx.Response:
         with self.client() as client:
-            return client.post(path, json={"query": query, "documents": documents, **body})
+            return client.post(path, content=json.dumps({"query": query, "documents": documents, **body}))
 
     @property
     def live_rows(self) -> int:

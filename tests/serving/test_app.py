@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,7 +27,11 @@ def test_the_ranking_is_the_one_of_the_model(server: Running, quick: Rank1, path
     scores = [result["relevance_score"] for result in body["results"]]
     assert scores == pytest.approx([hit["score"] for hit in expected], abs=1e-6)
     assert body["model"] == "tiny"
-    assert all(set(result) == {"index", "relevance_score"} for result in body["results"])
+    assert [result["document"] for result in body["results"]] == [
+        {"text": DOCUMENTS[r["index"]]} for r in body["results"]
+    ]
+    bare = server.rerank(QUERY, DOCUMENTS, path=path, return_documents=False).json()
+    assert all(set(result) == {"index", "relevance_score"} for result in bare["results"])
 
 
 def test_documents_chains_and_usage_come_where_asked_for(server: Running, quick: Rank1):
@@ -87,33 +92,43 @@ def test_a_stream_has_a_line_for_each_document_and_then_the_ranking(server: Runn
     assert sorted(lines, key=lambda line: -line["log_odds"]) == last["results"]
 
 
+GOOD = {"query": QUERY, "documents": ["a"]}
+LONG = "b" * 1001
+SURROGATE = "\udfff"
+
 BAD: list[tuple[Any, int, str]] = [
     ("{", 400, "the body is not JSON"),
-    ("", 422, "required"),
+    ("", 422, "the body is missing"),
     ('"' + "[" * 100_000, 400, "not JSON"),
-    ("[" * 100_000, 400, "body"),
-    (b'{"query": "\xff"}', 400, "body"),
-    ("null", 422, "dictionary"),
-    ({}, 422, "query: Field required; documents: Field required"),
-    ({"query": QUERY}, 422, "documents: Field required"),
-    ({"query": QUERY, "documents": []}, 422, "documents: List should have at least 1 item"),
-    ({"query": QUERY, "documents": "text"}, 422, "documents: Input should be a valid list"),
-    ({"query": QUERY, "documents": ["a", 3]}, 422, "documents.1: Input should be a valid string"),
-    ({"query": QUERY, "documents": ["a", {"title": "b"}]}, 422, "documents.1.text: Field required"),
-    (
-        {"query": QUERY, "documents": ["a", " \n", ""]},
-        422,
-        "documents.1: the document is blank; leave it out; documents.2",
-    ),
-    ({"query": " ", "documents": ["a"]}, 422, "the query is blank"),
-    ({"query": QUERY, "documents": ["a"], "top_n": -1}, 422, "top_n"),
-    ({"query": QUERY, "documents": ["a"], "top_n": "3"}, 422, "top_n: Input should be a valid integer"),
-    ({"query": QUERY, "documents": ["a"], "stream": 1}, 422, "stream"),
-    ('{"query": "\\ud800", "documents": ["a"]}', 422, "query: the query is not valid Unicode"),
-    ('{"query": "a", "documents": ["a", "\\udfff"]}', 422, "documents.1: the passage is not valid Unicode"),
+    ("[" * 100_000, 400, "the body cannot be read as JSON"),
+    (b'{"query": "\xff"}', 400, "the body cannot be read as JSON"),
+    ("null", 422, "the body "),
+    ("[]", 422, "the body must be an object"),
+    ({}, 422, "query is missing; documents is missing"),
+    ({"query": QUERY}, 422, "documents is missing"),
+    ({"query": None, "documents": None}, 422, "query must be text; documents must be a list"),
+    ({"query": QUERY, "documents": []}, 422, "documents must not be empty"),
+    ({"query": QUERY, "documents": "text"}, 422, "documents must be a list"),
+    ({"query": " ", "documents": ["a"]}, 422, "query: the query is blank"),
+    (GOOD | {"top_n": -1}, 422, "top_n must not be negative"),
+    (GOOD | {"top_n": "3"}, 422, "top_n must be a whole number"),
+    (GOOD | {"top_k": 1.5}, 422, "top_k must be a whole number"),
+    (GOOD | {"stream": 1}, 422, "stream must be true or false"),
+    (GOOD | {"rank_fields": "text"}, 422, "rank_fields must be a list"),
+    (GOOD | {"rank_fields": [3]}, 422, "rank_fields.0 must be text"),
+    (GOOD | {"instruction": 3}, 422, "instruction must be text"),
+    (GOOD | {"instruction": SURROGATE}, 422, "query: the query's 'instruction' is not valid Unicode"),
+    ({"query": SURROGATE, "documents": ["a"]}, 422, "query: the query is not valid Unicode"),
     ({"query": QUERY, "documents": ["a"] * 51}, 413, "51 documents are too many: a request may have 50"),
-    ({"query": QUERY, "documents": ["a", "b" * 1001]}, 413, "documents.1: 1001 characters are too many"),
-    ({"query": "b" * 1001, "documents": ["a"]}, 413, "query: 1001 characters are too many"),
+    ({"query": LONG, "documents": ["a"]}, 413, "query: 1001 characters are too many"),
+    # of these requests nothing can be judged, since every document is a bad one
+    ({"query": QUERY, "documents": [LONG]}, 413, "documents.0: 1001 characters are too many"),
+    ({"query": QUERY, "documents": [LONG, 3]}, 422, "documents.1: the document must be text, not a number"),
+    ({"query": QUERY, "documents": [SURROGATE]}, 422, "documents.0: the passage is not valid Unicode"),
+    ({"query": QUERY, "documents": [None]}, 422, "documents.0: the document must be text, not null"),
+    ({"query": QUERY, "documents": [{"title": "b"}]}, 422, "documents.0: the document's 'text' must be text, not null"),
+    ({"query": QUERY, "documents": [[]] * 7}, 422, "documents.4: the document must be text, not a list; and 2 more"),
+    ({"query": QUERY, "documents": [True], "stream": True}, 422, "documents.0: the document must be text, not true or"),
 ]
 
 
@@ -121,7 +136,7 @@ BAD: list[tuple[Any, int, str]] = [
 def test_a_bad_request_says_what_is_wrong_and_judges_nothing(serve, quick: Rank1, path: str):
     server = serve(quick, limits=Limits(documents=50, characters=1000))
     steps = quick.decoder.stats.steps
-    with server.client(headers={"content-type": "application/json"}) as client:
+    with server.client() as client:
         for body, status, message in BAD:
             response = client.post(path, content=body if isinstance(body, str | bytes) else json.dumps(body))
             error = response.json()["error"]
@@ -131,11 +146,127 @@ def test_a_bad_request_says_what_is_wrong_and_judges_nothing(serve, quick: Rank1
     assert quick.decoder.stats.steps == steps
 
 
+BAD_DOCUMENTS: list[tuple[Any, str]] = [
+    (LONG, "1001 characters are too many: it may have 1000"),
+    ({"title": LONG, "text": "a"}, "1003 characters are too many"),
+    (None, "the document must be text, not null"),
+    (3.5, "the document must be text, not a number"),
+    (False, "the document must be text, not true or false"),
+    (["a"], "the document must be text, not a list"),
+    ({}, "the document's 'text' must be text, not null"),
+    ({"text": 7}, "the document's 'text' must be text, not a number"),
+    ({"text": {"text": "a"}}, "the document's 'text' must be text, not an object"),
+    ({"text": "a", "title": []}, "the document's 'title' must be text, not a list"),
+    (SURROGATE, "the passage is not valid Unicode"),
+    ({"text": "a" + SURROGATE}, "is not valid Unicode"),
+    ({"text": "a", "title": SURROGATE}, "is not valid Unicode"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bad_document_costs_itself_and_not_the_others(serve, quick: Rank1, stream: bool):
+    server = serve(quick, limits=Limits(documents=50, characters=1000))
+    documents = [DOCUMENTS[0], *(document for document, _ in BAD_DOCUMENTS), "", DOCUMENTS[1]]
+    judged = [0, len(documents) - 2, len(documents) - 1]  # a blank one is judged, as by the library
+    text = server.rerank(QUERY, documents, stream=stream, return_chains=True).text
+    *lines, body = map(json.loads, text.splitlines())
+    expected = {index: quick.judge([(QUERY, documents[index])])[0] for index in judged}
+    for results in (body["results"], *([lines] if stream else [])):
+        assert sorted(result["index"] for result in results) == judged
+        for result in results:
+            assert result["chain"] == expected[result["index"]].chain
+            assert result["relevance_score"] == pytest.approx(expected[result["index"]].score, abs=1e-5)
+    assert [error["index"] for error in body["errors"]] == list(range(1, len(BAD_DOCUMENTS) + 1))
+    for error, (_, message) in zip(body["errors"], BAD_DOCUMENTS, strict=True):
+        assert message in error["message"]
+
+
+def test_what_a_document_holds_beside_its_text_comes_back_and_costs_nothing(server: Running):
+    deep: Any = "x"
+    for _ in range(200):
+        deep = [deep]
+    documents = [
+        {"text": "A wing.", "id": 7, "tags": ["a", None], "of": {"of": True}, "title": None},
+        {"text": "A river.", "price": 1e400, "\ud800": "\ud800", "deep": deep},
+    ]
+    body = json.dumps({"query": QUERY, "documents": documents}).replace("Infinity", "1e400")
+    with server.client() as client:
+        results = client.post("/v1/rerank", content=body).json()["results"]
+    found = {result["index"]: result["document"] for result in results}
+    assert found[0] == documents[0]
+    assert (found[1]["text"], found[1]["price"], found[1]["?"]) == ("A river.", None, "?")
+
+
+def test_null_means_not_said(server: Running):
+    names = ("top_n", "top_k", "return_documents", "return_chains", "stream", "instruction", "model", "rank_fields")
+    documents = [DOCUMENTS[0], {"text": DOCUMENTS[1], "title": None}]
+    said = server.rerank(QUERY, documents, **dict.fromkeys((*names, "max_chunks_per_doc", "priority"))).json()
+    plain = server.rerank(QUERY, [DOCUMENTS[0], {"text": DOCUMENTS[1]}]).json()
+    assert [(r["index"], r["relevance_score"]) for r in said["results"]] == [
+        (r["index"], r["relevance_score"]) for r in plain["results"]
+    ]
+    assert set(said) == set(plain)
+    with server.client() as client:
+        body = {"query": QUERY, "texts": DOCUMENTS} | dict.fromkeys(("raw_scores", "return_text", "truncate"))
+        assert set(client.post("/rerank", json=body).json()[0]) == {"index", "score"}
+        body = {"text_1": QUERY, "text_2": DOCUMENTS, "use_activation": None}
+        assert 0 < client.post("/score", json=body).json()["data"][0]["score"] < 1
+
+
+def test_top_k_is_understood_for_top_n_which_comes_first(server: Running):
+    def n_results(**body: Any) -> int:
+        return len(server.rerank(QUERY, DOCUMENTS, **body).json()["results"])
+
+    wanted = ({"top_k": 2}, {"top_n": 2}, {"top_n": None, "top_k": 2}, {"top_n": 2, "top_k": 3}, {"top_n": 2.0})
+    assert [n_results(**each) for each in wanted] == [2] * len(wanted)
+    assert n_results(top_k=0) == len(DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "application/x-www-form-urlencoded", "text/plain; charset=utf-8", "multipart/form-data", "?"]
+)
+def test_json_is_read_whatever_its_content_type(server: Running, content_type: str | None):
+    headers = {} if content_type is None else {"content-type": content_type}
+    with server.client(headers=headers) as client:
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+            assert client.post(path, content=json.dumps(GOOD)).status_code == 200
+        assert client.post("/score", content=json.dumps({"text_1": "a", "text_2": "b"})).status_code == 200
+
+
+def test_messages_are_ours_and_name_the_field_that_the_client_sent(server: Running):
+    with server.client() as client:
+        for path, body, message in [
+            ("/rerank", {"query": "a", "texts": 3}, "texts must be a list"),
+            ("/rerank", {"query": "a", "texts": [3]}, "texts.0: the document must be text, not a number"),
+            ("/rerank", {"texts": ["b"], "raw_scores": 1}, "query is missing; raw_scores must be true or false"),
+            ("/score", {}, "text_1 is missing; text_2 is missing"),
+            ("/score", {"text_1": "a"}, "text_2 is missing"),
+            ("/score", {"text_1": 3, "text_2": []}, "text_1 must be a list; text_2 must not be empty"),
+            ("/score", {"text_1": "a", "text_2": {"b": "c"}}, "text_2 must be a list"),
+            ("/score", {"queries": ["a"]}, "documents is missing"),
+            ("/score", {"items": ["a"]}, "queries is missing"),
+            ("/score", {"data_2": ["a"]}, "data_1 is missing"),
+            ("/score", {"text_1": " ", "text_2": ["b", "c"]}, "text_1: the query is blank"),
+            ("/score", {"queries": [3], "items": "c"}, "queries.0: the query must be text, not a number"),
+            (
+                "/score",
+                {"text_1": ["a"] * 2, "text_2": ["b"] * 3},
+                "text_1 has 2 texts and text_2 3: give one query for",
+            ),
+            ("/score", {"text_1": "a", "text_2": "b", "use_activation": 0}, "use_activation must be true or false"),
+        ]:
+            response = client.post(path, json=body)
+            assert response.status_code == 422
+            assert response.json()["error"]["message"].startswith(message), body
+        assert "no such address" in client.get("/nowhere").json()["error"]["message"]
+        assert "does not take this method" in client.get("/rerank").json()["error"]["message"]
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_that_is_too_large_is_refused(serve, quick: Rank1, declared: bool):
     server = serve(quick, limits=Limits(body=100_000))
     body = b" " * 200_000
-    with server.client(headers={"content-type": "application/json"}) as client:
+    with server.client() as client:
         response = client.post("/rerank", content=body if declared else iter([body]))
     assert response.status_code == 413
     assert "100000 bytes" in response.json()["error"]["message"]
@@ -172,19 +303,27 @@ def test_a_document_that_was_cut_is_a_warning(checkpoint, serve):
     assert body["meta"]["warnings"] == ["cut at their end to fit: documents 1"]
 
 
-def test_a_key_is_asked_for_to_rerank_and_for_nothing_else(serve, quick: Rank1):
+def test_a_key_is_asked_for_by_all_that_asks_the_model(serve, quick: Rank1):
     server = serve(quick, api_key="let-me-in")
-    body = {"query": QUERY, "documents": DOCUMENTS[:1]}
+    rerank, score = {"query": QUERY, "documents": DOCUMENTS[:1]}, {"text_1": QUERY, "text_2": DOCUMENTS[0]}
+    guarded = {"/rerank": rerank, "/v1/rerank": rerank, "/v2/rerank": rerank, "/score": score, "/v1/score": score}
+    guarded |= {"/v1/models": None, "/info": None}
     with server.client() as client:
-        for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+
+        def ask(path: str, headers: dict[str, str]) -> httpx.Response:
+            body = guarded[path]
+            return client.request("GET" if body is None else "POST", path, json=body, headers=headers)
+
+        for path in guarded:
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic let-me-in"}):
-                response = client.post(path, json=body, headers=headers)
+                response = ask(path, headers)
                 assert response.status_code == 401
                 assert response.headers["WWW-Authenticate"] == "Bearer"
                 assert "let-me-in" not in response.text
-            assert client.post(path, json=body, headers={"Authorization": "Bearer let-me-in"}).status_code == 200
+            assert ask(path, {"Authorization": "Bearer let-me-in"}).status_code == 200
         assert client.get("/health").status_code == 200
         assert client.get("/metrics").status_code == 200
+        assert client.get("/docs").status_code == 200
 
 
 def test_a_model_that_fails_is_said_and_the_next_request_is_tried_again(serve, quick: Rank1, monkeypatch):

@@ -14,7 +14,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from rank1_hf import Rank1
 from rank1_hf.cli import app
+from rank1_hf.serving.app import make_app
+from rank1_hf.serving.engine import Engine
 from tests.serving.conftest import PATIENCE, wait_until
 
 KEY = "a-key-of-the-test"
@@ -39,6 +42,12 @@ def test_it_serves_until_it_is_told_to_stop_and_finishes_what_runs(tmp_path: Pat
     process = subprocess.Popen(
         [*command, "--api-key-file", str(key_file)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
+    plants = [
+        {"headers": {"Authorization": KEY}},
+        {"headers": {"X-Api-Key": KEY}},
+        {"params": {"api_key": KEY, KEY: "1"}},
+    ]
+    answers: list[str] = []
     said: list[str] = []
     reading = threading.Thread(target=lambda: said.extend(line.decode() for line in process.stderr))
     reading.start()
@@ -52,6 +61,14 @@ def test_it_serves_until_it_is_told_to_stop_and_finishes_what_runs(tmp_path: Pat
             }
             assert client.post("/rerank", json=body).status_code == 401
             headers = {"Authorization": f"Bearer {KEY}"}
+            for plant in plants:  # where clients wrongly put it
+                for path in ("/rerank", "/score", "/nowhere"):
+                    answers.append(client.post(path, json={"query": KEY, "texts": 3, "api_key": KEY}, **plant).text)
+            for path in ("/v1/models", "/info", "/openapi.json", "/health", "/metrics"):
+                answers.append(client.get(path, headers=headers).text)
+            answers.append(
+                client.post("/rerank", json={"query": 3, "documents": [KEY], KEY: KEY}, headers=headers).text
+            )
             with client.stream("POST", "/rerank", json={**body, "stream": True}, headers=headers) as response:
                 lines = response.iter_lines()
                 first = json.loads(next(lines))
@@ -63,8 +80,10 @@ def test_it_serves_until_it_is_told_to_stop_and_finishes_what_runs(tmp_path: Pat
         reading.join(PATIENCE)
     finally:
         process.kill()
-    assert "Traceback" not in "".join(said)
-    assert KEY not in "".join(said) + process.stdout.read().decode()
+    log = "".join(said) + process.stdout.read().decode()
+    assert "Traceback" not in log
+    assert '"POST /nowhere HTTP/1.1" 404' in log
+    assert KEY not in log + "".join(answers)
 
 
 def test_an_address_that_is_taken(nothing_is_loaded):
@@ -89,6 +108,25 @@ def test_a_key_that_no_client_could_send(nothing_is_loaded, tmp_path: Path, monk
     assert "holds no API key" in refusal("--port", "0", "--api-key-file", str(tmp_path / "key"))
     monkeypatch.setenv("RANK1_API_KEY", key)
     assert "RANK1_API_KEY holds no API key" in refusal("--port", "0")
+
+
+@pytest.mark.parametrize("content", [f"{KEY} {KEY}".encode(), f"{KEY}\xff".encode("latin-1"), f"{KEY}ü".encode()])
+def test_a_key_that_cannot_be_used_is_not_shown(nothing_is_loaded, tmp_path: Path, content: bytes):
+    (tmp_path / "key").write_bytes(content)
+    assert KEY not in refusal("--port", "0", "--api-key-file", str(tmp_path / "key"))
+
+
+def test_the_application_holds_its_key_hidden(quick: Rank1):
+    with Engine(quick, max_pairs=1) as engine:
+        app = make_app(engine, api_key=KEY)
+    held = [
+        cell.cell_contents
+        for route in app.routes
+        for given in getattr(route, "dependencies", ())
+        for cell in given.dependency.__closure__
+    ]
+    assert held
+    assert KEY not in repr(held) + repr(vars(app)) + repr([vars(route) for route in app.routes])
 
 
 def test_the_extra_is_named_where_it_is_missing(nothing_is_loaded, monkeypatch: pytest.MonkeyPatch):
