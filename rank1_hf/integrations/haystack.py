@@ -15,9 +15,10 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from rank1_hf.integrations.ranking import is_missing, metadata, ranked
+from rank1_hf.integrations.ranking import metadata, ranked
 from rank1_hf.prompt import Passage
 from rank1_hf.reranker import Rank1
+from rank1_hf.values import is_missing, is_whole_number
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -165,5 +166,5 @@ def _retrieval_score(document: Document) -> float:
 
 
 def _check_top_k(top_k: int | None) -> None:
-    if top_k is not None and top_k < 1:
+    if top_k is not None and not is_whole_number(top_k, least=1):
         raise ValueError(f"top_k must be above 0, not {top_k}")

@@ -22,18 +22,6 @@ def metadata(judgment: Judgment) -> dict[str, Any]:
     return dict(zip(KEYS, (fields["score"], *(fields[name] for name in _TOLD)), strict=True))
 
 
-def is_missing(value: object) -> bool:
-    """Whether a field of a document has no value: None, or what pandas puts into an empty cell (NaN, NaT, NA)."""
-    if value is None:
-        return True
-    try:
-        return bool(value != value)  # NaN and NaT are the scalars that do not equal themselves
-    except TypeError:
-        return True  # pandas.NA does not say whether it equals itself
-    except ValueError:
-        return False  # an array
-
-
 def ranked(
     model: Rank1, query: str, passages: Sequence[Passage], *, top_n: int | None, instruction: str | None
 ) -> list[Judgment]:

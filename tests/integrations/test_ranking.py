@@ -4,14 +4,11 @@ import importlib
 import json
 import sys
 import tomllib
-from decimal import Decimal
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from rank1_hf.integrations.ranking import KEYS, is_missing, metadata, ranked
+from rank1_hf.integrations.ranking import KEYS, metadata, ranked
 from rank1_hf.prompt import PairError
 from rank1_hf.reranker import Rank1
 from tests.integrations.passages import PASSAGES, QUERY, TOO_LONG
@@ -90,13 +87,3 @@ def test_without_passages_there_is_nothing_to_rank_whatever_the_query(reranker: 
 def test_equal_scores_keep_the_order_given(reranker: Rank1) -> None:
     judgments = ranked(reranker, QUERY, [PASSAGES[1]] * 3, top_n=None, instruction=None)
     assert [judgment.index for judgment in judgments] == [0, 1, 2]
-
-
-@pytest.mark.parametrize("value", [None, float("nan"), np.float32("nan"), Decimal("nan"), pd.NA, pd.NaT], ids=repr)
-def test_an_empty_cell_is_no_value(value: object) -> None:
-    assert is_missing(value)
-
-
-@pytest.mark.parametrize("value", [0, 0.0, False, "", "nan", [], [float("nan")], {}, np.zeros(2)], ids=repr)
-def test_whatever_else_is_a_value(value: object) -> None:
-    assert not is_missing(value)
