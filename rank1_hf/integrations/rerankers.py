@@ -96,7 +96,7 @@ def _documents(
     given = [docs] if isinstance(docs, str | Document) else list(docs)
     documents = [copy(each) if isinstance(each, Document) else _document(each) for each in given]
     ids = [place if each.doc_id is None else each.doc_id for place, each in enumerate(documents)]
-    fields = {"doc_id": ids if doc_ids is None else list(doc_ids)}
+    fields: dict[str, list[Any]] = {"doc_id": ids if doc_ids is None else list(doc_ids)}
     if metadata is not None:
         fields["metadata"] = [{} if is_missing(each) else each for each in metadata]
     for name, values in fields.items():
