@@ -164,7 +164,7 @@ class Call:
         if live.watcher is not None:
             if live.tracer in live.watcher.observers:  # it has not failed
                 assert live.tracer is not None
-                trace = live.tracer.trace(decoded, live.prompt.ids, self._encoder, live.lens)
+                trace = live.tracer.trace(decoded, live.prompt, self._encoder, live.lens)
                 judgment = replace(judgment, trace=trace)
             live.watcher.finished(judgment)
         self._ready.append(judgment)

@@ -15,6 +15,7 @@ tokenizer adds itself (a BOS for Llama and Mistral). And text from a user or a d
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from rank1_hf.chain import ChainRules, common_prefix_length
@@ -79,11 +80,13 @@ class Prompt:
         ids: the token ids, special tokens included, ending in `<think>`.
         n_shared: how many leading ids this prompt shares with every other prompt of the same query.
         truncated: whether the passage was cut to fit.
+        text: what was tokenized, as it was given, without `<think>` and a BOS.
     """
 
     ids: list[int]
     n_shared: int
     truncated: bool
+    text: str
 
 
 class PromptEncoder:
@@ -158,7 +161,7 @@ class PromptEncoder:
                     )
                 text = self._cut(text, len(ids) - max_tokens)
                 ids = self._prompt_ids(head, text)
-        return Prompt(ids, self._n_shared(head, ids), truncated=len(ids) < full_length)
+        return Prompt(ids, self._n_shared(head, ids), truncated=len(ids) < full_length, text=head + text + TAIL)
 
     def _fill(self, query: str) -> str:
         return query if self._template is None else self._template.replace(QUERY_PLACEHOLDER, query)
@@ -227,6 +230,29 @@ class PromptEncoder:
     def text_stream(self, before: Sequence[int]) -> "TextStream":
         """Turns the tokens that follow these into text, one by one."""
         return TextStream(self._decode, before[-1:])
+
+    def prompt_texts(self, prompt: Prompt) -> list[str]:
+        """Each token's share of a prompt's text, which together are the text as it was given.
+
+        It is not decoded: what a tokenizer normalizes (Qwen's composes accents) is not what the user wrote.
+        """
+        bos, think = [self._decode([id_]) for id_ in self.bos_ids], self.markers.think
+        if self._one_think_id:
+            return [*bos, *self._shares(prompt.text), think]
+        return [*bos, *self._shares(prompt.text + think)]
+
+    def given_chain_texts(self, chain: str) -> list[str]:
+        """The share of a chain that a caller has written of each of its `chain_ids`."""
+        letter, behind = self._plain_ids("x"), "x" + chain  # as in `_plain_ids_behind_text`
+        if not self._one_think_id and self._plain_ids(behind)[: len(letter)] == letter:
+            return self._shares(behind)[len(letter) :]
+        return self._shares(chain)
+
+    def _shares(self, text: str) -> list[str]:
+        """A text, cut where its tokens begin; a character of several tokens is the last one's."""
+        starts = [start for start, _ in self._plain.encode(text, add_special_tokens=False).offsets]
+        bounds = [0, *accumulate(starts[1:], max), len(text)] if starts else []
+        return [text[start:end] for start, end in pairwise(bounds)]
 
     def token_texts(self, before: Sequence[int], ids: Sequence[int]) -> list[str]:
         """The text that each token adds to what stands before it."""

@@ -55,6 +55,7 @@ from rank1_hf.shares import shares
 from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.speaker import Speaker
+from rank1_hf.tracing.texts import with_given_chain
 from rank1_hf.tracing.trace import Trace, TraceOptions
 
 Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float32]] | np.float32
@@ -490,7 +491,7 @@ class Rank1:
         """
         observer = LensObserver(self.model, self.encoder.true_id, self.encoder.false_id)
         judgment = self._judge_one(query, passage, Asked(observers=[observer]))
-        return observer.lens(judgment, self.encode(query, passage).ids, self.encoder)
+        return observer.lens(judgment, self.encode(query, passage), self.encoder)
 
     def score_chain(
         self,
@@ -511,14 +512,16 @@ class Rank1:
             trace: as in `judge`.
 
         Returns:
-            The judgment; its chain is the whole one, and without `resume` it counts as "closed".
+            The judgment; its chain is the whole one, a text as it was given, and without `resume` it counts as
+            "closed".
 
         Raises:
             PairError: the pair cannot be judged, or the chain does not fit.
             ValueError: the chain contains `</think>`, or ids that are none.
         """
         given = (*self._chain_ids(chain), *(() if resume else self.encoder.close_ids))
-        return self._judge_one(query, passage, Asked(trace=trace, given=given))
+        judgment = self._judge_one(query, passage, Asked(trace=trace, given=given))
+        return with_given_chain(judgment, chain, self.encoder) if isinstance(chain, str) else judgment
 
     def stream(self, query: Query, passage: Passage) -> Iterator[TokenEvent | Judgment]:
         """Think about one pair aloud: yields each token of the chain as it comes, and then the judgment.

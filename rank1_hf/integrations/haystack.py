@@ -10,12 +10,15 @@
 A pipeline that was written with `dumps` is read with `Pipeline.loads(text, allowed_modules=["rank1_hf.*"])`.
 """
 
+import math
 import threading
 from dataclasses import replace
 from typing import Any
 
 from rank1_hf.integrations.ranking import metadata, ranked
+from rank1_hf.prompt import Passage
 from rank1_hf.reranker import Rank1
+from rank1_hf.values import is_missing, is_whole_number
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -30,18 +33,20 @@ class Rank1Ranker:
 
     The documents that come back are copies. Their score is p(true), and their meta has it too, as `relevance_score`,
     with `rank1_chain`, `rank1_log_odds`, `rank1_label`, ... beside it: see `rank1_hf.integrations.ranking.KEYS`. A
-    document that cannot be judged, like one without content, comes last, with None as its score and the reason as
-    `rank1_error`. Of documents with the same id one is ranked.
+    document that cannot be judged, like one without any text, comes last, with None as its score and the reason as
+    `rank1_error`. Of documents with the same id one is ranked: as in Haystack's own rankers the one with the highest
+    score, or the first of them.
 
     Calls that come together, as from an asynchronous pipeline, take turns.
 
     Args:
         model: a hub name or a checkpoint folder; None: the small demonstration model that ships.
-        top_k: how many documents are given back.
+        top_k: how many documents are given back; None: all.
         device: where the model runs; None: the fastest there is.
         token: for a private checkpoint on the hub; None, or one that is not set: as you are logged in.
         instruction: what else decides about relevance.
-        meta_fields_to_embed: meta fields that stand before the content in the passage, like a title.
+        meta_fields_to_embed: meta fields that stand before the content in the passage, like a title, each where a
+            document has it: None and NaN, which is how pandas writes an empty cell, are left out.
         model_kwargs: anything else that `Rank1` takes, like {"max_new_tokens": 512, "quantization": "4bit"}.
 
     Raises:
@@ -51,7 +56,7 @@ class Rank1Ranker:
     def __init__(
         self,
         model: str | None = None,
-        top_k: int = 10,
+        top_k: int | None = 10,
         *,
         device: ComponentDevice | None = None,
         token: Secret | None = None,
@@ -105,7 +110,7 @@ class Rank1Ranker:
         Args:
             query: what is searched for.
             documents: the candidates.
-            top_k: instead of the component's own.
+            top_k: instead of the component's own; None: that one.
 
         Returns:
             {"documents": the `top_k` best}.
@@ -116,7 +121,9 @@ class Rank1Ranker:
         """
         top_k = self.top_k if top_k is None else top_k
         _check_top_k(top_k)
-        candidates = list({document.id: document for document in documents}.values())
+        if not documents:
+            return {"documents": []}
+        candidates = _deduplicated(documents)
         passages = [self._passage(document) for document in candidates]
         judgments = ranked(self._warm(), query, passages, top_n=top_k, instruction=self.instruction)
         best = []
@@ -136,11 +143,28 @@ class Rank1Ranker:
                 )
             return self._reranker
 
-    def _passage(self, document: Document) -> dict[str, Any]:
+    def _passage(self, document: Document) -> Passage:
         fields = (document.meta.get(name) for name in self.meta_fields_to_embed)
-        return {"title": " ".join(str(field) for field in fields if field), "text": document.content}
+        title = " ".join(filter(None, (str(field) for field in fields if not is_missing(field))))
+        return title if title and document.content is None else {"title": title, "text": document.content}
 
 
-def _check_top_k(top_k: int) -> None:
-    if top_k < 1:
+def _deduplicated(documents: list[Document]) -> list[Document]:
+    """One document for each id, as `haystack.utils.misc._deduplicate_documents` chooses it: the highest score wins, and
+    where scores are equal or missing the first. It stands where the first of its id stood.
+    """
+    best: dict[str, Document] = {}
+    for document in documents:
+        known = best.setdefault(document.id, document)
+        if _retrieval_score(document) > _retrieval_score(known):
+            best[document.id] = document
+    return list(best.values())
+
+
+def _retrieval_score(document: Document) -> float:
+    return -math.inf if document.score is None else document.score
+
+
+def _check_top_k(top_k: int | None) -> None:
+    if top_k is not None and not is_whole_number(top_k, least=1):
         raise ValueError(f"top_k must be above 0, not {top_k}")

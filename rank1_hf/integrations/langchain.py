@@ -30,7 +30,8 @@ class Rank1Rerank(BaseDocumentCompressor):
 
     The documents that come back are copies. Their metadata has `relevance_score`, which is p(true), and besides it
     `rank1_chain`, `rank1_log_odds`, `rank1_label`, ...: see `rank1_hf.integrations.ranking.KEYS`. A document that
-    cannot be judged comes last, with None as its score and the reason as `rank1_error`.
+    cannot be judged comes last, with None as its score and the reason as `rank1_error`. Documents with the same id are
+    all kept.
 
     The async methods judge in a thread; calls that come together take turns.
 

@@ -14,12 +14,13 @@ from typing import Any
 from rank1_hf.integrations.ranking import KEYS, metadata, ranked
 from rank1_hf.reranker import Rank1
 from rank1_hf.results import Judgment
+from rank1_hf.values import is_missing
 
 try:
     from llama_index.core.bridge.pydantic import Field
     from llama_index.core.callbacks import CBEventType, EventPayload
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
-    from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+    from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
     from pydantic import InstanceOf
 except ImportError as error:
     raise ImportError("this needs llama-index-core; install it with: pip install 'rank1-hf[llama-index]'") from error
@@ -33,8 +34,9 @@ class Rank1Rerank(BaseNodePostprocessor):
     of it is shown to the LLM that answers, nor embedded. A node that cannot be judged comes last, with None as its
     score and the reason as `rank1_error`.
 
-    What is judged is the node's text as it would be embedded, with the metadata that belongs to that. The async methods
-    judge in a thread; calls that come together take turns.
+    What is judged is the node's text as it would be embedded, with the metadata that belongs to that; metadata that are
+    None or NaN, which is how pandas writes an empty cell, are left out. Nodes with the same id are all kept. The async
+    methods judge in a thread; calls that come together take turns.
 
     Attributes:
         model: any `Rank1`; several postprocessors may share one.
@@ -56,6 +58,8 @@ class Rank1Rerank(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise ValueError("a reranker needs the query: give postprocess_nodes a query_bundle or a query_str")
+        if not nodes:
+            return []
         query = query_bundle.query_str
         payload = {
             EventPayload.NODES: nodes,
@@ -64,11 +68,17 @@ class Rank1Rerank(BaseNodePostprocessor):
             EventPayload.TOP_K: self.top_n,
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            passages = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+            passages = [_passage(node.node) for node in nodes]
             judgments = ranked(self.model, query, passages, top_n=self.top_n, instruction=self.instruction)
             best = [_told(nodes[judgment.index], judgment) for judgment in judgments]
             event.on_end(payload={EventPayload.NODES: best})
         return best
+
+
+def _passage(node: BaseNode) -> str:
+    known = {name: value for name, value in node.metadata.items() if not is_missing(value)}
+    text: str = node.model_copy(update={"metadata": known}).get_content(metadata_mode=MetadataMode.EMBED)
+    return text
 
 
 def _told(given: NodeWithScore, judgment: Judgment) -> NodeWithScore:

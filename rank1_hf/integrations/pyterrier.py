@@ -32,6 +32,7 @@ class Rank1ReRanker(pt.Transformer):
     `score` is the log-odds, which rank as p(true) does, also where that rounds to 1. Columns are added:
     `relevance_score`, which is p(true), `rank1_chain`, `rank1_log_odds`, `rank1_label`, ...: see
     `rank1_hf.integrations.ranking.KEYS`. A document that cannot be judged comes last, and `rank1_error` says why.
+    Equal scores are ranked in the order of the rows, and all rows are kept, as PyTerrier's own transformers do.
 
     Args:
         model: any `Rank1`.

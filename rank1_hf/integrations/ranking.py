@@ -27,9 +27,14 @@ def ranked(
 ) -> list[Judgment]:
     """The judgments of one query's passages, best first, those without a score last; `index` says which passage.
 
+    Equal scores keep the order given. Without passages there is nothing to rank, whatever the query is: pipelines run
+    on where a retriever finds nothing.
+
     Raises:
         PairError: the query is not usable text.
     """
+    if not passages:
+        return []
     hits = model.rank(query, passages, top_n, instruction=instruction, show_progress_bar=False)
     warn_of_failures(hits.judgments)
     return [hits.judgments[hit["corpus_id"]] for hit in hits]

@@ -9,19 +9,19 @@
 It is a `BaseRanker`, as the library's own are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
 from rank1_hf.integrations.ranking import metadata, ranked
 from rank1_hf.reranker import Rank1
 from rank1_hf.results import Judgment
+from rank1_hf.values import is_missing
 
 try:
     from rerankers.documents import Document
     from rerankers.models.ranker import BaseRanker
     from rerankers.results import RankedResults, Result
-    from rerankers.utils import prep_docs
 except ImportError as error:
     raise ImportError("this needs rerankers; install it with: pip install 'rank1-hf[rerankers]'") from error
 
@@ -50,22 +50,24 @@ class Rank1Ranker(BaseRanker):
     def rank(
         self,
         query: str,
-        docs: str | Document | list[str] | list[Document],
-        doc_ids: Sequence[str] | Sequence[int] | None = None,
-        metadata: list[dict[str, Any]] | None = None,
+        docs: str | Document | Iterable[str] | Iterable[Document],
+        doc_ids: Iterable[str] | Iterable[int] | None = None,
+        metadata: Iterable[dict[str, Any] | None] | None = None,
     ) -> RankedResults:
         """Rank documents for one query.
 
         Args:
             query: what is searched for.
-            docs: the documents.
+            docs: the documents. Those with the same id are all ranked.
             doc_ids: what they are called; None: their own ids, or their places.
-            metadata: of each.
+            metadata: of each; None: their own. A None or NaN among them, which is how pandas writes an empty cell, is
+                a document without metadata.
 
         Raises:
             PairError: the query is not usable text.
+            ValueError: there are not as many ids or metadata as documents.
         """
-        documents = prep_docs(docs, doc_ids, metadata) if docs else []
+        documents = _documents(docs, doc_ids, metadata)
         passages = [document.text for document in documents]
         judgments = ranked(self.model, query, passages, top_n=None, instruction=self.instruction)
         results = [_result(documents[judgment.index], judgment, rank) for rank, judgment in enumerate(judgments, 1)]
@@ -79,6 +81,36 @@ class Rank1Ranker(BaseRanker):
         """
         (judgment,) = ranked(self.model, query, [doc], top_n=None, instruction=self.instruction)
         return judgment.score
+
+
+def _documents(
+    docs: str | Document | Iterable[str] | Iterable[Document],
+    doc_ids: Iterable[str] | Iterable[int] | None,
+    metadata: Iterable[dict[str, Any] | None] | None,
+) -> list[Document]:
+    """The documents, as `rerankers.utils.prep_docs` makes them, but as copies: that one renames the caller's own.
+
+    Raises:
+        ValueError: there are not as many ids or metadata as documents.
+    """
+    given = [docs] if isinstance(docs, str | Document) else list(docs)
+    documents = [copy(each) if isinstance(each, Document) else _document(each) for each in given]
+    ids = [place if each.doc_id is None else each.doc_id for place, each in enumerate(documents)]
+    fields: dict[str, list[Any]] = {"doc_id": ids if doc_ids is None else list(doc_ids)}
+    if metadata is not None:
+        fields["metadata"] = [{} if is_missing(each) else each for each in metadata]
+    for name, values in fields.items():
+        if len(values) != len(documents):
+            raise ValueError(f"there are {len(documents)} documents, and {len(values)} values for their {name}")
+        for document, value in zip(documents, values, strict=True):
+            setattr(document, name, value)
+    return documents
+
+
+def _document(text: str) -> Document:
+    document = Document("")
+    document.text = text  # where this is no text the library would refuse the whole call
+    return document
 
 
 def _result(document: Document, judgment: Judgment, rank: int) -> Result:

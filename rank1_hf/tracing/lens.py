@@ -4,7 +4,6 @@ Source of the idea: nostalgebraist, "interpreting GPT: the logit lens" (2020): a
 the last, through the final norm and the unembedding.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from rank1_hf.decoding.watcher import Needs, Reading
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 if TYPE_CHECKING:
-    from rank1_hf.prompt import PromptEncoder
+    from rank1_hf.prompt import Prompt, PromptEncoder
     from rank1_hf.results import Judgment
 
 
@@ -31,7 +30,7 @@ class Lens:
         attention: [layers, heads, prompt tokens], float32: how much the verdict attends to each token of the prompt.
             What is missing to a sum of 1 goes to the chain.
         prompt_ids: the prompt's token ids.
-        prompt_texts: their texts.
+        prompt_texts: each one's share of the prompt; together they are the text as it was given.
         judgment: the pair's.
     """
 
@@ -89,7 +88,7 @@ class LensObserver(Observer):
             weights = [reading.attention[i, j][:n_prompt].cpu() for i in range(n_layers) for j in range(n_heads)]
             self.attention = torch.stack(weights).view(n_layers, n_heads, n_prompt)
 
-    def lens(self, judgment: "Judgment", prompt: Sequence[int], encoder: "PromptEncoder") -> Lens:
+    def lens(self, judgment: "Judgment", prompt: "Prompt", encoder: "PromptEncoder") -> Lens:
         """What was read, once the pair has its judgment.
 
         Raises:
@@ -100,8 +99,8 @@ class LensObserver(Observer):
         return Lens(
             log_odds=self.log_odds.numpy(),
             attention=self.attention.numpy(),
-            prompt_ids=list(prompt),
-            prompt_texts=encoder.token_texts((), prompt),
+            prompt_ids=prompt.ids,
+            prompt_texts=encoder.prompt_texts(prompt),
             judgment=judgment,
         )
 

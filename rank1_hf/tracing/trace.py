@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rank1_hf.decoding.requests import Decoded
-    from rank1_hf.prompt import PromptEncoder
+    from rank1_hf.prompt import Prompt, PromptEncoder
     from rank1_hf.tracing.lens import LensObserver
 
 
@@ -43,7 +43,8 @@ class Trace:
         lens: log_odds by layer at the verdict; None where not asked for.
         attention: how much the verdict attends to each token of the prompt, mean over layers and heads; None where not
             asked for.
-        prompt_texts: each prompt token's text where `attention` is there, else empty.
+        prompt_texts: each prompt token's share of the prompt where `attention` is there, else empty. Together they are
+            the text as it was given, also where the tokenizer has normalized it.
     """
 
     index: int
@@ -156,26 +157,26 @@ class Tracer(Observer):
         )
 
     def trace(
-        self, decoded: "Decoded", prompt: Sequence[int], encoder: "PromptEncoder", lens: "LensObserver | None" = None
+        self, decoded: "Decoded", prompt: "Prompt", encoder: "PromptEncoder", lens: "LensObserver | None" = None
     ) -> Trace:
         """The trace of the pair, once it is decoded, with what the lens has read if there was one."""
-        said = self._of_chain(len(prompt), decoded.thought)
+        said = self._of_chain(len(prompt.ids), decoded.thought)
         log_odds = None if lens is None else lens.log_odds
         attention = None if lens is None or lens.attention is None else lens.attention.mean((0, 1)).tolist()
         return Trace(
             index=decoded.index,
             token_ids=list(decoded.thought),
-            texts=encoder.token_texts(prompt, decoded.thought),
+            texts=encoder.token_texts(prompt.ids, decoded.thought),
             logprobs=[each.logprob for each in said],
             alternative_ids=[each.alternative for each in said],
-            alternative_texts=[encoder.chain_text(prompt, [each.alternative]) for each in said],
+            alternative_texts=[encoder.chain_text(prompt.ids, [each.alternative]) for each in said],
             margins=[each.margin for each in said],
             entropies=[each.entropy for each in said],
             seconds=[each.seconds for each in said],
             belief=list(decoded.beliefs),
             lens=None if log_odds is None else log_odds.tolist(),
             attention=attention,
-            prompt_texts=[] if attention is None else encoder.token_texts((), prompt),
+            prompt_texts=[] if attention is None else encoder.prompt_texts(prompt),
         )
 
     def _of_chain(self, n_prompt: int, thought: Sequence[int]) -> list[_Said]:

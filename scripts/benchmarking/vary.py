@@ -11,7 +11,6 @@ import torch
 
 from benchmarking.peers import Checkpoint, Ours, Peer
 from benchmarking.workloads import Item, Source, Workload
-from rank1_hf.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def without_sharing(workload: Workload) -> Workload:
     """The same pairs, each computing its whole prompt."""
 
     def alone(item: Item) -> Item:
-        return replace(item, prompt=Prompt(item.prompt.ids, 0, item.prompt.truncated))
+        return replace(item, prompt=replace(item.prompt, n_shared=0))
 
     return replace(workload, items=[alone(item) for item in workload.items])
 

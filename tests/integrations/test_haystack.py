@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import math
 import threading
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rank1_hf.loading import EMBEDDED_MODEL
@@ -14,7 +18,9 @@ from tests.integrations.passages import OTHER_QUERY, PASSAGES, QUERY, TOO_LONG
 pytest.importorskip("haystack")
 
 from haystack import Document, Pipeline
+from haystack.components.rankers import LLMRanker, MetaFieldRanker
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
+from haystack.dataclasses import ByteStream, ChatMessage
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice, Secret
 
@@ -61,9 +67,61 @@ def test_top_k(ranker: Rank1Ranker) -> None:
         ranker.run(QUERY, documents(*PASSAGES), top_k=-1)
 
 
-def test_of_documents_with_the_same_id_one_is_ranked(ranker: Rank1Ranker) -> None:
-    found = ranker.run(QUERY, documents(*PASSAGES) + documents(*PASSAGES))["documents"]
-    assert sorted(places(found)) == [0, 1, 2, 3]
+class Replies:
+    """A chat model that always gives back the documents in the order in which it was shown them."""
+
+    def run(self, messages: list[ChatMessage]) -> dict[str, list[ChatMessage]]:
+        return {"replies": [ChatMessage.from_assistant(json.dumps({"documents": [{"index": i} for i in range(1, 9)]}))]}
+
+
+def scored(*found: tuple[str, float | None]) -> list[Document]:
+    """Documents that retrievers found with these scores, the place of each in its meta."""
+    return [
+        Document(id=name, content=PASSAGES[place], meta={"place": place}, score=score)
+        for place, (name, score) in enumerate(found)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        ([], []),
+        ([("a", None), ("b", None), ("a", None)], [0, 1]),
+        ([("a", 0.1), ("b", 0.5), ("a", 0.9)], [1, 2]),
+        ([("a", 0.9), ("b", 0.5), ("a", 0.1)], [0, 1]),
+        ([("a", 0.5), ("a", 0.5)], [0]),
+        ([("a", None), ("a", -3.0)], [1]),
+        ([("a", 0.0), ("a", None), ("a", -0.1)], [0]),
+        ([("a", 1.0), ("a", math.nan), ("b", math.nan), ("b", 1.0)], [0, 2]),
+    ],
+)
+def test_which_of_the_documents_with_one_id_is_ranked_is_haystacks_own_rule(
+    ranker: Rank1Ranker, found: list[tuple[str, float | None]], kept: list[int]
+) -> None:
+    rankers = (partial(LLMRanker(chat_generator=Replies()).run, QUERY), MetaFieldRanker("place").run)
+    for run in (*rankers, partial(ranker.run, QUERY)):
+        assert sorted(places(run(documents=scored(*found))["documents"])) == kept
+
+
+def test_top_k_and_nothing_found_mean_what_they_mean_in_haystacks_own_rankers(ranker: Rank1Ranker) -> None:
+    given = documents(*PASSAGES)
+    rankers = (lambda k: LLMRanker(chat_generator=Replies(), top_k=k), lambda k: Rank1Ranker(top_k=k))
+    for own in rankers:
+        assert own(2).run(query=QUERY, documents=[]) == {"documents": []}
+        assert own(2).run(query="", documents=[]) == {"documents": []}
+        assert len(own(2).run(query=QUERY, documents=given, top_k=None)["documents"]) == 2
+        assert len(own(2).run(query=QUERY, documents=given, top_k=3)["documents"]) == 3
+        with pytest.raises(ValueError, match="top_k must be"):
+            own(2).run(query=QUERY, documents=[], top_k=0)
+    given = [document for _ in range(3) for document in documents(*PASSAGES)]
+    many = [replace(document, id=str(place)) for place, document in enumerate(given)]
+    for run in (MetaFieldRanker("place", top_k=None).run, partial(Rank1Ranker(top_k=None).run, QUERY)):
+        assert len(run(documents=many)["documents"]) == len(many)
+
+
+def test_nothing_is_loaded_to_rank_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integration, "Rank1", lambda *arguments, **options: pytest.fail("it was loaded"))
+    assert Rank1Ranker().run(QUERY, [])["documents"] == []
 
 
 def test_documents_that_cannot_be_judged_come_last(ranker: Rank1Ranker) -> None:
@@ -81,6 +139,23 @@ def test_meta_fields_stand_before_the_content(ranker: Rank1Ranker, reranker: Ran
     document = Document(content=PASSAGES[2], meta={"title": "Wings", "year": 1903})
     (found,) = ranker.run(QUERY, [document])["documents"]
     (judgment,) = reranker.judge([(QUERY, f"Wings 1903 {PASSAGES[2]}")])
+    assert found.score == judgment.score
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, pd.NA, ""], ids=repr)
+def test_meta_fields_without_a_value_are_left_out(ranker: Rank1Ranker, reranker: Rank1, nothing: object) -> None:
+    ranker.meta_fields_to_embed = ["title", "edition"]
+    document = Document(content=PASSAGES[2], meta={"title": nothing, "edition": 0})
+    (found,) = ranker.run(QUERY, [document])["documents"]
+    (judgment,) = reranker.judge([(QUERY, f"0 {PASSAGES[2]}")])
+    assert found.score == judgment.score
+    assert found.meta["title"] is nothing
+
+
+def test_a_document_without_content_is_judged_by_its_meta_fields(ranker: Rank1Ranker, reranker: Rank1) -> None:
+    ranker.meta_fields_to_embed = ["caption"]
+    (found,) = ranker.run(QUERY, [Document(blob=ByteStream(b"\x89PNG"), meta={"caption": PASSAGES[1]})])["documents"]
+    (judgment,) = reranker.judge([(QUERY, PASSAGES[1])])
     assert found.score == judgment.score
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 
 import pytest
 
@@ -25,6 +26,16 @@ def documents(*passages: str) -> list[Document]:
 
 def places(found: list[Document]) -> list[int]:
     return [document.metadata["source"] for document in found]
+
+
+class Scores:
+    """The model as the framework's own reranker wants one."""
+
+    def __init__(self, reranker: Rank1) -> None:
+        self._reranker = reranker
+
+    def score(self, pairs: list[tuple[str, str]]) -> list[float]:
+        return self._reranker.predict(pairs).tolist()
 
 
 class Retriever(BaseRetriever):
@@ -101,3 +112,34 @@ def test_in_a_contextual_compression_retriever(reranker: Rank1) -> None:
     retriever = retrievers.ContextualCompressionRetriever(base_compressor=compressor, base_retriever=Retriever())
     assert [document.page_content for document in retriever.invoke(QUERY)] == [PASSAGES[1]]
     assert [document.page_content for document in asyncio.run(retriever.ainvoke(QUERY))] == [PASSAGES[1]]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        documents(*PASSAGES),
+        documents(),
+        [*documents(*PASSAGES), *documents(*PASSAGES)],  # ids and texts twice
+        [Document(text, id="same") for text in PASSAGES],
+        [Document(text, metadata={"source": math.nan}) for text in PASSAGES],
+    ],
+    ids=["plain", "empty", "twice", "one id", "NaN metadata"],
+)
+@pytest.mark.parametrize("top_n", [1, 3, 99])
+def test_the_rules_are_those_of_langchains_own_reranker(reranker: Rank1, given: list[Document], top_n: int) -> None:
+    own = pytest.importorskip("langchain_classic.retrievers.document_compressors")
+
+    class CrossEncoder(Scores, own.cross_encoder.BaseCrossEncoder):
+        """The same model."""
+
+    theirs = own.CrossEncoderReranker(model=CrossEncoder(reranker), top_n=top_n).compress_documents(given, QUERY)
+    ours = Rank1Rerank(model=reranker, top_n=top_n).compress_documents(given, QUERY)
+    assert [(document.id, document.page_content) for document in ours] == [
+        (document.id, document.page_content) for document in theirs
+    ]
+
+
+def test_nothing_found_is_nothing_ranked(reranker: Rank1) -> None:
+    """As in CohereRerank of langchain-cohere, which then asks nobody."""
+    for query in (QUERY, ""):
+        assert Rank1Rerank(model=reranker).compress_documents([], query) == []

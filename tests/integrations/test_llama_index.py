@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import math
+from functools import partial
 
+import pandas as pd
 import pytest
 
 from rank1_hf.integrations.ranking import KEYS
@@ -14,6 +17,7 @@ pytest.importorskip("llama_index.core")
 from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.llms import MockLLM
+from llama_index.core.postprocessor import SentenceTransformerRerank
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from pydantic import ValidationError
 
@@ -117,3 +121,51 @@ def test_it_is_seen_by_callbacks(reranker: Rank1) -> None:
 def test_it_says_what_it_is(reranker: Rank1) -> None:
     told = Rank1Rerank(model=reranker, top_n=3, instruction="Only wings.").to_dict()
     assert told == {"class_name": "Rank1Rerank", "top_n": 3, "instruction": "Only wings."}
+
+
+def fresh(given: list[NodeWithScore]) -> list[NodeWithScore]:
+    """Copies, since the framework's own reranker writes its scores into what it is given."""
+    return [node.model_copy() for node in given]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        nodes(*PASSAGES),
+        [],
+        nodes(*PASSAGES) + nodes(*PASSAGES),  # ids and texts twice
+        [NodeWithScore(node=TextNode(text=text, id_="same")) for text in PASSAGES],
+        [NodeWithScore(node=TextNode(text=PASSAGES[1], metadata={"title": text})) for text in PASSAGES],
+    ],
+    ids=["plain", "empty", "twice", "one id", "metadata"],
+)
+@pytest.mark.parametrize("top_n", [1, 3, 99])
+def test_the_rules_are_those_of_llamaindexs_own_reranker(
+    reranker: Rank1, given: list[NodeWithScore], top_n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr(sentence_transformers, "CrossEncoder", lambda *arguments, **options: reranker)
+    theirs = SentenceTransformerRerank(top_n=top_n).postprocess_nodes(fresh(given), query_str=QUERY)
+    ours = Rank1Rerank(model=reranker, top_n=top_n).postprocess_nodes(fresh(given), query_str=QUERY)
+    assert [(node.node_id, node.text) for node in ours] == [(node.node_id, node.text) for node in theirs]
+    assert [node.score for node in ours] == pytest.approx([node.score for node in theirs])
+
+
+def test_refusals_are_those_of_llamaindexs_own_reranker(reranker: Rank1, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr(sentence_transformers, "CrossEncoder", lambda *arguments, **options: reranker)
+    for rerank in (SentenceTransformerRerank, partial(Rank1Rerank, model=reranker)):
+        with pytest.raises(ValidationError, match="top_n"):
+            rerank(top_n=None)
+        with pytest.raises(ValueError, match="query"):
+            rerank(top_n=1).postprocess_nodes([])  # without a query, even where there is nothing to rank
+        assert rerank(top_n=1).postprocess_nodes([], query_str="") == []
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, pd.NA], ids=repr)
+def test_metadata_without_a_value_are_not_judged(reranker: Rank1, nothing: object) -> None:
+    node = TextNode(text=PASSAGES[2], metadata={"title": nothing, "year": 0})
+    (found,) = Rank1Rerank(model=reranker).postprocess_nodes([NodeWithScore(node=node)], query_str=QUERY)
+    (judgment,) = reranker.judge([(QUERY, f"year: 0\n\n{PASSAGES[2]}")])
+    assert found.score == judgment.score
+    assert found.metadata["title"] is nothing, "what the document says of itself is left alone"

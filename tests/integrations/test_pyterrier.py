@@ -1,5 +1,7 @@
 """rank1 as a transformer of PyTerrier, in pipelines that need no Java."""
 
+import math
+
 import pytest
 
 from rank1_hf.integrations.ranking import KEYS
@@ -86,3 +88,32 @@ def test_documents_and_queries_that_cannot_be_judged_harm_no_others(reranker: Ra
     assert "no memory" in errors["q1", "long"]
     assert "must be a string" in errors["q1", "none"]
     assert "blank" in errors["q3", "d0"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        FOUND,
+        FOUND[:0],
+        pd.concat([FOUND, FOUND]).sort_values("qid", kind="stable"),  # every row, with its index label, twice
+        FOUND.assign(docno="same"),
+        FOUND.assign(text=PASSAGES[1]),  # all scores of a query are equal
+        FOUND.drop(columns=["score", "rank"]),
+    ],
+    ids=["plain", "empty", "twice", "one id", "equal scores", "no scores yet"],
+)
+def test_the_rules_are_those_of_pyterriers_own_scorer(reranker: Rank1, given: pd.DataFrame) -> None:
+    def log_odds(frame: pd.DataFrame) -> list[float]:
+        return [each.log_odds for each in reranker.judge(list(zip(frame["query"], frame["text"], strict=True)))]
+
+    theirs = pt.apply.doc_score(log_odds, batch_size=100)(given)
+    ours = Rank1ReRanker(reranker)(given)
+    pd.testing.assert_frame_equal(ours[theirs.columns], theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, pd.NA], ids=repr)
+def test_a_title_that_is_an_empty_cell_is_none(reranker: Rank1, nothing: object) -> None:
+    given = FOUND[:2].assign(title=[nothing, "Wings"])
+    results = Rank1ReRanker(reranker, title_field="title")(given)
+    judgments = reranker.judge([(QUERY, PASSAGES[0]), (QUERY, f"Wings {PASSAGES[1]}")])
+    assert list(results.score) == pytest.approx([judgment.log_odds for judgment in judgments], abs=1e-4)

@@ -77,3 +77,13 @@ def test_top_n_keeps_the_best(reranker: Rank1) -> None:
 def test_a_blank_query_is_an_error_before_any_work(reranker: Rank1) -> None:
     with pytest.raises(PairError, match="the query is blank"):
         ranked(reranker, " ", PASSAGES, top_n=None, instruction=None)
+
+
+def test_without_passages_there_is_nothing_to_rank_whatever_the_query(reranker: Rank1) -> None:
+    for query in (QUERY, " "):
+        assert ranked(reranker, query, [], top_n=3, instruction=None) == []
+
+
+def test_equal_scores_keep_the_order_given(reranker: Rank1) -> None:
+    judgments = ranked(reranker, QUERY, [PASSAGES[1]] * 3, top_n=None, instruction=None)
+    assert [judgment.index for judgment in judgments] == [0, 1, 2]

@@ -1,8 +1,13 @@
 """rank1 as a ranker of AnswerDotAI's rerankers, with that library's own results."""
 
 import asyncio
+import math
+from collections.abc import Iterable
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
 
 from rank1_hf.reranker import Rank1
 from tests.integrations.passages import OTHER_QUERY, PASSAGES, QUERY, TOO_LONG
@@ -11,12 +16,13 @@ pytest.importorskip("rerankers")
 
 from rerankers import Document
 from rerankers.models.ranker import BaseRanker
-from rerankers.results import RankedResults
+from rerankers.models.transformer_ranker import TransformerRanker
+from rerankers.results import RankedResults, Result
 
 from rank1_hf.integrations.rerankers import Rank1Ranker
 
 
-def places(results: RankedResults) -> list[int]:
+def places(results: Iterable[Result]) -> list[int | str]:
     return [result.doc_id for result in results]
 
 
@@ -51,11 +57,69 @@ def test_ids_and_metadata_are_kept_and_documents_not_changed(reranker: Rank1) ->
     given = [Document(text, doc_id=f"d{i}", metadata={"n": i}) for i, text in enumerate(PASSAGES)]
     assert places(ranker.rank(QUERY, given))[0] == "d1"
     assert [document.metadata for document in given] == [{"n": n} for n in range(4)]
+    renamed = ranker.rank(QUERY, given, doc_ids=list("abcd"), metadata=[{"n": -n} for n in range(4)])
+    assert (renamed[0].doc_id, renamed[0].n) == ("b", -1)
+    assert [(document.doc_id, document.metadata) for document in given] == [(f"d{n}", {"n": n}) for n in range(4)]
+
+
+def test_documents_without_ids_are_called_by_their_places(reranker: Rank1) -> None:
+    given = [Document(text) for text in PASSAGES]
+    assert places(Rank1Ranker(reranker).rank(QUERY, given)) == places(Rank1Ranker(reranker).rank(QUERY, PASSAGES))
+
+
+def test_columns_of_a_frame(reranker: Rank1) -> None:
+    frame = pd.DataFrame({"id": list("abcd"), "text": PASSAGES, "meta": [math.nan, {"n": 1}, None, pd.NA]})
+    results = Rank1Ranker(reranker).rank(QUERY, frame.text, doc_ids=frame.id, metadata=frame.meta)
+    assert sorted(places(results)) == list("abcd")
+    assert (results[0].doc_id, results[0].n) == ("b", 1)
+    empty = frame[:0]
+    assert Rank1Ranker(reranker).rank(QUERY, empty.text, doc_ids=empty.id).results_count() == 0
+
+
+def test_too_few_ids_are_told(reranker: Rank1) -> None:
+    for values in ({"doc_ids": [1]}, {"metadata": [{}]}):
+        with pytest.raises(ValueError, match="there are 4 documents, and 1 values for their"):
+            Rank1Ranker(reranker).rank(QUERY, PASSAGES, **values)
+
+
+class Own(TransformerRanker):
+    """The library's own ranker, whose model is the same."""
+
+    def __init__(self, reranker: Rank1) -> None:
+        self.dtype, self.batch_size, self.is_monobert = torch.float32, 2, False
+        self.model = lambda pairs: SimpleNamespace(logits=torch.tensor(reranker.predict(pairs)))
+
+    def tokenize(self, inputs: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+        return {"pairs": inputs}
+
+
+@pytest.mark.parametrize(
+    ("docs", "options"),
+    [
+        (PASSAGES, {}),
+        (PASSAGES[0], {}),
+        (PASSAGES, {"doc_ids": list("abcd")}),
+        (PASSAGES, {"doc_ids": list("aaaa"), "metadata": [{"n": n} for n in range(4)]}),
+        (PASSAGES * 2, {}),  # equal scores
+        ([Document(text, doc_id=f"d{i % 2}", metadata={"n": i}) for i, text in enumerate(PASSAGES)], {}),
+        (Document(PASSAGES[0], doc_id="d"), {"doc_ids": ["e"]}),
+    ],
+    ids=["plain", "one text", "ids", "one id", "twice", "documents", "one document"],
+)
+def test_the_rules_are_those_of_the_librarys_own_ranker(reranker: Rank1, docs: object, options: dict) -> None:
+    theirs, ours = Own(reranker).rank(QUERY, docs, **options), Rank1Ranker(reranker).rank(QUERY, docs, **options)
+    assert [(each.doc_id, each.text) for each in ours] == [(each.doc_id, each.text) for each in theirs]
+    assert [each.score for each in ours] == pytest.approx([each.score for each in theirs], rel=1e-4)
+    assert all(each.metadata.items() <= mine.metadata.items() for mine, each in zip(ours, theirs, strict=True))
+    for k in (1, 3, 99, None):
+        assert places(ours.top_k(k)) == places(theirs.top_k(k))
 
 
 def test_documents_that_cannot_be_judged_come_last(reranker: Rank1) -> None:
     image = Document(document_type="image", image_path="wing.png", doc_id="image")
     given = [image, Document(TOO_LONG, doc_id="long"), *(Document(text, doc_id=text) for text in PASSAGES)]
+    with pytest.warns(UserWarning, match="1 documents have no score"):
+        assert places(Rank1Ranker(reranker).rank(QUERY, [None, *PASSAGES]))[-1] == 0
     with pytest.warns(UserWarning, match="2 documents have no score"):
         results = Rank1Ranker(reranker).rank(QUERY, given)
     assert places(results)[-2:] == ["image", "long"]
