@@ -21,6 +21,7 @@ from rich.table import Table
 from rank1_hf import options
 from rank1_hf.evaluation.command import evaluate
 from rank1_hf.inputs import Document, InputError
+from rank1_hf.markers import ContractError, Markers
 from rank1_hf.options import (
     BAD_INPUT,
     BAD_MODEL,
@@ -48,7 +49,7 @@ from rank1_hf.options import (
     template_text,
 )
 from rank1_hf.printable import printable, start
-from rank1_hf.prompt import ContractError, Markers, PairError, PromptEncoder, query_text
+from rank1_hf.prompt import PairError, PromptEncoder, query_text
 from rank1_hf.results import Judgment, ranking_key
 from rank1_hf.serving.command import serve
 from rank1_hf.tracing.command import explain

@@ -16,6 +16,7 @@ from typing import Any
 
 from rank1_hf.integrations.ranking import metadata, ranked
 from rank1_hf.reranker import Rank1
+from rank1_hf.values import is_missing, is_whole_number
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -138,9 +139,12 @@ class Rank1Ranker:
 
     def _passage(self, document: Document) -> dict[str, Any]:
         fields = (document.meta.get(name) for name in self.meta_fields_to_embed)
-        return {"title": " ".join(str(field) for field in fields if field), "text": document.content}
+        return {
+            "title": " ".join(str(field) for field in fields if not is_missing(field) and field),
+            "text": document.content,
+        }
 
 
 def _check_top_k(top_k: int) -> None:
-    if top_k < 1:
+    if not is_whole_number(top_k, least=1):
         raise ValueError(f"top_k must be above 0, not {top_k}")

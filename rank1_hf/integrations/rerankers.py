@@ -16,6 +16,7 @@ from typing import Any
 from rank1_hf.integrations.ranking import metadata, ranked
 from rank1_hf.reranker import Rank1
 from rank1_hf.results import Judgment
+from rank1_hf.values import is_missing
 
 try:
     from rerankers.documents import Document
@@ -52,7 +53,7 @@ class Rank1Ranker(BaseRanker):
         query: str,
         docs: str | Document | list[str] | list[Document],
         doc_ids: Sequence[str] | Sequence[int] | None = None,
-        metadata: list[dict[str, Any]] | None = None,
+        metadata: list[dict[str, Any] | None] | None = None,
     ) -> RankedResults:
         """Rank documents for one query.
 
@@ -60,11 +61,13 @@ class Rank1Ranker(BaseRanker):
             query: what is searched for.
             docs: the documents.
             doc_ids: what they are called; None: their own ids, or their places.
-            metadata: of each.
+            metadata: of each; None or NaN where there is none.
 
         Raises:
             PairError: the query is not usable text.
         """
+        if metadata is not None:
+            metadata = [{} if is_missing(each) else each for each in metadata]
         documents = prep_docs(docs, doc_ids, metadata) if docs else []
         passages = [document.text for document in documents]
         judgments = ranked(self.model, query, passages, top_n=None, instruction=self.instruction)

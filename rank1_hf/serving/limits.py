@@ -1,6 +1,6 @@
 """What a client may send, and what it is told where that is too much."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rank1_hf.prompt import PairError, passage_text, query_text
 from rank1_hf.serving.bodies import RerankRequest
+from rank1_hf.values import whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,18 @@ class Limits:
         documents: how many.
         characters: of a document, or of the query and its instruction.
         body: bytes of the whole request.
+
+    Raises:
+        ValueError: one is no whole number above 0.
     """
 
     documents: int = 1000
     characters: int = 100_000
     body: int = 16 * 2**20
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            whole_number(field.name, getattr(self, field.name), least=1)
 
     def check(self, request: RerankRequest) -> None:
         """Say what is wrong with a request before any of it is judged.

@@ -64,5 +64,7 @@ def test_predict_takes_what_evaluators_say(reranker: Rank1) -> None:
     assert (reranker.predict(pairs, prompt_name=None, convert_to_numpy=True, batch_size=64) == scores).all()
     with pytest.raises(ValueError, match="no prompts by name"):
         reranker.predict(pairs, prompt_name="web_search")  # type: ignore[call-overload]
-    with pytest.raises(ValueError, match="convert_to_tensor=True"):
-        reranker.predict(pairs, convert_to_numpy=False)
+    listed = reranker.predict(pairs, convert_to_numpy=False)
+    assert isinstance(listed, list)
+    assert [score.item() for score in listed] == scores.tolist()
+    assert reranker.predict(pairs[0], convert_to_numpy=False).shape == ()
