@@ -1,6 +1,9 @@
 """What is wrong with a model and the arguments about it, said before anything is loaded."""
 
+import inspect
+
 import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from rank1_hf.loading import Checkpoint, CheckpointError, Quantization, stored_quantization
 from rank1_hf.markers import ContractError
@@ -52,3 +55,47 @@ def check_memory(
     reason = why_too_large(checkpoint.config, dtype or checkpoint.config.dtype or torch.float32, kind, free)
     if reason is not None:
         raise CheckpointError(f"{checkpoint.path} does not fit on {device}: {reason}")
+
+
+def check_layers(model: PreTrainedModel | PretrainedConfig) -> None:
+    """Refuse a model whose layers the decode loop would compute wrongly, or stumble over at its first step.
+
+    Args:
+        model: a loaded model, or the config of one; then it is built without its weights, in about a second.
+
+    Raises:
+        CheckpointError: it has such layers; the message says which.
+    """
+    if isinstance(model, PretrainedConfig):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(model, trust_remote_code=False)
+    reason = _why_not(model)
+    if reason is not None:
+        raise CheckpointError(
+            f"{type(model).__name__} {reason}; "
+            "use a model whose layers all attend plainly, like Qwen2, Qwen3, Llama or Mistral"
+        )
+
+
+def _why_not(model: PreTrainedModel) -> str | None:
+    config = model.config
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if others or model._is_stateful:
+        kinds = f" ({', '.join(sorted(map(str, others)))})" if others else ""
+        return f"has layers with a state of their own{kinds}, and only keys and values are kept from step to step"
+    if getattr(config, "kv_lora_rank", None):
+        return "has multi-head latent attention, whose keys and values are not of one size"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "caps the scores of its attention, which is not supported"
+    if any(name.endswith(("sinks", "sink")) for name, _ in model.named_parameters()):
+        return "has attention sinks, which are not supported"
+    layers = getattr(model.base_model, "layers", None)
+    if not layers or not all(_hands_on(type(layer)) for layer in layers):
+        return "does not hand on to its attention what a step needs"
+    return None
+
+
+def _hands_on(layer: type) -> bool:
+    """Whether a kind of layer takes keyword arguments that it does not know itself."""
+    parameters = inspect.signature(layer.forward).parameters.values()  # type: ignore[attr-defined]
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

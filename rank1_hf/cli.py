@@ -300,13 +300,13 @@ def plan(
     The speed is a bound that no program reaches: the GPU's full memory bandwidth and full tensor throughput.
     """
     from rank1_hf import planning
-    from rank1_hf.family import AWQ_FAMILY, FAMILY
+    from rank1_hf.family import AWQ_FAMILY, FAMILY, RELATIVES
     from rank1_hf.loading import CheckpointError, open_checkpoint
 
     try:
         device = planning.parse_gpu(gpu) if gpu else planning.gpu_here()
         planning.check_quantization(quantization)
-        names = [model] if model else [*FAMILY, *AWQ_FAMILY]
+        names = [model] if model else [*FAMILY, *AWQ_FAMILY, *RELATIVES]
         configs = {name: planning.family_config(name) or open_checkpoint(name).config for name in names}
         ways = [(name, kind) for name in names for kind in planning.ways_to_load(configs[name])]
     except CheckpointError as error:

@@ -160,9 +160,8 @@ def document_of(value: Any, where: str) -> Document:  # noqa: ANN401
         return Document(value)
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         raise InputError(f'{where}: must be a string or an object with a string "text"')
-    title = value.get("title") or ""
-    if is_missing(title):
-        title = ""
+    title = value.get("title")
+    title = "" if is_missing(title) else title or ""
     if not isinstance(title, str):
         raise InputError(f'{where}: "title" must be a string')
     identifier = value.get("_id", value.get("id"))

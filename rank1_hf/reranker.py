@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.call import Asked, Call, Processor
 from rank1_hf.chain import BeliefAt, Rule
-from rank1_hf.checks import check_loaded, check_memory, check_vocabulary
+from rank1_hf.checks import check_layers, check_loaded, check_memory, check_vocabulary
 from rank1_hf.cross_encoder import CrossEncoderMethods
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
@@ -200,6 +200,10 @@ class Rank1(CrossEncoderMethods):
             and not isinstance(model, PreTrainedModel)
         ):
             check_memory(checkpoint, dtype, quantization, chosen)
+        if not isinstance(model, PreTrainedModel):
+            check_layers(checkpoint.config)
+        elif model._supports_attention_backend:  # the decoder says so, where it does not
+            check_layers(model)
         # Last, since it takes longest: whatever is wrong with the rest has been said by now.
         if isinstance(model, PreTrainedModel):
             self.model = model
