@@ -44,10 +44,10 @@ def test_a_frame_is_joined_by_its_own_index(reranker):
     judgments = reranker.judge(frame)
     judged = judgments.to_pandas()
     assert list(judged.columns) == list(COLUMNS)
-    joined = frame.join(judged, rsuffix="_judged")
+    joined = frame.rename(columns={"label": "relevance"}).join(judged)
     for label, row in joined.iterrows():
         judgment = judgments[list(frame.index).index(label)]
-        assert (row["score"], row["chain"], row["label_judged"]) == (judgment.score, judgment.chain, judgment.label)
+        assert (row["score"], row["chain"], row["label"]) == (judgment.score, judgment.chain, judgment.label)
     again = pd.concat([frame, frame]).set_axis(["same"] * 8)
     together = pd.concat([again, reranker.judge(again).to_pandas()], axis=1)
     assert together["score"].tolist() == judged["score"].tolist() * 2

@@ -78,13 +78,9 @@ def test_numbers_of_numpy_are_taken_everywhere(checkpoint):
 
 @pytest.mark.parametrize("value", [1.5, True, "2"])
 def test_other_numbers_are_refused_everywhere(value):
-    for make in (
-        lambda: EarlyExit(sentences=value),
-        lambda: TopKExit(beliefs=value),
-        lambda: TopKExit(belief_at=value),
-    ):
+    for kind, name in ((EarlyExit, "sentences"), (TopKExit, "beliefs"), (TopKExit, "belief_at")):
         with pytest.raises(ValueError, match="at least 1"):
-            make()
+            kind(**{name: value})
 
 
 def test_an_instruction_that_is_nan_is_none(checkpoint):
