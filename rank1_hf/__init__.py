@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from rank1_hf.chain import EarlyExit, Rule
     from rank1_hf.contest import TopKExit
     from rank1_hf.loading import CheckpointError
+    from rank1_hf.markers import ContractError, Markers
     from rank1_hf.official import rank1
-    from rank1_hf.prompt import ContractError, Markers, PairError
+    from rank1_hf.prompt import PairError
     from rank1_hf.reranker import Rank1
     from rank1_hf.results import Interrupted, Judgment, Judgments
     from rank1_hf.tracing import Observer, Trace, TraceOptions
@@ -18,12 +19,12 @@ __version__ = "0.1.0"
 # torch and transformers take seconds to import, so each name is imported when it is first used.
 _HOMES = {
     "CheckpointError": "rank1_hf.loading",
-    "ContractError": "rank1_hf.prompt",
+    "ContractError": "rank1_hf.markers",
     "EarlyExit": "rank1_hf.chain",
     "Interrupted": "rank1_hf.results",
     "Judgment": "rank1_hf.results",
     "Judgments": "rank1_hf.results",
-    "Markers": "rank1_hf.prompt",
+    "Markers": "rank1_hf.markers",
     "Observer": "rank1_hf.tracing",
     "PairError": "rank1_hf.prompt",
     "Rank1": "rank1_hf.reranker",

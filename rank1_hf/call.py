@@ -7,14 +7,14 @@ a call asks for besides judgments, its bad pairs, its equal pairs, and the texts
 """
 
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rank1_hf.chain import BeliefAt, DoNotThink, Rule, Steering, SteeringError, check_belief_at, rule_for_pair
+from rank1_hf.chain import BeliefAt, DoNotThink, Ended, Rule, Steering, SteeringError, check_belief_at, rule_for_pair
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.pairs import unpack
 from rank1_hf.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
@@ -112,6 +112,9 @@ class Call:
             its judgment is an error. It may be answered from another thread. None: all of them are.
 
     Pairs that come over time: None among them says that there is none at the moment; see `Decoder.steps`.
+
+    Attributes:
+        n_ended: how many of the judgments taken so far ended in which way; None: without a score.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Call:
         self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
         self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
         self._ready: deque[Judgment] = deque()
+        self.n_ended: Counter[Ended | None] = Counter()
 
     def requests(self) -> Iterator[Request | None]:
         """What is to be decoded; what cannot be, or is already, is seen to here."""
@@ -177,7 +181,9 @@ class Call:
     def take_ready(self) -> Iterator[Judgment]:
         """The judgments there are by now, each once."""
         while self._ready:
-            yield self._ready.popleft()
+            judgment = self._ready.popleft()
+            self.n_ended[judgment.ended] += 1
+            yield judgment
 
     def _begin(self, index: int, key: _Key, prompt: Prompt) -> _Live:
         options = self._asked.traced

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rank1_hf.values import is_whole_number
+
 Ended = Literal["closed", "budget", "eos", "context", "stopped"]
 """How a chain ended: the model closed it itself, or the loop closed it because the budget was used up, the
 model emitted EOS, the context has no room for more, or a rule of the caller stopped it."""
@@ -132,7 +134,7 @@ class EarlyExit(Rule):
     reads_beliefs = True
 
     def __post_init__(self) -> None:
-        if not self.log_odds > 0 or self.sentences < 1:
+        if not self.log_odds > 0 or not is_whole_number(self.sentences, least=1):
             raise ValueError(
                 "an early exit needs log_odds above 0 and at least 1 sentence, "
                 f"not {self.log_odds!r} and {self.sentences!r}"
@@ -339,7 +341,7 @@ def check_belief_at(place: object) -> None:
     Raises:
         ValueError: it is none.
     """
-    if place != "sentences" and (not isinstance(place, int) or isinstance(place, bool) or place < 1):
+    if not (isinstance(place, str) and place == "sentences") and not is_whole_number(place, least=1):
         raise ValueError(f"beliefs are read at 'sentences' or every so many tokens, at least 1, not {place!r}")
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from rank1_hf import options
 from rank1_hf.evaluation.command import evaluate
 from rank1_hf.inputs import Document, InputError
+from rank1_hf.markers import ContractError, Markers
 from rank1_hf.options import (
     BAD_INPUT,
     BAD_MODEL,
@@ -48,7 +49,7 @@ from rank1_hf.options import (
     template_text,
 )
 from rank1_hf.printable import printable, start
-from rank1_hf.prompt import ContractError, Markers, PairError, PromptEncoder, query_text
+from rank1_hf.prompt import PairError, PromptEncoder, query_text
 from rank1_hf.results import Judgment, ranking_key
 from rank1_hf.serving.command import serve
 from rank1_hf.tracing.command import explain
@@ -299,13 +300,13 @@ def plan(
     The speed is a bound that no program reaches: the GPU's full memory bandwidth and full tensor throughput.
     """
     from rank1_hf import planning
-    from rank1_hf.family import AWQ_FAMILY, FAMILY
+    from rank1_hf.family import AWQ_FAMILY, FAMILY, RELATIVES
     from rank1_hf.loading import CheckpointError, open_checkpoint
 
     try:
         device = planning.parse_gpu(gpu) if gpu else planning.gpu_here()
         planning.check_quantization(quantization)
-        names = [model] if model else [*FAMILY, *AWQ_FAMILY]
+        names = [model] if model else [*FAMILY, *AWQ_FAMILY, *RELATIVES]
         configs = {name: planning.family_config(name) or open_checkpoint(name).config for name in names}
         ways = [(name, kind) for name in names for kind in planning.ways_to_load(configs[name])]
     except CheckpointError as error:

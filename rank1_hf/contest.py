@@ -3,10 +3,11 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rank1_hf.chain import BeliefAt, BeliefPoint, Rule, check_belief_at
 from rank1_hf.tracing.observer import Observer, WatchedPair
+from rank1_hf.values import is_whole_number
 
 if TYPE_CHECKING:
     from rank1_hf.results import Judgment
@@ -38,7 +39,7 @@ class TopKExit:
 
     def __post_init__(self) -> None:
         check_belief_at(self.belief_at)
-        if not self.lead >= 0 or self.beliefs < 1:
+        if not self.lead >= 0 or not is_whole_number(self.beliefs, least=1):
             raise ValueError(
                 f"a top-k exit needs a lead of at least 0 and at least 1 belief, not {self.lead!r} and {self.beliefs!r}"
             )
@@ -101,3 +102,18 @@ class _Contestant(Rule):
             return False
         self._n_beliefs = len(beliefs)
         return self._contest.gives_up(self._index, beliefs)
+
+
+def contest_for(top_k: int | None, early_exit: Literal["top_k"] | TopKExit | None) -> Contest | None:
+    """The contest that `Rank1.rank` is asked for.
+
+    Raises:
+        ValueError: `early_exit` without `top_k`, or it is none.
+    """
+    if early_exit is None:
+        return None
+    if early_exit != "top_k" and not isinstance(early_exit, TopKExit):
+        raise ValueError(f"early_exit must be 'top_k', a TopKExit or None, not {early_exit!r}")
+    if top_k is None:
+        raise ValueError("early_exit needs top_k: how many passages are wanted")
+    return Contest(top_k, TopKExit() if early_exit == "top_k" else early_exit)

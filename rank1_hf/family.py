@@ -85,6 +85,12 @@ FAMILY: dict[str, dict[str, Any]] = {
 }
 """Hub name -> the arguments of its config, smallest first."""
 
+RELATIVES: dict[str, dict[str, Any]] = {"songtingyu/limrank": _QWEN_7B}
+"""Checkpoints of others that were trained for rank1's prompt, markers and answers, and run as rank1's do.
+
+limrank: SighingSnow/limrank, `rerank-exps`; Qwen2.5-7B with `<think>` and `</think>` as added tokens.
+"""
+
 AWQ_FAMILY: dict[str, dict[str, Any]] = {
     f"{name}-awq": FAMILY[name] | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
     for name in (

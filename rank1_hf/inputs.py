@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rank1_hf.values import is_missing
+
 _LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit (128 kB) is less than a long passage; C's long bounds it
 
 
@@ -158,7 +160,8 @@ def document_of(value: Any, where: str) -> Document:  # noqa: ANN401
         return Document(value)
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         raise InputError(f'{where}: must be a string or an object with a string "text"')
-    title = value.get("title") or ""
+    title = value.get("title")
+    title = "" if is_missing(title) else title or ""
     if not isinstance(title, str):
         raise InputError(f'{where}: "title" must be a string')
     identifier = value.get("_id", value.get("id"))

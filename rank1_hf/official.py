@@ -10,6 +10,7 @@ import numpy as np
 
 from rank1_hf.processes import is_launched
 from rank1_hf.reranker import Rank1
+from rank1_hf.values import is_missing
 
 _VLLM_ROWS = 256  # the most sequences that vLLM itself decodes together
 
@@ -82,7 +83,7 @@ class rank1:  # noqa: N801
 
         Args:
             input_to_rerank: (query, passage) or (query, passage, instruction) each. A passage is text or
-                {"title", "text"}; an instruction of None is none.
+                {"title", "text"}; an instruction of None or NaN is none.
             batch_size: for this call, instead of the constructor's.
 
         Returns:
@@ -104,7 +105,7 @@ def _pair(item: Any) -> Any:  # noqa: ANN401
     if not isinstance(item, tuple | list) or len(item) not in (2, 3):
         return item
     query, passage, *instruction = item
-    if instruction and instruction[0] is not None:
+    if instruction and not is_missing(instruction[0]):
         query = {"text": query, "instruction": instruction[0]}
     if isinstance(passage, Mapping) and passage.get("title") == "" and isinstance(passage.get("text"), str):
         passage = f" {passage['text']}"  # the official code writes the space between title and text all the same

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,8 +12,9 @@ import typer
 from rich.console import Console
 
 from rank1_hf.inputs import Document, InputError, read_file, read_stream, read_text
+from rank1_hf.markers import ContractError, Markers
 from rank1_hf.printable import one_line
-from rank1_hf.prompt import ContractError, Markers, Passage, check_template
+from rank1_hf.prompt import Passage, check_template
 from rank1_hf.results import Interrupted, Judgment
 
 if TYPE_CHECKING:
@@ -199,10 +201,13 @@ def judge(
 ) -> Outcome:
     """Judge pairs; after Ctrl-C, what was finished. `more` goes to `Rank1.judge` as it is."""
     show = False if quiet else None
-    try:
-        judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
-    except Interrupted as interrupted:
-        return Outcome(interrupted.judgments, len(pairs), interrupted=True)
+    with warnings.catch_warnings(record=True) as remarks:
+        try:
+            judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
+        except Interrupted as interrupted:
+            return Outcome(interrupted.judgments, len(pairs), interrupted=True)
+    for remark in remarks:
+        note(str(remark.message), quiet)
     return Outcome(judgments, len(pairs), interrupted=False)
 
 

@@ -1,35 +1,46 @@
 """The pairs a caller gives: what counts as one, and the order in which they are decoded."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from rank1_hf.prompt import Pair, PairError, Passage, Query, passage_text, query_text
+from rank1_hf.tables import PASSAGE, QUERY, Table, is_table, pairs_of
+
+Pairs: TypeAlias = Iterable[Pair] | Pair | Table
+"""Pairs to judge: many, one alone, or a table of them."""
 
 
 def is_pair(pairs: object) -> bool:
     """Whether this is one pair alone, as in predict(("query", "passage"))."""
-    return isinstance(pairs, tuple | list) and len(pairs) == 2 and isinstance(pairs[0], str | Mapping)
+    return isinstance(pairs, tuple | list | np.ndarray) and len(pairs) == 2 and isinstance(pairs[0], str | Mapping)
 
 
 def as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
-    """A collection of pairs, also where one alone is given.
+    """A collection of pairs, also where one alone is given, or a table.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is none of these.
+        ValueError: a table lacks its columns.
     """
     if is_pair(pairs):
         return [pairs]
+    if is_table(pairs):
+        return pairs_of(pairs)
     if isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
         raise TypeError(f"pairs must be a list of (query, passage), not {type(pairs).__name__}")
     return pairs
 
 
 def unpack(pair: Any) -> tuple[Query, Passage]:  # noqa: ANN401
-    """The two parts of a pair.
+    """The two parts of a pair, or of a row of a table that is read as a stream.
 
     Raises:
         PairError: it is none.
     """
+    if isinstance(pair, Mapping) and {QUERY, PASSAGE} <= pair.keys():
+        return pair[QUERY], pair[PASSAGE]
     try:
         if isinstance(pair, str | bytes | Mapping | Set):
             raise TypeError

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
-from rank1_hf.family import AWQ_FAMILY, FAMILY
+from rank1_hf.family import AWQ_FAMILY, FAMILY, RELATIVES
 from rank1_hf.loading import stored_quantization
 
 GIB = 2**30
@@ -167,9 +167,9 @@ def known_gpus() -> str:
 
 
 def family_config(name: str) -> PretrainedConfig | None:
-    """The config of a family member, from the tables; None for other names."""
-    members = FAMILY | AWQ_FAMILY
-    arguments = members.get(name) or members.get(f"jhu-clsp/{name}")
+    """The config of a family member or of a relative, from the tables; None for other names."""
+    members = FAMILY | AWQ_FAMILY | RELATIVES
+    arguments = next((each for member, each in members.items() if name in (member, member.partition("/")[2])), None)
     return None if arguments is None else AutoConfig.for_model(**arguments)
 
 

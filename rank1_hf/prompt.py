@@ -13,12 +13,15 @@ tokenizer adds itself (a BOS for Llama and Mistral). And text from a user or a d
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from rank1_hf.chain import ChainRules, common_prefix_length
+from rank1_hf.chain_text import TextStream, cut_to_last_sentence
+from rank1_hf.markers import ContractError, Markers, check_markers
+from rank1_hf.values import is_missing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,19 +33,15 @@ TAIL = "\n"
 QUERY_PLACEHOLDER = "FILL_QUERY_HERE"
 
 Query = str | Mapping[str, Any]
-"""A query: its text, or `{"text": ..., "instruction": ...}`."""
+"""A query: its text, or `{"text": ..., "instruction": ...}`; an instruction of None or NaN is none."""
 
 Passage = str | Mapping[str, Any]
-"""A passage: its text, or `{"title": ..., "text": ...}`."""
+"""A passage: its text, or `{"title": ..., "text": ...}`; a title of None or NaN is none."""
 
 Pair = tuple[Query, Passage] | Sequence[str]
 """(query, passage)."""
 
 Truncation = Literal["passage", "error"]
-
-
-class ContractError(ValueError):
-    """A tokenizer cannot express the prompt contract."""
 
 
 class PairError(ValueError):
@@ -51,25 +50,6 @@ class PairError(ValueError):
 
 class PromptTooLongError(PairError):
     """The prompt of one pair does not fit beside the budget and may not be cut, or not enough."""
-
-
-@dataclass(frozen=True, slots=True)
-class Markers:
-    """The strings that steer a reasoning reranker. The defaults are rank1's.
-
-    Attributes:
-        think: ends the prompt and opens the chain.
-        close: closes the chain.
-        wait: what rethinking puts in the place of `close`.
-        true, false: the two answers, as they follow `close`. The prompt asks for them, and each is read at its first
-            token id.
-    """
-
-    think: str = "<think>"
-    close: str = "</think>"
-    wait: str = "\nWait"
-    true: str = " true"
-    false: str = " false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +100,7 @@ class PromptEncoder:
         self._plain = _without_special_tokens(tokenizer)
         added = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()}
         self.special_ids = frozenset(id_ for content, id_ in added.items() if content.strip())
+        check_markers(self.markers, added)
         self.bos_ids = _leading_special_ids(tokenizer)
         self._one_think_id = self.markers.think in added
         self._one_close_id = self.markers.close in added
@@ -227,7 +208,7 @@ class PromptEncoder:
             self._ends_sentence[token] = self._decode([token]).rstrip().endswith((".", "!", "?"))
         return self._ends_sentence[token]
 
-    def text_stream(self, before: Sequence[int]) -> "TextStream":
+    def text_stream(self, before: Sequence[int]) -> TextStream:
         """Turns the tokens that follow these into text, one by one."""
         return TextStream(self._decode, before[-1:])
 
@@ -307,33 +288,6 @@ class PromptEncoder:
             )
 
 
-class TextStream:
-    """Text as its tokens come: a character made of several tokens comes with the last of them.
-
-    All of it together is what the tokens decode to as a whole, unless there are bytes among them that are no text.
-
-    Args:
-        decode: ids -> text.
-        before: what stands before the first token; some tokenizers decode the very first one of a text differently.
-    """
-
-    def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int]) -> None:
-        self._decode = decode
-        self._ids = list(before)
-        self._n_said = len(self._ids)  # the text of so many has been given away
-
-    def push(self, token: int) -> str:
-        """The text that another token adds; empty where it only begins a character."""
-        self._ids.append(token)
-        said, text = self._decode(self._ids[: self._n_said]), self._decode(self._ids)
-        if text.endswith("\N{REPLACEMENT CHARACTER}"):
-            return ""
-        # Only the tokens since the last piece are kept: they are enough to decode the next ones as they are.
-        self._ids = self._ids[self._n_said :]
-        self._n_said = len(self._ids)
-        return text[len(said) :]
-
-
 def check_template(template: str) -> None:
     """Refuse a dataset prompt that has no place for the query.
 
@@ -352,7 +306,7 @@ def query_text(query: Query) -> str:
     """
     if isinstance(query, Mapping):
         text = _text(query.get("text"), "the query's 'text'")
-        instruction = _text(query.get("instruction") or "", "the query's 'instruction'")
+        instruction = _optional_text(query.get("instruction"), "the query's 'instruction'")
         if instruction and instruction != text:
             text = f"{text} {instruction}"
     else:
@@ -371,18 +325,12 @@ def passage_text(passage: Passage) -> str:
     if not isinstance(passage, Mapping):
         return _text(passage, "the passage")
     text = _text(passage.get("text"), "the passage's 'text'")
-    title = _text(passage.get("title") or "", "the passage's 'title'")
+    title = _optional_text(passage.get("title"), "the passage's 'title'")
     return f"{title} {text}" if title else text
 
 
-def cut_to_last_sentence(chain: str) -> str:
-    """A chain without the unfinished sentence at its end, if it has a finished one; stripped."""
-    text = chain.rstrip()
-    if not text.endswith((".", "!", "?")):
-        end = max(text.rfind(mark) for mark in ".!?")
-        if end != -1:
-            text = text[: end + 1]
-    return text.strip()
+def _optional_text(value: object, name: str) -> str:
+    return "" if is_missing(value) else _text(value, name)
 
 
 def _text(value: object, name: str) -> str:

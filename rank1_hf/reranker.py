@@ -1,27 +1,24 @@
-"""Rank1: predict, rank and judge. The only file most users meet."""
+"""Rank1: the model, `judge`, and what looks inside; `predict` and `rank` are those of `CrossEncoderMethods`."""
 
 import contextlib
-import itertools
+import operator
 import threading
-import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
-import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.call import Asked, Call, Processor
 from rank1_hf.chain import BeliefAt, Rule
-from rank1_hf.contest import Contest, TopKExit
+from rank1_hf.checks import check_layers, check_loaded, check_memory, check_vocabulary
+from rank1_hf.cross_encoder import CrossEncoderMethods
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.placement import is_split
 from rank1_hf.loading import (
     Checkpoint,
-    CheckpointError,
     Quantization,
     context_length,
     eos_ids,
@@ -30,15 +27,12 @@ from rank1_hf.loading import (
     quantization_config,
     resolve_device,
     resolve_dtype,
-    stored_quantization,
 )
-from rank1_hf.pairs import as_pairs, in_decoding_order, is_pair, unpack
-from rank1_hf.planning import PLANNED, why_too_large
+from rank1_hf.markers import Markers
+from rank1_hf.pairs import Pairs, as_pairs, in_decoding_order, unpack
 from rank1_hf.processes import Processes, warn_of_idle_processes
 from rank1_hf.progress import Progress
 from rank1_hf.prompt import (
-    ContractError,
-    Markers,
     Pair,
     PairError,
     Passage,
@@ -50,15 +44,15 @@ from rank1_hf.prompt import (
     passage_text,
     query_text,
 )
-from rank1_hf.results import Interrupted, Judgment, Judgments, Ranking, TokenEvent, ranking_key
+from rank1_hf.remarks import warn_of_budget
+from rank1_hf.results import Interrupted, Judgment, Judgments, TokenEvent
 from rank1_hf.shares import shares
 from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.speaker import Speaker
 from rank1_hf.tracing.texts import with_given_chain
 from rank1_hf.tracing.trace import Trace, TraceOptions
-
-Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float32]] | np.float32
+from rank1_hf.values import is_whole_number, whole_number
 
 _T = TypeVar("_T")
 
@@ -69,14 +63,7 @@ _CLOSE_RESERVE = 8  # what a forced close adds behind a chain besides `</think>`
 _TYPICAL_CHAIN = 300  # tokens, for sharing pairs out among processes
 
 
-class _NoModelCard:
-    """Where sentence-transformers' evaluators write what they have measured, besides returning it. Nothing is kept."""
-
-    def set_evaluation_metrics(self, evaluator: object, metrics: object, epoch: int = 0, step: int = 0) -> None:
-        """Forget it."""
-
-
-class Rank1:
+class Rank1(CrossEncoderMethods):
     """A reasoning reranker. Calls from several threads take turns, since they share the model and its KV memory.
 
     Args:
@@ -118,8 +105,6 @@ class Rank1:
         ValueError: an argument makes no sense; the message says which and why.
     """
 
-    model_card_data = _NoModelCard()
-
     def __init__(
         self,
         model: str | Path | PreTrainedModel | None = None,
@@ -147,25 +132,25 @@ class Rank1:
         token: str | bool | None = None,
         allow_pickles: bool = False,
     ) -> None:
-        _check_count("max_length", max_length, least=1)
-        _check_count("rethink", rethink, least=0)
-        _check_count("min_thinking_tokens", min_thinking_tokens, least=0)
-        _check_count("num_gpus", num_gpus, least=1)
+        max_length = whole_number("max_length", max_length, least=1)
+        rethink = whole_number("rethink", rethink, least=0)
+        min_thinking_tokens = whole_number("min_thinking_tokens", min_thinking_tokens, least=0)
+        num_gpus = whole_number("num_gpus", num_gpus, least=1)
         if num_gpus > 1 and (device_map is not None or max_memory is not None):
             raise ValueError(
                 "num_gpus puts a whole model on each GPU, device_map and max_memory spread one over several; give one"
             )
         if kv_cache_tokens is not None:
-            _check_count("kv_cache_tokens", kv_cache_tokens, least=1)
+            kv_cache_tokens = whole_number("kv_cache_tokens", kv_cache_tokens, least=1)
         if not 0 < gpu_memory_utilization <= 1:
             raise ValueError(f"gpu_memory_utilization must be above 0 and at most 1, not {gpu_memory_utilization!r}")
         if max_new_tokens is not None:
-            _check_count("max_new_tokens", max_new_tokens, least=1)
+            max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
         if truncation not in ("passage", "error"):
             raise ValueError(f"truncation must be 'passage' or 'error', not {truncation!r}")
         dtype, chosen = resolve_dtype(dtype), resolve_device(device)
         if isinstance(model, PreTrainedModel):
-            _check_loaded(
+            check_loaded(
                 dtype=dtype,
                 device=device,
                 quantization=quantization,
@@ -196,7 +181,7 @@ class Rank1:
         else:
             warn_of_idle_processes()
         quantized = quantization_config(quantization, checkpoint.config, chosen)
-        _check_vocabulary(checkpoint)
+        check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer
         self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
         self.context = min(max_length, context_length(checkpoint.config) or max_length)
@@ -215,7 +200,11 @@ class Rank1:
             and max_memory is None
             and not isinstance(model, PreTrainedModel)
         ):
-            _check_memory(checkpoint, dtype, quantization, chosen)
+            check_memory(checkpoint, dtype, quantization, chosen)
+        if not isinstance(model, PreTrainedModel):
+            check_layers(checkpoint.config)
+        elif model._supports_attention_backend:  # the decoder says so, where it does not
+            check_layers(model)
         # Last, since it takes longest: whatever is wrong with the rest has been said by now.
         if isinstance(model, PreTrainedModel):
             self.model = model
@@ -245,7 +234,7 @@ class Rank1:
     @overload
     def judge(
         self,
-        pairs: Iterable[Pair] | Pair,
+        pairs: Pairs,
         *,
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
@@ -260,7 +249,7 @@ class Rank1:
     @overload
     def judge(
         self,
-        pairs: Iterable[Pair] | Pair,
+        pairs: Pairs,
         *,
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
@@ -274,7 +263,7 @@ class Rank1:
 
     def judge(
         self,
-        pairs: Iterable[Pair] | Pair,
+        pairs: Pairs,
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
@@ -289,7 +278,8 @@ class Rank1:
         unharmed.
 
         Args:
-            pairs: (query, passage) each; or one pair alone. A query is text or {"text", "instruction"}, a passage is
+            pairs: (query, passage) each; or one pair alone; or a table with the columns "query" and "passage" (a pandas
+                frame, an Arrow table, a `datasets.Dataset`). A query is text or {"text", "instruction"}, a passage is
                 text or {"title", "text"}. The same pair twice is decoded once.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
@@ -303,19 +293,19 @@ class Rank1:
             observers: see `rank1_hf.tracing.Observer`.
 
         Returns:
-            A list in input order, which can also write itself as an HTML page, or with `stream` an iterator in the
-            order of finishing.
+            A list in input order, which can also write itself as a table or an HTML page, or with `stream` an iterator
+            in the order of finishing. A warning says so where nearly all chains ran to their budget.
 
         Raises:
             TypeError: `pairs` is not a collection of pairs.
-            ValueError: `stream` with `num_gpus`; or its processes were given different pairs; or what is asked for is
-                not in the model, or makes no sense.
+            ValueError: a table lacks a column; or `stream` with `num_gpus`; or its processes were given different
+                pairs; or what is asked for is not in the model, or makes no sense.
             PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is
                 decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
         if batch_size is not None:
-            _check_count("batch_size", batch_size, least=1)
+            batch_size = whole_number("batch_size", batch_size, least=1)
         n_layers, n_heads = n_layers_and_heads(self.model)
         check_observers(observers, n_layers=n_layers, n_heads=n_heads)
         asked = Asked(think, rule, logits_processor, trace, tuple(observers))
@@ -338,128 +328,6 @@ class Rank1:
             return self.in_turn(judgments)
         with self._lock:
             return Judgments(_collect(judgments), many)
-
-    @overload
-    def predict(
-        self,
-        pairs: Iterable[Pair] | Pair,
-        *,
-        batch_size: int | None = ...,
-        show_progress_bar: bool | None = ...,
-        prompt_name: None = ...,
-        convert_to_numpy: bool = ...,
-        convert_to_tensor: Literal[False] = ...,
-    ) -> Scores: ...
-
-    @overload
-    def predict(
-        self,
-        pairs: Iterable[Pair] | Pair,
-        *,
-        batch_size: int | None = ...,
-        show_progress_bar: bool | None = ...,
-        prompt_name: None = ...,
-        convert_to_numpy: bool = ...,
-        convert_to_tensor: Literal[True],
-    ) -> Tensor: ...
-
-    def predict(
-        self,
-        pairs: Iterable[Pair] | Pair,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        prompt_name: None = None,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-    ) -> Scores | Tensor:
-        """The scores of pairs, as `CrossEncoder.predict` of sentence-transformers gives them.
-
-        Args:
-            pairs, batch_size, show_progress_bar: as in `judge`.
-            prompt_name: None, which is what sentence-transformers' evaluators give; a dataset prompt is an argument of
-                the class.
-            convert_to_numpy: True, as those evaluators say.
-            convert_to_tensor: give a tensor, on the CPU.
-
-        Returns:
-            float32 [pairs], in the order given; for one pair alone a single float32. A pair without a score is NaN, and
-            a warning says why.
-
-        Raises:
-            ValueError: a prompt name, or neither numpy nor a tensor is asked for.
-        """
-        if prompt_name is not None:
-            raise ValueError("there are no prompts by name; give Rank1 a prompt_template, or a query an instruction")
-        if not (convert_to_numpy or convert_to_tensor):
-            raise ValueError("convert_to_numpy=False needs convert_to_tensor=True")
-        single = is_pair(pairs)
-        judgments = self.judge(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
-        _warn_of_failures(judgments)
-        scores = np.array([judgment.score for judgment in judgments], dtype=np.float32)
-        if convert_to_tensor:
-            return torch.from_numpy(scores)[0] if single else torch.from_numpy(scores)
-        return np.float32(scores[0]) if single else scores
-
-    def rank(
-        self,
-        query: Query,
-        documents: Sequence[Passage],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        *,
-        instruction: str | None = None,
-        early_exit: Literal["top_k"] | TopKExit | None = None,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-    ) -> Ranking:
-        """Rank passages for one query, as `CrossEncoder.rank` of sentence-transformers does.
-
-        Args:
-            query: what is searched for.
-            documents: the passages.
-            top_k: keep only the best so many.
-            return_documents: put each passage into its dict, as "text".
-            instruction: what else decides about relevance; stands behind the query in the prompt.
-            early_exit: "top_k" stops thinking about passages that k others lead by a margin, see `TopKExit`, whose
-                thresholds can be given instead. Such a chain is closed where it is, as "stopped". The ranking may lack
-                passages that it would have without; `TopKExit` says what was measured. Who is given up depends on how
-                many passages decode together too: the more, the sooner one is known to be behind.
-            batch_size: how many pairs decode together at most. None: what is fast on the device.
-            show_progress_bar: None: only on a terminal.
-
-        Returns:
-            Dicts, best first by log_odds, ties in the order given, passages without a score last: "corpus_id" (the
-            place in `documents`), "score", "log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated",
-            "error". The list shows itself in a notebook, and its `judgments` can be written as an HTML page.
-
-        Raises:
-            PairError: the query is not usable text.
-            TypeError: `documents` is not a list of passages.
-            ValueError: `early_exit` without `top_k`, or it is none.
-        """
-        if top_k is not None:
-            _check_count("top_k", top_k, least=1)
-        contest = _contest(top_k, early_exit)
-        if isinstance(documents, str | bytes | Mapping):
-            raise TypeError(f"documents must be a list of passages, not one {type(documents).__name__}")
-        documents = list(documents)
-        if top_k is not None and top_k >= len(documents):
-            contest = None  # everybody is among the best
-        text = query_text({"text": query, "instruction": instruction} if instruction is not None else query)
-        judgments = self.judge(
-            [(text, document) for document in documents],
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            rule=contest,
-            observers=[] if contest is None else [contest],
-        )
-        ranked = sorted(judgments, key=ranking_key)[:top_k]
-        results = [_ranked(judgment) for judgment in ranked]
-        if return_documents:
-            for result in results:
-                result["text"] = documents[result["corpus_id"]]
-        return Ranking(results, judgments)
 
     # ---- looking inside ----------------------------------------------------------------------------------------------
 
@@ -549,9 +417,10 @@ class Rank1:
             if self.encoder.markers.close in chain:
                 raise ValueError(f"a chain is given without {self.encoder.markers.close}; cut it there")
             return self.encoder.chain_ids(chain)
-        if not all(isinstance(each, int) and 0 <= each < self.model.config.vocab_size for each in chain):
+        ids = [operator.index(each) for each in chain if is_whole_number(each, least=0)]
+        if len(ids) < len(chain) or max(ids, default=0) >= self.model.config.vocab_size:
             raise ValueError("a chain is a text, or a list of the token ids of this model")
-        return chain
+        return ids
 
     # ---- one call ----------------------------------------------------------------------------------------------------
 
@@ -580,6 +449,8 @@ class Rank1:
             for judgment in call.take_ready():
                 progress.done()
                 yield judgment
+        if self._processes is None or self._processes.index == 0:
+            warn_of_budget(call.n_ended, budget=self.max_new_tokens, close=self.encoder.markers.close)
 
     def in_turn(self, items: Generator[_T]) -> Generator[_T]:
         """What a generator over `decoder` gives, while the calls of other threads come between its items and never
@@ -673,71 +544,3 @@ def _collect(judgments: Iterator[Judgment]) -> list[Judgment]:
     except KeyboardInterrupt:
         raise Interrupted(sorted(finished, key=lambda judgment: judgment.index)) from None
     return sorted(finished, key=lambda judgment: judgment.index)
-
-
-def _contest(top_k: int | None, early_exit: Literal["top_k"] | TopKExit | None) -> Contest | None:
-    if early_exit is None:
-        return None
-    if early_exit != "top_k" and not isinstance(early_exit, TopKExit):
-        raise ValueError(f"early_exit must be 'top_k', a TopKExit or None, not {early_exit!r}")
-    if top_k is None:
-        raise ValueError("early_exit needs top_k: how many passages are wanted")
-    return Contest(top_k, TopKExit() if early_exit == "top_k" else early_exit)
-
-
-def _ranked(judgment: Judgment) -> dict[str, Any]:
-    return {
-        "corpus_id": judgment.index,
-        "score": judgment.score,
-        "log_odds": judgment.log_odds,
-        "label": judgment.label,
-        "chain": judgment.chain,
-        "n_chain_tokens": judgment.n_chain_tokens,
-        "ended": judgment.ended,
-        "truncated": judgment.truncated,
-        "error": judgment.error,
-    }
-
-
-def _warn_of_failures(judgments: list[Judgment]) -> None:
-    failed = [judgment for judgment in judgments if judgment.error is not None]
-    if failed:
-        shown = "; ".join(f"pair {judgment.index}: {judgment.error}" for judgment in itertools.islice(failed, 3))
-        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        warnings.warn(f"{len(failed)} of {len(judgments)} pairs have no score ({shown}{more})", stacklevel=3)
-
-
-def _check_memory(
-    checkpoint: Checkpoint, dtype: torch.dtype | None, quantization: Quantization | None, device: torch.device
-) -> None:
-    """Say at once that the weights do not fit, instead of after minutes of loading them."""
-    kind = stored_quantization(checkpoint.config) if quantization is None else quantization
-    if not isinstance(kind, str | None) or kind not in (None, *PLANNED):
-        return  # how much these weights take is known to their quantizer only
-    free, _ = torch.cuda.mem_get_info(device)
-    reason = why_too_large(checkpoint.config, dtype or checkpoint.config.dtype or torch.float32, kind, free)
-    if reason is not None:
-        raise CheckpointError(f"{checkpoint.path} does not fit on {device}: {reason}")
-
-
-def _check_vocabulary(checkpoint: Checkpoint) -> None:
-    n_tokens, n_rows = len(checkpoint.tokenizer), int(checkpoint.config.vocab_size)
-    if n_tokens > n_rows:
-        raise ContractError(
-            f"the tokenizer has {n_tokens} tokens and the model has embeddings for {n_rows} only; "
-            "use the tokenizer that belongs to the model, or resize its embeddings"
-        )
-
-
-def _check_loaded(**given: object) -> None:
-    """Refuse what says how a model is to be loaded, where it is loaded already."""
-    useless = [name for name, value in given.items() if value is not None]
-    if useless:
-        raise ValueError(
-            f"a loaded model is used as it was loaded: leave out {', '.join(useless)}, or give a name or a folder"
-        )
-
-
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rank1_hf.chain import Ended
 from rank1_hf.prompt import Pair
+from rank1_hf.tables import TablePairs
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
     from rank1_hf.tracing.trace import Trace
 
 COLUMNS = {
@@ -94,7 +98,7 @@ class Judgment:
 
 
 class Judgments(list[Judgment]):
-    """The judgments of a call, in input order: a list that can show itself.
+    """The judgments of a call, in input order: a list that can show itself, and becomes a table.
 
     Args:
         judgments: those of one call, or some of them.
@@ -123,6 +127,24 @@ class Judgments(list[Judgment]):
         from rank1_hf.tracing.report import write_html
 
         write_html(self, path, pairs=self.pairs, other=other, names=names)
+
+    def to_arrow(self) -> "pa.Table":
+        """A row for each judgment, in order, with the `COLUMNS`; null where there is no score. Needs pyarrow."""
+        import pyarrow as pa
+
+        fields = [judgment.to_dict() for judgment in self]
+        columns = {name: [row[name] for row in fields] for name in COLUMNS}
+        return pa.table({name: pa.array(columns[name], getattr(pa, kind)()) for name, kind in COLUMNS.items()})
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each judgment, with the `COLUMNS`. Its index is that of the frame that was judged, so that it can
+        be joined to it, or else each pair's place in the input. Needs pandas and pyarrow.
+        """
+        frame = self.to_arrow().to_pandas()
+        places = [judgment.index for judgment in self]
+        labels = self.pairs.row_labels if isinstance(self.pairs, TablePairs) else None
+        frame.index = places if labels is None else labels[places]
+        return frame
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

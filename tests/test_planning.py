@@ -77,6 +77,16 @@ def test_awq_weights_take_what_they_take_on_disk(tmp_path: Path) -> None:
     assert Size.of(config).n_bytes(torch.float16, "awq") == pytest.approx(n_bytes, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["limrank", "songtingyu/limrank"])
+def test_relatives_are_planned_for_and_never_recommended(name: str) -> None:
+    config = family_config(name)
+    assert config is not None
+    assert Size.of(config) == Size.of(family_config("rank1-7b"))
+    found = largest_that_fits(parse_gpu("16GiB"))
+    assert found is not None
+    assert found[0] in FAMILY
+
+
 def test_awq_members_are_planned_for_as_they_are() -> None:
     plain, awq = family_config("rank1-14b"), family_config("jhu-clsp/rank1-14b-awq")
     assert Size.of(plain) == Size.of(awq)

@@ -10,15 +10,15 @@ from tokenizers import models as tokenizer_models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rank1_hf.chain import common_prefix_length
+from rank1_hf.chain_text import cut_to_last_sentence
+from rank1_hf.markers import ContractError, Markers
 from rank1_hf.prompt import (
-    ContractError,
-    Markers,
     PairError,
     PromptEncoder,
-    cut_to_last_sentence,
     passage_text,
     query_text,
 )
+from rank1_hf.values import is_missing
 from tests import models
 from tests.models import prompt_of
 
@@ -414,7 +414,7 @@ class TestBadText:
             passage_text(value)
         with pytest.raises(PairError, match=f"the passage's 'text' {message}"):
             passage_text({"text": value})
-        if value is not None:
+        if not is_missing(value):
             with pytest.raises(PairError, match=f"the query's 'instruction' {message}"):
                 query_text({"text": "wings", "instruction": value})
             with pytest.raises(PairError, match=f"the passage's 'title' {message}"):

@@ -13,10 +13,11 @@ Ray keeps the actors, moves the data, and gives the batches of an actor or machi
 import inspect
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from rank1_hf.reranker import Rank1
 from rank1_hf.results import COLUMNS
+from rank1_hf.values import is_whole_number, whole_number
 
 try:
     import pyarrow as pa
@@ -65,7 +66,7 @@ def rerank(
         ValueError: a column is missing or would be overwritten (where columns are only known once data is read, as of
             JSON, the run fails with this when the first are), or `num_gpus` is no whole number.
     """
-    if not isinstance(num_gpus, int) or isinstance(num_gpus, bool) or num_gpus < 0:
+    if not is_whole_number(num_gpus, least=0):
         raise ValueError(f"num_gpus must be a whole number of at least 0, not {num_gpus!r}: a model fills its GPU")
     if not isinstance(model, str | Path | None):
         raise TypeError(f"each actor loads the model itself: give a hub name or a folder, not {type(model).__name__}")
@@ -113,8 +114,8 @@ class _Judge:
 
 
 def _pool(concurrency: int | tuple[int, int] | None) -> ActorPoolStrategy:
-    if isinstance(concurrency, int):
-        return ActorPoolStrategy(size=concurrency)
+    if isinstance(concurrency, SupportsIndex):
+        return ActorPoolStrategy(size=whole_number("concurrency", concurrency, least=1))
     fewest, most = concurrency or (None, None)
     return ActorPoolStrategy(min_size=fewest, max_size=most)
 

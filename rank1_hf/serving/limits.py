@@ -1,12 +1,13 @@
 """What a client may send, and what it is told where that is too much or cannot be judged."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from fastapi import HTTPException
 
 from rank1_hf.prompt import PairError
 from rank1_hf.serving.requests import PairsRequest
+from rank1_hf.values import whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,18 @@ class Limits:
         documents: how many.
         characters: of a document, or of the query and its instruction.
         body: bytes of the whole request.
+
+    Raises:
+        ValueError: one is no whole number above 0.
     """
 
     documents: int = 1000
     characters: int = 100_000
     body: int = 16 * 2**20
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            whole_number(field.name, getattr(self, field.name), least=1)
 
     def admit(self, request: PairsRequest) -> list[tuple[str, str] | Refusal]:
         """The pairs of a request as texts, and for each that cannot be judged the reason.

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 from rank1_hf.chain import common_prefix_length
-from rank1_hf.prompt import cut_to_last_sentence
+from rank1_hf.chain_text import cut_to_last_sentence
 from rank1_hf.results import Judgment
 
 if TYPE_CHECKING:

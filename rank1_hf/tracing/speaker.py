@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Iterator
 
+from rank1_hf.chain_text import TextStream
 from rank1_hf.decoding.watcher import Reading
-from rank1_hf.prompt import PromptEncoder, TextStream
+from rank1_hf.prompt import PromptEncoder
 from rank1_hf.results import TokenEvent
 from rank1_hf.tracing.observer import Observer, WatchedPair
 

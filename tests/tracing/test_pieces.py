@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rank1_hf.chain import BeliefPoint
-from rank1_hf.prompt import cut_to_last_sentence
+from rank1_hf.chain_text import cut_to_last_sentence
 from rank1_hf.tracing.pieces import belief, divergence, doubt, n_kept, pieces
 from tests.tracing.made import judgment, trace_of, traced
 
