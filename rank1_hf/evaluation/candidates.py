@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -45,8 +45,14 @@ class Inputs:
         """Say at once that the files do not belong together.
 
         Raises:
-            InputError: no query of the run is in the collection, or judged.
+            InputError: no query of the run is in the collection, or judged; or ids that pandas made floats in one of
+                the files are whole in another.
         """
+        _refuse_floats("the run", self.run, "the collection", self.queries)
+        if self.qrels is not None:
+            _refuse_floats("the run", self.run, "the qrels", self.qrels)
+            for query in self.run.keys() & self.qrels.keys():
+                _refuse_floats("the run", self.run[query], "the qrels", self.qrels[query])
         if not self.run.keys() & self.queries.keys():
             raise InputError(
                 f"none of the run's queries is in the collection; the first is {next(iter(self.run), None)!r}"
@@ -72,3 +78,14 @@ class Inputs:
             queries.update(json.dumps([query, self.queries.get(query)]).encode())
             run.update(json.dumps([query, *scores]).encode())
         return {"queries": queries.hexdigest(), "run": run.hexdigest()}
+
+
+def _refuse_floats(name: str, ids: Collection[str], other_name: str, other_ids: Collection[str]) -> None:
+    """Say that an id of one file is that of the other, but for the ".0" that pandas writes behind whole numbers."""
+    for theirs, these, whole, them in ((name, ids, other_name, other_ids), (other_name, other_ids, name, ids)):
+        for id_ in these:
+            if id_.endswith(".0") and id_ not in them and id_[:-2] in them:
+                raise InputError(
+                    f"{theirs} has the id {id_}, {whole} has {id_[:-2]}: pandas made it a float; write ids as text "
+                    "(read them with dtype=str)"
+                )
