@@ -81,7 +81,7 @@ def lines_of(stream: BinaryIO, name: str, skip: Skip = refuse) -> Iterator[str]:
         buffered = _buffered(stream)
         compressed = buffered.peek(len(_GZIP)).startswith(_GZIP)
         if compressed:
-            buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered))  # type: ignore[arg-type] # which only reads
+            buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered))
         head = buffered.peek(16)
         for start, kind in _NO_TEXT.items():
             if head.startswith(start):

@@ -41,7 +41,23 @@ def test_a_grade_may_be_negative(value: object) -> None:
     assert fields.grade_of(value, "here") == -1
 
 
-WRONG: list[Any] = [0.9, "0.9", None, float("nan"), float("inf"), "", "high", "1_0", "\u0661", True, [], {}, 1e30, 1j, "9" * 9999]
+WRONG: list[Any] = [
+    0.9,
+    "0.9",
+    None,
+    float("nan"),
+    float("inf"),
+    "",
+    "high",
+    "1_0",
+    "\u0661",
+    True,
+    [],
+    {},
+    1e30,
+    1j,
+    "9" * 9999,
+]
 
 
 @pytest.mark.parametrize("value", WRONG)
@@ -50,7 +66,9 @@ def test_any_other_grade_is_an_error_with_place_and_value(value: object) -> None
         fields.grade_of(value, "here")
 
 
-@pytest.mark.parametrize(("value", "id_"), [("2.0", "2.0"), ("007", "007"), (7, "7"), (2.0, "2"), (10.0**20, "1" + "0" * 20)])
+@pytest.mark.parametrize(
+    ("value", "id_"), [("2.0", "2.0"), ("007", "007"), (7, "7"), (2.0, "2"), (10.0**20, "1" + "0" * 20)]
+)
 def test_an_id_is_read_as_what_it_is(value: object, id_: str) -> None:
     assert fields.id_of(value, "here") == id_
 

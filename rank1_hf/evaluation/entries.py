@@ -18,7 +18,7 @@ from rank1_hf.textfiles import InputError, parse_json, read_lines, read_text
 
 Value = TypeVar("Value", int, float)
 
-_JSON = re.compile(r'\s*[\[{]\s*(["\[{\]}]|$)')  # ids may begin with a bracket, too
+_JSON = re.compile(r'\s*[\[{]\s*(["\[{\]}]|$)')
 
 
 class Entry(NamedTuple):
@@ -115,14 +115,14 @@ def _entries(path: Path, content: Content[Any], split: str, subset: str | None) 
     if first is None:
         return iter(())
     lines = chain([first], lines)
-    if _JSON.match(first[1]):
+    if _JSON.match(first[1]) and not _is_data(first[1], content):
         return _json_entries(str(path), first[1], lines, content, split, subset)
     return _line_entries(str(path), lines, content)
 
 
 def _line_entries(name: str, lines: Iterator[tuple[int, str]], content: Content[Any]) -> Iterator[Entry]:
     number, first = next(lines)
-    header, commas = _header(first)
+    header, commas = (None, False) if _is_data(first, content) else _header(first)
     if header is None:
         lines = chain([(number, first)], lines)
         columns, expected = content.columns, content.form
@@ -140,6 +140,16 @@ def _line_entries(name: str, lines: Iterator[tuple[int, str]], content: Content[
             if places is None:
                 raise InputError(f"{name}, line {number}: must be: {expected}; it has {len(cells)} columns")
             yield Entry(f"{name}, line {number}", *(cells[place] for place in places))
+
+
+def _is_data(line: str, content: Content[Any]) -> bool:
+    """Whether a line without a header's help is an entry; its ids may look like anything."""
+    cells = _columns(line, content.columns)
+    try:
+        content.check(cells[content.columns[len(cells)][2]], "")
+    except (KeyError, InputError):
+        return False
+    return True
 
 
 def _header(line: str) -> tuple[list[str] | None, bool]:

@@ -35,7 +35,7 @@ def rows(query: str, document: str, score: str) -> list[dict[str, Any]]:
         lines(*rows("qid", "docno", "score")),
         lines(*rows("query", "document", "score")),
         json.dumps(rows("query-id", "corpus-id", "score"), indent=2),
-        "qid,docno,rank,score,query\nq1,d1,2,0.5,\"a, b\"\nq1,d2,1,9,x\nq 2,d1,1,-1,x\n",
+        'qid,docno,rank,score,query\nq1,d1,2,0.5,"a, b"\nq1,d2,1,9,x\nq 2,d1,1,-1,x\n',
         "q1\tQ0\td1\t2\t0.5\tt\nq1\tQ0\td2\t1\t9\tt\nq 2\tQ0\td1\t1\t-1\tt\n",
     ],
 )
@@ -81,9 +81,12 @@ def test_the_split_of_predictions_is_chosen(tmp_path: Path) -> None:
         ('{"q1": {"d1": 1}, "q2": ["d1"]}', 'no "query-id"'),
         ('{\n"q1": {"d1": 1},\n"q2": ["d1"]}', "query q2: must be an object"),
         ('{"q1": {"d1": 1}', "not valid JSON"),
-        ('{"query_id": "q1", "doc": "d1", "score": 1}', r"""line 1: no "corpus-id" \(.*\); there is 'query_id', 'doc'"""),
+        (
+            '{"query_id": "q1", "doc": "d1", "score": 1}',
+            r"""line 1: no "corpus-id" \(.*\); there is 'query_id', 'doc'""",
+        ),
         ('{"query_id": "q1", "docid": null, "score": 1}', "line 1: an id is missing"),
-        ("[1]", "row 1: must be an object"),
+        ('["q1"]', "row 1: must be an object"),
         ('{"a\\nb": {"d": 1}}', "no run can hold"),
         ('{"": {"d": 1}}', "an id is missing"),
         ("qid\tdocno\trank\nq1\td1\t1\n", r"""line 1: no "score" .*there is 'qid', 'docno', 'rank'"""),
