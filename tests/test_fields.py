@@ -75,7 +75,7 @@ def test_an_id_is_read_as_what_it_is(value: object, id_: str) -> None:
 
 @pytest.mark.parametrize("value", [None, "", float("nan"), 2.5, True, [], "a\tb", "a\nb", "\ud800"])
 def test_what_is_no_id_is_told(value: object) -> None:
-    with pytest.raises(InputError, match="here: .*id"):
+    with pytest.raises(InputError, match=r"here: .*id"):
         fields.id_of(value, "here")
 
 

@@ -190,5 +190,5 @@ def test_other_names_are_understood_and_a_missing_one_is_named(tmp_path: Path) -
     save_parquet(tmp_path / "qrels", [{"query_id": 1, "corpus_id": 7, "stars": 2}])
     (tmp_path / "default" / "test.parquet").unlink()
     (tmp_path / "default").rmdir()
-    with pytest.raises(InputError, match="qrels, row 1: no \"relevance\" .*there is 'query_id', 'corpus_id', 'stars'"):
+    with pytest.raises(InputError, match=r"qrels, row 1: no \"relevance\" .*there is 'query_id', 'corpus_id', 'stars'"):
         open_source(str(tmp_path)).qrels()
