@@ -93,12 +93,14 @@ def grade_of(value: object, where: str) -> int:
     Raises:
         InputError: it is something else.
     """
+    number: Any = None if isinstance(value, bool) else value
     with suppress(ValueError, OverflowError, TypeError):  # which int raises for NaN, infinity and complex numbers
-        number = int(value.partition(".")[0]) if isinstance(value, str) and _WHOLE.fullmatch(value) else value
-        if isinstance(number, Number) and not isinstance(number, bool):
-            grade = int(number)  # type: ignore[call-overload]
+        if isinstance(value, str) and _WHOLE.fullmatch(value):
+            number = int(value.partition(".")[0])
+        if isinstance(number, Number):
+            grade: int = int(number)  # type: ignore[call-overload]
             if grade == number and abs(grade) <= _LARGEST_GRADE:
-                return int(grade)
+                return grade
     raise InputError(f"{where}: a grade must be a whole number (up to {_LARGEST_GRADE:,}), not {value!r}")
 
 

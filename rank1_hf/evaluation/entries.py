@@ -110,7 +110,7 @@ def has_subsets(path: Path) -> bool:
 
 
 def _entries(path: Path, content: Content[Any], split: str, subset: str | None) -> Iterator[Entry]:
-    lines = enumerate(read_lines(path), start=1)
+    lines: Iterator[tuple[int, str]] = enumerate(read_lines(path), start=1)
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
         return iter(())
