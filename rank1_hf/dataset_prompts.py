@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from rank1_hf.inputs import InputError, read_text
 from rank1_hf.prompt import QUERY_PLACEHOLDER
+from rank1_hf.textfiles import InputError, format_of, read_text
 
 BUILT_IN = Path(__file__).parent / "assets" / "dataset_prompts.yaml"
 
@@ -43,7 +43,7 @@ def read_prompts(path: Path) -> Prompts:
     """
     import yaml
 
-    parse = json.loads if path.suffix == ".json" else yaml.safe_load
+    parse = json.loads if format_of(path) == "json" else yaml.safe_load
     try:
         prompts = parse(read_text(path))
     except (ValueError, yaml.YAMLError) as error:

@@ -5,19 +5,17 @@ document *says* is not judged here: empty and strange texts are the reranker's t
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rank1_hf.values import is_missing
+from rank1_hf import fields
+from rank1_hf.textfiles import InputError, format_of, lines_of, parse_json, read_jsonl, read_lines, read_text
+
+__all__ = ["Document", "InputError", "document_of", "read_file", "read_jsonl", "read_lines", "read_stream", "read_text"]
 
 _LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit (128 kB) is less than a long passage; C's long bounds it
-
-
-class InputError(ValueError):
-    """An input cannot be read; the message names the file and the line, and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +26,13 @@ class Document:
         text: what it says.
         title: "" where it has none.
         id: "" where it has none.
+        where: the place in its file or dataset, for what is said about it.
     """
 
     text: str
     title: str = ""
     id: str = ""
+    where: str = field(default="", compare=False)
 
     @property
     def passage(self) -> dict[str, str]:
@@ -45,12 +45,12 @@ def read_file(path: Path, file_format: str | None = None) -> Iterator[Document]:
 
     Args:
         path: the file.
-        file_format: "txt", "jsonl" or "csv"; None: what the file's name ends in.
+        file_format: "txt", "jsonl" or "csv"; None: what the file's name ends in, before any .gz.
 
     Raises:
         InputError: the file or one of its lines cannot be read.
     """
-    parse = _parser(file_format or path.suffix.removeprefix(".").lower(), str(path))
+    parse = _parser(file_format or format_of(path), str(path))
     yield from parse(read_lines(path), str(path))
 
 
@@ -60,71 +60,7 @@ def read_stream(stream: BinaryIO, file_format: str, name: str = "standard input"
     Raises:
         InputError: one of its lines cannot be read.
     """
-    return _parser(file_format, name)(_lines(stream, name), name)
-
-
-def read_text(path: Path) -> str:
-    """A whole file's text.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    return "".join(read_lines(path))
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """A file's lines with their ends, one at a time.
-
-    Raises:
-        InputError: the file cannot be read, or a line of it.
-    """
-    with _open(path) as stream:
-        yield from _lines(stream, str(path))
-
-
-def read_jsonl(path: Path, skip: Callable[[InputError], None]) -> Iterator[tuple[str, Any]]:
-    """The value on each line of a .jsonl file, and where it stands ("FILE, line 3").
-
-    Args:
-        path: the file.
-        skip: called with what is wrong with a line; the lines behind it are read all the same.
-
-    Raises:
-        InputError: the file cannot be opened.
-    """
-    with _open(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                value = _json(_decoded(line, number, str(path)), where)
-            except InputError as error:
-                skip(error)
-            else:
-                yield where, value
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Decoded lines with their ends. Only line feeds divide them: JSON may hold other separators unescaped."""
-    return (_decoded(line, number, name) for number, line in enumerate(stream, start=1))
-
-
-def _decoded(line: bytes, number: int, name: str) -> str:
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{name}, line {number}: not UTF-8 (byte {line[error.start]:#04x}); save it as UTF-8, "
-            "for example with: iconv -f ISO-8859-1 -t UTF-8"
-        ) from error
+    return _parser(file_format, name)(lines_of(stream, name), name)
 
 
 def _parse_txt(lines: Iterable[str], name: str) -> Iterator[Document]:
@@ -135,54 +71,60 @@ def _parse_jsonl(lines: Iterable[str], name: str) -> Iterator[Document]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{name}, line {number}"
-            yield document_of(_json(line, where), where)
+            yield document_of(parse_json(line, where), where)
 
 
-def _json(line: str, where: str) -> Any:  # noqa: ANN401
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise InputError(f"{where}: not valid JSON ({reason}); mend or remove the line") from error
-
-
-def document_of(value: Any, where: str) -> Document:  # noqa: ANN401
+def document_of(
+    value: Any,  # noqa: ANN401
+    where: str,
+    text_names: tuple[str, ...] = fields.TEXT,
+    id_names: tuple[str, ...] = fields.DOCUMENT_RECORD_ID,
+) -> Document:
     """The document that a JSON value is: a string, or an object with "text" and optional "title" and "_id" or "id".
 
     Args:
         value: the value.
         where: where it stands, for the error.
+        text_names: what the field of the text may be called.
+        id_names: what the field of the id may be called.
 
     Raises:
         InputError: it is neither.
     """
     if isinstance(value, str):
-        return Document(value)
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        return Document(value, where=where)
+    if not isinstance(value, dict):
         raise InputError(f'{where}: must be a string or an object with a string "text"')
-    title = value.get("title")
-    title = "" if is_missing(title) else title or ""
-    if not isinstance(title, str):
-        raise InputError(f'{where}: "title" must be a string')
-    identifier = value.get("_id", value.get("id"))
-    return Document(value["text"], title, "" if identifier is None else str(identifier))
+    text = value.get(fields.find(value, text_names))
+    if not isinstance(text, str):
+        has = ", ".join(map(repr, value)) or "nothing"
+        raise InputError(f'{where}: must be a string or an object with a string "text" (it has {has})')
+    title = value.get(fields.find(value, fields.TITLE))
+    id_ = value.get(fields.find(value, id_names))
+    return Document(
+        text,
+        fields.optional_text(title, "title", where),
+        "" if fields.is_missing(id_) else fields.id_of(id_, where),
+        where,
+    )
 
 
 def _parse_csv(lines: Iterable[str], name: str) -> Iterator[Document]:
     csv.field_size_limit(_LONGEST_CSV_FIELD)
     rows = csv.DictReader(lines, strict=True)
     try:
-        if "text" not in (rows.fieldnames or ["text"]):
+        columns = rows.fieldnames or fields.TEXT  # of an empty file, which has no rows either
+        if fields.find(columns, fields.TEXT) is None:
             raise InputError(
                 f'{name}: no column "text"; the first line must name the columns (it has {rows.fieldnames})'
             )
         for row in rows:
-            if None in row or row["text"] is None:
+            where = f"{name}, line {rows.line_num}"
+            if None in row or None in row.values():
                 raise InputError(
-                    f"{name}, line {rows.line_num}: not as many columns as the first line names; "
-                    "put quotes around texts that contain commas"
+                    f"{where}: not as many columns as the first line names; put quotes around texts that contain commas"
                 )
-            yield Document(row["text"], row.get("title") or "", row.get("id") or "")
+            yield document_of(row, where)
     except csv.Error as error:
         raise InputError(f"{name}, line {rows.line_num}: not valid CSV ({error})") from error
 

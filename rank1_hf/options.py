@@ -38,7 +38,7 @@ FileOption = Annotated[
         "--file",
         "-f",
         help="Read the passages from a .txt (a line each), a .jsonl (a string or an object with text, and optional "
-        "title and id, a line), or a .csv (columns text, and optional title and id).",
+        "title and id, a line), or a .csv (columns text, and optional title and id); gzipped or not.",
     ),
 ]
 FormatOption = Annotated[

@@ -1,12 +1,16 @@
-"""A BEIR folder: `queries.jsonl`, `corpus.jsonl`, and the judgments in `qrels/{split}.tsv` or `qrels.tsv`."""
+"""A BEIR folder: `queries.jsonl`, `corpus.jsonl`, and the judgments in `qrels/{split}.tsv` or `qrels.tsv`; each may be
+gzipped.
+"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rank1_hf.evaluation.records import documents_of, queries_of
 from rank1_hf.evaluation.trec import Qrels, read_qrels
-from rank1_hf.inputs import Document, InputError, document_of, read_file, read_jsonl
-from rank1_hf.prompt import Query
+from rank1_hf.inputs import Document
+from rank1_hf.prompt import Query, query_text
+from rank1_hf.textfiles import Skip, read_jsonl, refuse
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "cranfield-sample"
 """The small sample of Cranfield that ships with the package."""
@@ -34,46 +38,40 @@ def read_beir(folder: Path, split: str = "test") -> Collection:
         InputError: a file is missing or malformed.
     """
     return Collection(
-        queries={query.id: query.text for query in read_file(folder / "queries.jsonl")},
-        corpus={document.id: document for document in read_file(folder / "corpus.jsonl")},
-        qrels=read_qrels(qrels_file(folder, split)),
+        queries={id_: query_text(query) for id_, query in read_queries(folder, refuse).items()},
+        corpus={document.id: document for document in stream_documents(folder, refuse)},
+        qrels=read_qrels(qrels_file(folder, split) or folder / "qrels.tsv"),
     )
 
 
-def qrels_file(folder: Path, split: str) -> Path:
+def find_file(folder: Path, *names: str) -> Path | None:
+    """The first of these files that a folder has, as it is or gzipped."""
+    files = (folder / f"{name}{end}" for name in names for end in ("", ".gz"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def qrels_file(folder: Path, split: str) -> Path | None:
     """Where a folder's judgments are."""
-    of_split = folder / "qrels" / f"{split}.tsv"
-    return of_split if of_split.exists() else folder / "qrels.tsv"
+    return find_file(folder, f"qrels/{split}.tsv", "qrels.tsv", "qrels")
 
 
-def stream_documents(folder: Path, skip: Callable[[InputError], None]) -> Iterator[Document]:
+def stream_documents(folder: Path, skip: Skip) -> Iterator[Document]:
     """The documents of a folder, one at a time; what is wrong with one goes to `skip`, and the others are read.
 
     Raises:
         InputError: there is no corpus.
     """
-    for where, value in read_jsonl(folder / "corpus.jsonl", skip):
-        try:
-            document = document_of(value, where)
-        except InputError as error:
-            skip(error)
-        else:
-            yield document
+    return documents_of(read_jsonl(_file(folder, "corpus.jsonl"), skip), skip)
 
 
-def read_queries(folder: Path, skip: Callable[[InputError], None]) -> dict[str, Query]:
+def read_queries(folder: Path, skip: Skip) -> dict[str, Query]:
     """The queries of a folder by their ids; a query may have an "instruction" beside its "text".
 
     Raises:
-        InputError: there are no queries.
+        InputError: there are no queries, or two that differ have one id.
     """
-    queries: dict[str, Query] = {}
-    for where, value in read_jsonl(folder / "queries.jsonl", skip):
-        try:
-            query = document_of(value, where)
-        except InputError as error:
-            skip(error)
-            continue
-        instruction = value.get("instruction") if isinstance(value, dict) else None
-        queries[query.id] = {"text": query.text, "instruction": instruction} if instruction else query.text
-    return queries
+    return queries_of(read_jsonl(_file(folder, "queries.jsonl"), skip), skip)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return find_file(folder, name) or folder / name  # whose reader says that it is not there

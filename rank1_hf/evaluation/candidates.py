@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -51,10 +51,16 @@ class Inputs:
         """Say at once that the files do not belong together.
 
         Raises:
-            InputError: no query of the run has a candidate, is in the collection, or judged.
+            InputError: no query of the run has a candidate, is in the collection, or judged; or ids that pandas made
+                floats in one of the files are whole in another.
         """
         if not any(self.run.values()):
             raise InputError("there is nothing to rerank: no query has a candidate")
+        _refuse_floats("the run", self.run, "the collection", self.queries)
+        if self.qrels is not None:
+            _refuse_floats("the run", self.run, "the qrels", self.qrels)
+            for query in self.run.keys() & self.qrels.keys():
+                _refuse_floats("the run", self.run[query], "the qrels", self.qrels[query])
         if not self.run.keys() & self.queries.keys():
             raise InputError(
                 f"none of the run's queries is in the collection; the first is {next(iter(self.run), None)!r}"
@@ -94,3 +100,14 @@ def queries_are_documents(corpus: str, task: str | None = None) -> bool:
     """Whether a collection is known to have its queries in its corpus, by its name, its folder's or its task's."""
     name = Path(corpus).resolve().name if Path(corpus).exists() else corpus
     return any(_QUERIES_ARE_DOCUMENTS.search(each) for each in (name, task or ""))
+
+
+def _refuse_floats(name: str, ids: Collection[str], other_name: str, other_ids: Collection[str]) -> None:
+    """Say that an id of one file is that of the other, but for the ".0" that pandas writes behind whole numbers."""
+    for theirs, these, whole, them in ((name, ids, other_name, other_ids), (other_name, other_ids, name, ids)):
+        for id_ in these:
+            if id_.endswith(".0") and id_ not in them and id_[:-2] in them:
+                raise InputError(
+                    f"{theirs} has the id {id_}, {whole} has {id_[:-2]}: pandas made it a float; write ids as text "
+                    "(read them with dtype=str)"
+                )

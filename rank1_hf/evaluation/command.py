@@ -41,7 +41,11 @@ def evaluate(
         Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to go on.")
     ],
     run: Annotated[
-        Path | None, typer.Option(help="The candidates, a TREC run. Without it: the collection's own, if it has any.")
+        Path | None,
+        typer.Option(
+            help="The candidates: a TREC run, a JSON object {query id: {document id: score}}, MTEB's predictions, or "
+            "JSONL with query_id, docid and score; gzipped or not. Without it: the collection's own, if it has any."
+        ),
     ] = None,
     qrels: Annotated[
         Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
@@ -176,12 +180,14 @@ def _read_inputs(
     corpus: str, run: Path | None, qrels: Path | None, split: str, subset: str | None, top_k: int
 ) -> "Inputs":
     from rank1_hf.evaluation.candidates import Inputs
+    from rank1_hf.evaluation.entries import has_subsets
     from rank1_hf.evaluation.sources import open_source
     from rank1_hf.evaluation.trec import read_qrels, read_run
 
-    candidates = read_run(run) if run else None
+    candidates = read_run(run, split, subset) if run else None
     grades = read_qrels(qrels) if qrels else None
-    source = open_source(corpus, split, subset)
+    # A subset may be the run's alone: a folder has none.
+    source = open_source(corpus, split, subset, needs_subset=subset is None or run is None or not has_subsets(run))
     candidates = source.run() if candidates is None else candidates
     if not candidates:
         raise InputError(

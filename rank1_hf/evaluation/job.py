@@ -194,6 +194,7 @@ def _read(
         corpus,
         wanted={candidate.document for candidate in inputs.candidates()},
         named={document for scores in inputs.run.values() for document in scores},
+        skip=errors.add_input,
     )
     try:
         if not documents.n_kept:

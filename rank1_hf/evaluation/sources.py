@@ -3,23 +3,27 @@
 All are read front to back: documents come one at a time, and what is wrong with one of them costs no other.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from rank1_hf import fields
 from rank1_hf.evaluation import beir
+from rank1_hf.evaluation.entries import Entry, gather, row_entries
+from rank1_hf.evaluation.records import documents_of, queries_of
 from rank1_hf.evaluation.trec import Qrels, Run, best_first, read_qrels
-from rank1_hf.inputs import Document, InputError, document_of
+from rank1_hf.inputs import Document
 from rank1_hf.prompt import Query
+from rank1_hf.textfiles import InputError, Skip
 
 IR_DATASETS = "ir_datasets:"
 """What stands before an id of ir_datasets."""
 
 _SHOWN = 20  # parts in an error
 
-Skip = Callable[[InputError], None]
+Read = Callable[[], Iterable[Any]]
 
 
 class Source(Protocol):
@@ -38,21 +42,22 @@ class Source(Protocol):
         """The candidates to rerank, best first, if it has any."""
 
 
-def open_source(name: str, split: str = "test", subset: str | None = None) -> Source:
+def open_source(name: str, split: str = "test", subset: str | None = None, needs_subset: bool = True) -> Source:
     """Find out what a name means.
 
     Args:
-        name: a folder with a `corpus.jsonl`; `ir_datasets:` and an id; or a dataset of `datasets`, on disk or by its
-            hub name.
+        name: a folder with a `corpus.jsonl`, gzipped or not; `ir_datasets:` and an id; or a dataset of `datasets`, on
+            disk or by its hub name.
         split: of the judgments, where there are several.
         subset: of a dataset of `datasets` that has several, one for each language for example.
+        needs_subset: whether a collection that has no subsets is refused where one is named.
 
     Raises:
         InputError: it is nothing that can be read.
     """
-    is_folder = (Path(name) / "corpus.jsonl").is_file()
-    if subset is not None and (is_folder or name.startswith(IR_DATASETS)):
-        raise InputError(f"{name} has no subsets: --subset is for datasets of Hugging Face's datasets")
+    is_folder = beir.find_file(Path(name), "corpus.jsonl") is not None
+    if subset is not None and needs_subset and (is_folder or name.startswith(IR_DATASETS)):
+        raise InputError(f"{name} has no subsets: --subset is for datasets of Hugging Face's datasets and runs of MTEB")
     if name.startswith(IR_DATASETS):
         return IrDataset(name.removeprefix(IR_DATASETS))
     if is_folder:
@@ -83,7 +88,7 @@ class BeirFolder:
     def qrels(self) -> Qrels | None:
         """See `Source`."""
         file = beir.qrels_file(self._folder, self._split)
-        return read_qrels(file) if file.exists() else None
+        return None if file is None else read_qrels(file)
 
     def run(self) -> Run | None:
         """None: a BEIR folder has no candidates."""
@@ -117,35 +122,25 @@ class HubDataset:
         """See `Source`."""
         instructions: dict[str, str] = {}
         if self._has("instruction"):
-            instructions = {str(row["query-id"]): row["instruction"] for row in self._rows("instruction")}
-        queries: dict[str, Query] = {}
-        for query in self._records("queries", skip):
-            instruction = instructions.get(query.id)
-            queries[query.id] = {"text": query.text, "instruction": instruction} if instruction else query.text
-        return queries
+            for where, row in self._rows("instruction"):
+                query, instruction = _cells(row, where, fields.QUERY_ID, fields.INSTRUCTION)
+                instructions[fields.id_of(query, where)] = fields.optional_text(instruction, "instruction", where)
+        return queries_of(self._rows("queries"), skip, instructions)
 
     def documents(self, skip: Skip) -> Iterator[Document]:
         """See `Source`."""
-        return self._records("corpus", skip)
+        return documents_of(self._rows("corpus"), skip)
 
     def qrels(self) -> Qrels | None:
         """See `Source`."""
         content = next((content for content in ("default", "qrels") if self._has(content)), None)
-        if content is None:
-            return None
-        qrels: Qrels = {}
-        for row in self._rows(content):
-            qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
-        return qrels
+        return None if content is None else gather(row_entries(self._rows(content), fields.GRADE), fields.grade_of)
 
     def run(self) -> Run | None:
         """See `Source`. The dataset says an order and no scores, so the scores only say the order."""
         if not self._has("top_ranked"):
             return None
-        return {
-            str(row["query-id"]): {str(id_): -float(rank) for rank, id_ in enumerate(row["corpus-ids"], start=1)}
-            for row in self._rows("top_ranked")
-        }
+        return gather(_ranked(self._rows("top_ranked")), fields.score_of)
 
     def _find_parts(self) -> dict[str, Callable[[], Any]]:
         """What the dataset has: the name of each config or folder, and what loads it."""
@@ -169,16 +164,12 @@ class HubDataset:
         found = ", ".join(sorted(self._parts)[:_SHOWN]) or "none"
         return f"a part named {' or '.join(sorted(self._named(content)))} (its parts: {found})"
 
-    def _records(self, content: str, skip: Skip) -> Iterator[Document]:
-        for number, row in enumerate(self._rows(content), start=1):
-            try:
-                record = document_of(row, f"{self._name}, {content}, row {number}")
-            except InputError as error:
-                skip(error)
-            else:
-                yield record
+    def _rows(self, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The rows of a part, each after where it stands."""
+        for number, row in enumerate(self._raw_rows(content), start=1):
+            yield f"{self._name}, {content}, row {number}", row
 
-    def _rows(self, content: str) -> Iterator[dict[str, Any]]:
+    def _raw_rows(self, content: str) -> Iterator[dict[str, Any]]:
         name = next(iter(self._named(content) & self._parts.keys()), None)
         if name is None:
             raise InputError(f"{self._name} has not {self._lacking(content)}")
@@ -217,34 +208,57 @@ class IrDataset:
 
     def queries(self, skip: Skip) -> dict[str, Query]:
         """See `Source`."""
-        with _explained(self._name):
-            return {query.query_id: _text(query) for query in self._dataset.queries_iter()}
+        return queries_of(self._records(self._dataset.queries_iter, "query", _query), skip)
 
     def documents(self, skip: Skip) -> Iterator[Document]:
         """See `Source`."""
-        with _explained(self._name):
-            for document in self._dataset.docs_iter():
-                if {"title", "text"} <= set(document._fields):
-                    yield Document(document.text, document.title, document.doc_id)
-                else:
-                    yield Document(_text(document), "", document.doc_id)
+        return documents_of(self._records(self._dataset.docs_iter, "document", _document), skip)
 
     def qrels(self) -> Qrels | None:
         """See `Source`."""
         if not self._dataset.has_qrels():
             return None
-        with _explained(self._name):
-            return {query: dict(grades) for query, grades in self._dataset.qrels_dict().items()}
+        return gather(self._entries(self._dataset.qrels_iter, "judgment", lambda qrel: qrel.relevance), fields.grade_of)
 
     def run(self) -> Run | None:
         """See `Source`."""
         if not self._dataset.has_scoreddocs():
             return None
-        run: Run = {}
+        entries = self._entries(self._dataset.scoreddocs_iter, "candidate", lambda scored: scored.score)
+        return {query: best_first(scores) for query, scores in gather(entries, fields.score_of).items()}
+
+    def _records(self, read: Read, kind: str, record: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
         with _explained(self._name):
-            for scored in self._dataset.scoreddocs_iter():
-                run.setdefault(scored.query_id, {})[scored.doc_id] = float(scored.score)
-        return {query: best_first(scores) for query, scores in run.items()}
+            for number, found in enumerate(read(), start=1):
+                yield f"{self._name}, {kind} {number}", record(found)
+
+    def _entries(self, read: Read, kind: str, value: Callable[[Any], object]) -> Iterator[Entry]:
+        records = self._records(read, kind, lambda found: (found.query_id, found.doc_id, value(found)))
+        return (Entry(where, *record) for where, record in records)
+
+
+def _query(query: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {"_id": query.query_id, "text": _text(query)}
+
+
+def _document(document: Any) -> dict[str, Any]:  # noqa: ANN401
+    if {"title", "text"} <= set(document._fields):
+        return {"_id": document.doc_id, "title": document.title, "text": document.text}
+    return {"_id": document.doc_id, "text": _text(document)}
+
+
+def _cells(row: Mapping[str, Any], where: str, *columns: tuple[str, ...]) -> list[Any]:
+    return [row[fields.require(row, names, where)] for names in columns]
+
+
+def _ranked(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Entry]:
+    """The candidates of rows that list each query's, best first."""
+    for where, row in rows:
+        query, documents = _cells(row, where, fields.QUERY_ID, fields.CANDIDATES)
+        if not isinstance(documents, list):
+            raise InputError(f"{where}: the candidates must be a list of document ids, not {documents!r:.50}")
+        for rank, document in enumerate(documents, start=1):
+            yield Entry(where, query, document, -float(rank))
 
 
 def _text(record: Any) -> str:  # noqa: ANN401
@@ -261,4 +275,4 @@ def _explained(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"cannot load {name}: {error}") from error
+        raise InputError(f"cannot load {name}: {error.__cause__ or error}") from error

@@ -1,14 +1,13 @@
-"""TREC files: runs, a line `query Q0 document rank score tag` for each retrieved document, and qrels, a line `query 0
-document grade` for each judged one, or, as in BEIR, `query-id corpus-id score` under a header.
+"""Runs and qrels. TREC has a line `query Q0 document rank score tag` for each retrieved document, and `query 0 document
+grade` for each judged one; BEIR has `query-id corpus-id score` under a header. See `entries` for the other forms.
 
 Columns are divided by tabs or spaces. Where they are divided by tabs alone, ids may contain spaces.
 """
 
-import math
-import re
 from pathlib import Path
 
-from rank1_hf.inputs import InputError, read_lines
+from rank1_hf import fields
+from rank1_hf.evaluation.entries import Content, read_values
 
 Run = dict[str, dict[str, float]]
 """query id -> document id -> score; higher is better."""
@@ -16,32 +15,27 @@ Run = dict[str, dict[str, float]]
 Qrels = dict[str, dict[str, int]]
 """query id -> document id -> grade."""
 
-_QRELS_HEADER = ["query-id", "corpus-id", "score"]
+_RUN = Content("query Q0 document rank score tag", {6: (0, 2, 4)}, fields.SCORE, fields.score_of)
+_QRELS = Content(
+    "a query id, a document id and a whole number (BEIR), or a query id, an iteration, a document id and a whole "
+    "number (TREC)",
+    {3: (0, 1, 2), 4: (0, 2, 3)},
+    fields.GRADE,
+    fields.grade_of,
+)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, split: str = "test", subset: str | None = None) -> Run:
     """Read a run, each query's documents best first, those of equal score in the file's order.
 
+    Args:
+        path: the file, in any form that `entries` knows.
+        split, subset: of a file of MTEB's predictions that has several.
+
     Raises:
-        InputError: the file cannot be read, or a line of it.
+        InputError: the file cannot be read, or a line of it; or two lines give a document different scores.
     """
-    run: Run = {}
-    ids: dict[str, str] = {}  # one string for each id, however often it occurs
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            query, _, document, _, given, _ = _columns(line, (6,))
-            score = float(given)
-            if math.isnan(score):
-                raise ValueError
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: must be: query Q0 document rank score tag") from error
-        scores = run.setdefault(query, {})
-        if document in scores:
-            raise InputError(f"{path}, line {number}: document {document} for the second time under query {query}")
-        scores[ids.setdefault(document, document)] = score
-    return {query: best_first(scores) for query, scores in run.items()}
+    return {query: best_first(scores) for query, scores in read_values(path, _RUN, split, subset).items()}
 
 
 def write_run(path: Path, run: Run, tag: str = "rank1-hf") -> None:
@@ -59,33 +53,14 @@ def run_line(query: str, document: str, rank: int, score: str, tag: str = "rank1
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Read judgments, in TREC's four columns or BEIR's three, with or without its header.
+    """Read judgments, in TREC's four columns, BEIR's three, with or without its header, or as `entries` has them.
 
     Raises:
-        InputError: the file cannot be read, or a line of it.
+        InputError: the file cannot be read, or a line of it; or two lines give a document different grades.
     """
-    qrels: Qrels = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip() or (number == 1 and _columns(line, (3,)) == _QRELS_HEADER):
-            continue
-        try:
-            columns = _columns(line, (3, 4))
-            query, document, grade = columns if len(columns) == 3 else (columns[0], *columns[2:])
-            qrels.setdefault(query, {})[document] = int(grade)
-        except ValueError as error:
-            raise InputError(
-                f"{path}, line {number}: must be a query id, a document id and a whole number (BEIR), or a query id, "
-                "an iteration, a document id and a whole number (TREC)"
-            ) from error
-    return qrels
+    return read_values(path, _QRELS)
 
 
 def best_first(scores: dict[str, float]) -> dict[str, float]:
     """One query's documents by their scores; equal ones stay in the order that they have."""
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
-
-
-def _columns(line: str, counts: tuple[int, ...]) -> list[str]:
-    """The columns of a line: what tabs alone divide, if these are as many as they can be, or tabs and spaces."""
-    by_tabs = line.rstrip("\r\n").split("\t")
-    return by_tabs if len(by_tabs) in counts else re.split(r"[ \t]+", line.strip(" \t\r\n"))

@@ -25,7 +25,9 @@ def explain(
     ] = None,
     judgments: Annotated[
         Path | None,
-        typer.Option(help="Show what evaluate found, its judgments.jsonl, instead of judging. Needs --html."),
+        typer.Option(
+            help="Show what evaluate found, its judgments.jsonl or journal.jsonl, instead of judging. Needs --html."
+        ),
     ] = None,
     other: Annotated[
         Path | None, typer.Option(help="A second judgments.jsonl of the same pairs, to stand beside the first.")

@@ -1,4 +1,4 @@
-"""Judgments that `rank1-hf evaluate` wrote (judgments.jsonl), read again to be looked at."""
+"""Judgments that `rank1-hf evaluate` wrote (judgments.jsonl, journal.jsonl), read again to be looked at."""
 
 import math
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rank1_hf.evaluation.sources import Source
-from rank1_hf.inputs import InputError, read_jsonl
 from rank1_hf.prompt import Passage, Query
 from rank1_hf.results import Judgment, Judgments
+from rank1_hf.textfiles import InputError, read_jsonl
 
 Places = dict[tuple[str, str], int]
 """(query id, document id) -> the index of that pair."""
@@ -21,23 +21,32 @@ def read_judgments(path: Path, places: Places) -> Judgments:
     """The judgments of a file.
 
     Args:
-        path: a judgments.jsonl.
+        path: a judgments.jsonl or a journal.jsonl, gzipped or not.
         places: gives each pair its index, so that two files of the same pairs agree; pairs that it lacks are added.
 
     Raises:
         InputError: the file cannot be read, or a line of it is no judgment.
     """
-    judgments = Judgments()
-    for where, record in read_jsonl(path, _refuse):
+    found: dict[int, Judgment] = {}
+    is_journal = False
+    for where, record in read_jsonl(path):
+        if isinstance(record, dict) and record.keys() == {"journal", "settings"}:
+            is_journal = True
+            continue
         try:
             key = str(record["query"]), str(record["document"])
             values = {name: record[name] for name in _FIELDS}
-        except (KeyError, TypeError):
-            raise InputError(f"{where}: no judgment; give the judgments.jsonl that evaluate wrote") from None
-        for name in ("score", "log_odds"):
-            values[name] = math.nan if values[name] is None else float(values[name])
-        judgments.append(Judgment(index=places.setdefault(key, len(places)), **values))
-    return judgments
+            for name in ("score", "log_odds"):
+                values[name] = math.nan if values[name] is None else float(values[name])
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{where}: no judgment; give a judgments.jsonl or journal.jsonl of evaluate") from None
+        judgment = Judgment(index=places.setdefault(key, len(places)), **values)
+        earlier = found.setdefault(judgment.index, judgment)
+        if is_journal:  # where a pair that failed is tried again
+            found[judgment.index] = judgment
+        elif repr(earlier) != repr(judgment):  # NaN is not equal to itself
+            raise InputError(f"{where}: another judgment of query {key[0]} and document {key[1]}, which has one before")
+    return Judgments(list(found.values()))
 
 
 def pairs_of(places: Places, source: Source | None = None) -> list[tuple[Query, Passage]]:
@@ -53,10 +62,6 @@ def pairs_of(places: Places, source: Source | None = None) -> list[tuple[Query, 
         queries = source.queries(_ignore)
         documents = {each.id: each.passage for each in source.documents(_ignore) if each.id in wanted}
     return [(queries.get(query, query), documents.get(document, document)) for query, document in places]
-
-
-def _refuse(problem: InputError) -> None:
-    raise problem
 
 
 def _ignore(problem: InputError) -> Any:  # noqa: ANN401

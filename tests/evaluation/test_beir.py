@@ -1,5 +1,6 @@
 """BEIR folders."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,34 @@ def test_the_sample_that_ships_is_whole() -> None:
         assert len(scores) == 20
         assert scores.keys() <= collection.corpus.keys()
         assert any(grade > 0 for grade in collection.qrels[query].values())
+
+
+def test_a_gzipped_folder_is_read(folder: Path) -> None:
+    expected = read_beir(folder)
+    for file in list(folder.iterdir()):
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    assert read_beir(folder) == expected
+
+
+def test_a_query_with_two_texts_is_refused_with_its_line_and_an_equal_one_passes(folder: Path) -> None:
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q1", "text": "what?"}\n')
+        file.flush()
+        assert read_beir(folder).queries == {"q1": "what?"}
+        file.write('{"_id": "q1", "text": "what?", "instruction": "Name one."}\n')
+    with pytest.raises(InputError, match=r"queries\.jsonl, line 3: query q1 for the second time"):
+        read_queries(folder, lambda problem: None)
+
+
+def test_optional_fields_that_are_nan_or_null_are_none_and_ids_are_what_they_are(folder: Path) -> None:
+    (folder / "corpus.jsonl").write_text(
+        '{"_id": 1.0, "title": NaN, "text": "a"}\n{"docid": 2, "title": null, "contents": "b"}\n'
+        '{"text": "no id"}\n{"_id": "d4", "text": NaN}\n'
+    )
+    (folder / "queries.jsonl").write_text('{"qid": 7.0, "query": "what?", "instruction": NaN}\n')
+    problems: list[InputError] = []
+    documents = list(stream_documents(folder, problems.append))
+    assert documents == [Document("a", "", "1"), Document("b", "", "2")]
+    assert read_queries(folder, problems.append) == {"7": "what?"}
+    assert ["line 3" in str(problems[0]), "line 4" in str(problems[1]), len(problems)] == [True, True, 2]

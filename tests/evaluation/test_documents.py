@@ -8,13 +8,18 @@ import pytest
 
 from rank1_hf.evaluation.documents import DocumentStore
 from rank1_hf.inputs import Document
+from rank1_hf.textfiles import InputError, Skip, refuse
 
 CORPUS = [
-    Document("one", "T", "d1"),
+    Document("one", "T", "d1", "line 1"),
     Document("lone \ud800 surrogate", "", "d2"),
     Document("three", "", "d3"),
-    Document("one again", "", "d1"),
+    Document("one again", "", "d1", "line 4"),
 ]
+
+
+def ignore(problem: InputError) -> None:
+    """What is told elsewhere."""
 
 
 @pytest.fixture
@@ -22,13 +27,23 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "documents.sqlite"
 
 
-def store(path: Path, corpus: list[Document], wanted: str = "d1 d2", named: str = "d1 d2 d3") -> DocumentStore:
-    return DocumentStore(path, corpus, wanted=set(wanted.split()), named=set(named.split()))
+def store(
+    path: Path, corpus: list[Document], wanted: str = "d1 d2", named: str = "d1 d2 d3", skip: Skip = ignore
+) -> DocumentStore:
+    return DocumentStore(path, corpus, wanted=set(wanted.split()), named=set(named.split()), skip=skip)
 
 
-def test_what_is_wanted_is_kept_as_it_is_and_the_last_of_equal_ids_counts(path: Path) -> None:
-    kept = store(path, CORPUS)
-    assert kept.get("d1") == CORPUS[3]
+def test_equal_repetitions_of_a_document_pass(path: Path) -> None:
+    assert store(path, [CORPUS[0], CORPUS[1], CORPUS[0]], skip=refuse).get("d1") == CORPUS[0]
+
+
+def test_what_is_wanted_is_kept_as_it_is_and_the_first_of_equal_ids_counts(path: Path) -> None:
+    problems: list[InputError] = []
+    kept = store(path, CORPUS, skip=problems.append)
+    assert kept.get("d1") == CORPUS[0]
+    assert [str(problem) for problem in problems] == [
+        "line 4: document d1 with another content than at line 1, which counts"
+    ]
     assert kept.get("d2") == CORPUS[1]
     assert kept.get("d3") is None
     assert kept.get("unknown") is None

@@ -163,3 +163,32 @@ def test_a_name_that_means_nothing_is_named(tmp_path: Path) -> None:
         open_source(str(tmp_path))
     with pytest.raises(InputError, match="cannot load nobody/nothing, which is no folder here, from the hub"):
         open_source("nobody/nothing")  # the tests are offline
+
+
+@pytest.mark.parametrize("grade", [0.9, None, "high", True])
+def test_a_grade_that_is_no_whole_number_is_named_with_dataset_part_and_row(tmp_path: Path, grade: object) -> None:
+    pytest.importorskip("datasets")
+    qrels = [{"query-id": "q1", "corpus-id": "d2", "score": grade if isinstance(grade, str | bool) else 1.0}]
+    qrels.append({"query-id": "q1", "corpus-id": "d1", "score": grade})
+    for part, rows in (("queries", QUERIES), ("corpus", CORPUS), ("default", qrels)):
+        save_parquet(tmp_path / part, rows)
+    with pytest.raises(InputError, match=rf"{tmp_path.name}, default, row [12]: a grade must be a whole number"):
+        open_source(str(tmp_path)).qrels()
+
+
+def test_other_names_are_understood_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    queries = [{"query_id": 1.0, "query": "what?"}, {"query_id": 2.0, "query": "who?"}]
+    corpus = [{"docid": 7, "contents": "one"}, {"docid": 8, "contents": "two"}]
+    parts = {"queries": queries, "corpus": corpus, "default": [{"query_id": 1, "corpus_id": 7, "relevance": 2.0}]}
+    for part, rows in parts.items():
+        save_parquet(tmp_path / part, rows)
+    source = open_source(str(tmp_path))
+    assert source.queries(refuse) == {"1": "what?", "2": "who?"}
+    assert list(source.documents(refuse)) == [Document("one", "", "7"), Document("two", "", "8")]
+    assert source.qrels() == {"1": {"7": 2}}
+    save_parquet(tmp_path / "qrels", [{"query_id": 1, "corpus_id": 7, "stars": 2}])
+    (tmp_path / "default" / "test.parquet").unlink()
+    (tmp_path / "default").rmdir()
+    with pytest.raises(InputError, match=r"qrels, row 1: no \"relevance\" .*there is 'query_id', 'corpus_id', 'stars'"):
+        open_source(str(tmp_path)).qrels()

@@ -78,7 +78,7 @@ def test_qrels_are_read_in_every_form(tmp_path: Path, content: str) -> None:
     assert read_qrels(path) == {"q1": {"d1": 2, "d2": -1}}
 
 
-@given(qrels=st.dictionaries(spaced, st.dictionaries(spaced, st.integers(), min_size=1)))
+@given(qrels=st.dictionaries(spaced, st.dictionaries(spaced, st.integers(-(10**6), 10**6), min_size=1)))
 def test_qrels_divided_by_tabs_are_read_whatever_the_ids_are(
     tmp_path_factory: pytest.TempPathFactory, qrels: Qrels
 ) -> None:

@@ -1,5 +1,6 @@
 """Judgments read back from the files of evaluate."""
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -59,3 +60,22 @@ def test_other_files_are_refused_with_their_line(tmp_path: Path, line: str):
     (tmp_path / "other.jsonl").write_text(line)
     with pytest.raises(InputError, match=r"other.jsonl, line 1"):
         read_judgments(tmp_path / "other.jsonl", {})
+
+
+def test_a_journal_is_read_too_gzipped_or_not(tmp_path: Path):
+    run(write_collection(tmp_path / "collection"), tmp_path / "output", Stub())
+    places: Places = {}
+    expected = read_judgments(tmp_path / "output" / "judgments.jsonl", places)
+    journal = tmp_path / "journal.gz"
+    journal.write_bytes(gzip.compress((tmp_path / "output" / "journal.jsonl").read_bytes()))
+    assert sorted(read_judgments(journal, places), key=lambda each: each.index) == expected
+
+
+def test_a_second_judgment_of_a_pair_that_differs_is_refused(tmp_path: Path):
+    lines = [write(tmp_path / "one", {("q", "d"): judgment(0, log_odds)}).read_text() for log_odds in (1.0, 1.0, 2.0)]
+    path = tmp_path / "judgments.jsonl"
+    path.write_text("\n".join(lines[:2]))
+    assert len(read_judgments(path, {})) == 1
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match="line 3: another judgment of query q and document d"):
+        read_judgments(path, {})

@@ -1,0 +1,176 @@
+"""Text files as people have them: plain or gzipped, in UTF-8, UTF-16 or UTF-32.
+
+What a file is follows from its first bytes, not from its name. Whatever cannot be read is an `InputError` that names
+the file and the line, so that it can be mended.
+"""
+
+import gzip
+import io
+import json
+import shlex
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_GZIP = b"\x1f\x8b"
+_NO_TEXT = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it with: zstd -d",
+    b"BZh91AY&SY": "compressed with bzip2; unpack it with: bunzip2 -k",
+    b"\xfd7zXZ\x00": "compressed with xz; unpack it with: unxz -k",
+    b"PAR1": "a Parquet file; a collection's folder may hold such files, one folder for each part",
+}
+
+
+class InputError(ValueError):
+    """An input cannot be read; the message names the file and the line, and says what to do."""
+
+
+Skip = Callable[[InputError], None]
+"""Takes what is wrong with one line or row; those behind it are read all the same."""
+
+
+def refuse(problem: InputError) -> None:
+    """A `Skip` that skips nothing."""
+    raise problem
+
+
+def format_of(path: Path) -> str:
+    """What a file's name says that it holds: "jsonl" for documents.JSONL and for documents.jsonl.gz."""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    return suffixes[-1].removeprefix(".") if suffixes else ""
+
+
+def read_text(path: Path) -> str:
+    """A whole file's text.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return "".join(read_lines(path))
+
+
+def read_lines(path: Path, skip: Skip = refuse) -> Iterator[str]:
+    """A file's lines with their ends, one at a time. See `lines_of`.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    with stream:
+        yield from lines_of(stream, str(path), skip)
+
+
+def lines_of(stream: BinaryIO, name: str, skip: Skip = refuse) -> Iterator[str]:
+    """The lines of an open stream with their ends. Only line feeds divide them: JSON may hold other separators.
+
+    Args:
+        stream: it need not be seekable.
+        name: for errors.
+        skip: called with what is wrong with a line, which then reads as an empty one, so that numbers stay right.
+
+    Raises:
+        InputError: the stream holds no text, or ends before its time.
+    """
+    number = 0
+    try:
+        buffered = _buffered(stream)
+        compressed = buffered.peek(len(_GZIP)).startswith(_GZIP)
+        if compressed:
+            buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered))
+        head = buffered.peek(16)
+        for start, kind in _NO_TEXT.items():
+            if head.startswith(start):
+                raise InputError(f"{name} is {kind}")
+        encoding = json.detect_encoding(head[:4])
+        if encoding in ("utf-16", "utf-32"):  # with a byte-order mark; without one it would say which end comes first
+            # A lone surrogate is a text's fault, not the file's: the reranker reports it.
+            for line in io.TextIOWrapper(buffered, encoding, errors="surrogatepass", newline="\n"):
+                number += 1
+                yield line
+            return
+        for raw in buffered:
+            number += 1
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                advice = _advice(raw, name, compressed)
+                skip(InputError(f"{name}, line {number}: not UTF-8 (byte {raw[error.start]:#04x}); {advice}"))
+                text = ""
+            yield text
+    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{name} cannot be read beyond line {number}: {error}; is the file whole?") from error
+
+
+def read_jsonl(path: Path, skip: Skip = refuse) -> Iterator[tuple[str, Any]]:
+    """The value on each line of a .jsonl file, and where it stands ("FILE, line 3").
+
+    Args:
+        path: the file.
+        skip: called with what is wrong with a line; the lines behind it are read all the same.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    for number, line in enumerate(read_lines(path, skip), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            value = parse_json(line, where)
+        except InputError as error:
+            skip(error)
+        else:
+            yield where, value
+
+
+def parse_json(text: str, where: str) -> Any:  # noqa: ANN401
+    """The value that a text is in JSON.
+
+    Args:
+        text: the text.
+        where: where it stands, for the error.
+
+    Raises:
+        InputError: it is no JSON, or a key stands twice in an object, with different values.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            for key, value in pairs:
+                if found[key] != value:
+                    raise InputError(f"{where}: {key!r} stands twice in one object, with different values")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(f"{where}: not valid JSON ({reason}); mend or remove the line") from error
+
+
+def _buffered(stream: BinaryIO) -> io.BufferedReader:
+    return stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[arg-type]
+
+
+def _advice(line: bytes, name: str, compressed: bool) -> str:
+    """How to mend a line that is not UTF-8."""
+    try:
+        line.decode("cp1252")
+    except UnicodeDecodeError:
+        encoding = "ISO-8859-1"  # which has a character for every byte
+    else:
+        encoding = "WINDOWS-1252"
+    unpack = f"gzip -dc {shlex.quote(name)} | " if compressed else ""
+    file = "" if compressed else f" {shlex.quote(name)}"
+    return (
+        "if only this line is damaged, mend or remove it; if the whole file is in another encoding, convert it, for "
+        f"example with: {unpack}iconv -f {encoding} -t UTF-8{file} > converted"
+    )
