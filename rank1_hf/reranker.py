@@ -16,21 +16,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from rank1_hf.call import Asked, Call, Processor
 from rank1_hf.chain import BeliefAt, Rule
 from rank1_hf.contest import Contest, TopKExit
+from rank1_hf.decoding.batch_invariance import make_batch_invariant
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.placement import is_split
+from rank1_hf.devices import resolve_device, resolve_dtype
 from rank1_hf.loading import (
     Checkpoint,
     CheckpointError,
-    Quantization,
     context_length,
     eos_ids,
     load_model,
     open_checkpoint,
-    quantization_config,
-    resolve_device,
-    resolve_dtype,
-    stored_quantization,
 )
 from rank1_hf.pairs import as_pairs, in_decoding_order, is_pair, unpack
 from rank1_hf.planning import PLANNED, why_too_large
@@ -50,6 +47,7 @@ from rank1_hf.prompt import (
     passage_text,
     query_text,
 )
+from rank1_hf.quantization import Quantization, check_batch_invariance, quantization_config, stored_quantization
 from rank1_hf.results import Interrupted, Judgment, Judgments, Ranking, TokenEvent, ranking_key
 from rank1_hf.shares import shares
 from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
@@ -195,6 +193,8 @@ class Rank1:
         else:
             warn_of_idle_processes()
         quantized = quantization_config(quantization, checkpoint.config, chosen)
+        if reproducible:
+            check_batch_invariance(quantization or getattr(checkpoint.config, "quantization_config", None))
         _check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer
         self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
@@ -229,6 +229,8 @@ class Rank1:
             )
             if not is_split(self.model):
                 pack_linear_layers(self.model)  # only ours: a model that was handed over keeps its weights
+        if reproducible:
+            make_batch_invariant(self.model)
         self.decoder = Decoder(
             self.model,
             self.encoder.chain_rules(eos_ids(self.model, self.tokenizer)),

@@ -10,6 +10,7 @@ import torch
 from transformers import BloomConfig, CLIPConfig, PreTrainedModel, T5Config
 
 from rank1_hf import Rank1
+from rank1_hf.devices import resolve_device, resolve_dtype
 from rank1_hf.loading import (
     Checkpoint,
     CheckpointError,
@@ -17,8 +18,6 @@ from rank1_hf.loading import (
     eos_ids,
     load_model,
     open_checkpoint,
-    resolve_device,
-    resolve_dtype,
 )
 from rank1_hf.prompt import PromptEncoder
 from tests import models

@@ -135,7 +135,7 @@ def _template(prompt_template: str | None, task: str | None, prompts: Path | Non
 
 def _check_options(dtype: str | None, device: str | None, quantization: str | None) -> None:
     """Say at once what would be said otherwise when the model is loaded, after the corpus was read."""
-    from rank1_hf.loading import resolve_device, resolve_dtype
+    from rank1_hf.devices import resolve_device, resolve_dtype
     from rank1_hf.planning import check_quantization
 
     try:
