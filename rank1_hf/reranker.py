@@ -103,7 +103,8 @@ class Rank1:
             the device has memory for, that is `gpu_memory_utilization` of a GPU, or half of the free main memory.
         gpu_memory_utilization: the share of a GPU's memory to use in all, above 0 and at most 1.
         reproducible: give every pair bit-identical chains and scores whatever else is in the call, in whatever order,
-            in any dtype, for the same `batch_size` on the same machine. Slower.
+            in any dtype, for the same `batch_size` on the same machine. Slower. Refused with a quantization that looks
+            across rows, as "8bit" does; see `rank1_hf.decoding.batch_invariance`.
         compile: compile the model's layers with torch.compile, for long runs on a GPU. The first steps take some
             seconds longer; needs a C++ compiler, and on a GPU Triton.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    DbrxConfig,
+    JetMoeConfig,
     MixtralConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -22,7 +22,7 @@ from rank1_hf.decoding.batch_invariance import make_batch_invariant
 from tests import models
 
 PASSAGES = [line for line in models.TEXT.splitlines() if line]
-PAIRS = [(query, passage) for query in ("what carries an aeroplane?", "what is bread?") for passage in PASSAGES][:24]
+PAIRS = [(query, passage) for query in ("what carries an aeroplane?", "what is bread?") for passage in PASSAGES][:16]
 
 
 def assert_independent(reranker: Rank1) -> None:
@@ -35,7 +35,7 @@ def assert_independent(reranker: Rank1) -> None:
     expected = bits(PAIRS)
     assert len(set(expected)) > 6, "the pairs are too much alike to tell"
     rng = random.Random(0)
-    for _ in range(6):
+    for _ in range(4):
         places = rng.sample(range(len(PAIRS)), rng.randint(1, 8))
         assert bits([PAIRS[place] for place in places]) == [expected[place] for place in places]
 
@@ -102,7 +102,7 @@ def test_a_mixture_of_experts_gives_a_pair_the_same_bits(kind: str, dtype: torch
     """In float32 two of three pairs get other bits with the experts that Transformers takes by itself."""
     tokenizer = models.build_tokenizer("qwen2")
     model = mixture(kind, tokenizer).to(dtype)
-    assert_independent(Rank1(model, tokenizer=tokenizer, max_new_tokens=16, reproducible=True))
+    assert_independent(Rank1(model, tokenizer=tokenizer, max_new_tokens=8, reproducible=True))
 
 
 @pytest.mark.parametrize("kind", ["qwen2_moe", "mixtral"])
@@ -115,8 +115,8 @@ def test_experts_row_by_row_are_the_experts_of_transformers(kind: str) -> None:
 
 
 def test_experts_that_cannot_be_split_are_refused() -> None:
-    config = DbrxConfig(d_model=32, n_heads=4, n_layers=1, vocab_size=64, max_seq_len=64)
-    config.ffn_config.ffn_hidden_size = 32
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "kv_channels": 8, "vocab_size": 64}
+    config = JetMoeConfig(**shape, num_key_value_heads=2, num_local_experts=2)
     with pytest.raises(ValueError, match="is a mixture of experts"):
         make_batch_invariant(AutoModelForCausalLM.from_config(config))
     quantized = mixture("mixtral", models.build_tokenizer("qwen2"))
@@ -135,7 +135,7 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_other_quantizers_of_bitsandbytes_keep_rows_apart(name: str) -> None:
     pytest.importorskip("bitsandbytes")
-    options = {"device": "cpu", "dtype": "bfloat16", "max_new_tokens": 12, "reproducible": True}
+    options = {"device": "cpu", "dtype": "bfloat16", "max_new_tokens": 8, "reproducible": True}
     assert_independent(Rank1(quantization=CONFIGS[name], **options))
 
 
@@ -150,7 +150,7 @@ class TestLlmInt8:
 
     def test_it_is_refused_in_a_model_that_was_loaded_before(self) -> None:
         loaded = Rank1(device="cpu", quantization="8bit")
-        with pytest.raises(ValueError, match="LLM.int8 looks for outliers in all rows"):
+        with pytest.raises(ValueError, match=r"LLM\.int8 looks for outliers in all rows"):
             Rank1(loaded.model, tokenizer=loaded.tokenizer, reproducible=True)
         del loaded.model.config.quantization_config  # where nothing says so, it is found out
         with pytest.raises(ValueError, match=r"\(Linear8bitLt\) gives for one row depends on the others"):
