@@ -35,7 +35,8 @@ def make_batch_invariant(model: PreTrainedModel) -> None:
     if _has_experts(model):
         _split_experts(model)
     for name, layer in model.named_modules():
-        if isinstance(getattr(layer, "in_features", None), int) and _mixes_rows(layer, model.dtype):
+        n_features = getattr(layer, "in_features", None)
+        if isinstance(n_features, int) and _mixes_rows(layer, n_features, model.dtype):
             raise ValueError(
                 f"reproducible=True cannot hold: what {name} ({type(layer).__name__}) gives for one row depends on the "
                 "others in the step, as with quantizers that scale activations over a whole batch; use another "
@@ -44,10 +45,10 @@ def make_batch_invariant(model: PreTrainedModel) -> None:
 
 
 @torch.inference_mode()
-def _mixes_rows(layer: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether a row [in_features] comes out otherwise beside loud rows than beside silent ones."""
-    row = torch.linspace(-1, 1, layer.in_features, dtype=dtype, device=device_of(layer))
-    silent = torch.zeros(1, _ROWS, layer.in_features, dtype=dtype, device=row.device)
+def _mixes_rows(layer: nn.Module, n_features: int, dtype: torch.dtype) -> bool:
+    """Whether a row [features] comes out otherwise beside loud rows than beside silent ones."""
+    row = torch.linspace(-1, 1, n_features, dtype=dtype, device=device_of(layer))
+    silent = torch.zeros(1, _ROWS, n_features, dtype=dtype, device=row.device)
     silent[0, 0] = row
     loud = (_LOUD * row).expand_as(silent).clone()
     loud[0, 0] = row
@@ -73,5 +74,5 @@ def _split_experts(model: PreTrainedModel) -> None:
 
 def _row_by_row(experts: nn.Module, states: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     """A form of Transformers' experts: states [rows, hidden], chosen [rows, k], weights [rows, k] to [rows, hidden]."""
-    rows = zip(states.split(1), chosen.split(1), weights.split(1), strict=True)
+    rows = zip(states[:, None], chosen[:, None], weights[:, None], strict=True)  # [1, ...] each
     return torch.cat([batched_mm_experts_forward(experts, *row) for row in rows])
