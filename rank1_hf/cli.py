@@ -226,8 +226,9 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
     import torch
 
     from rank1_hf.decoding.memory import kv_bytes_per_token
-    from rank1_hf.loading import CheckpointError, context_length, stored_quantization
+    from rank1_hf.loading import CheckpointError, context_length
     from rank1_hf.planning import Size
+    from rank1_hf.quantization import stored_quantization
 
     n_parameters = Size.of(config).total
     heads = getattr(config, "num_attention_heads", None)

@@ -4,7 +4,6 @@ Every reader of files, datasets and collections asks here, so that all of them u
 same values.
 """
 
-import math
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from numbers import Number
 from typing import Any
 
 from rank1_hf.textfiles import InputError
+from rank1_hf.values import is_missing
 
 # The first name is what an error calls the field. Case does not count, and "-" is as good as "_".
 QUERY_ID = ("query-id", "qid", "queryid", "topic-id")
@@ -51,18 +51,13 @@ def require(columns: Iterable[str], names: tuple[str, ...], where: str) -> str:
     return found
 
 
-def is_missing(value: object) -> bool:
-    """Whether an optional field says nothing: None, an empty text, or NaN, which is pandas' empty cell."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
 def optional_text(value: object, name: str, where: str) -> str:
     """The text of an optional field, "" where it is missing.
 
     Raises:
         InputError: it is something else than text.
     """
-    if is_missing(value):
+    if is_missing(value) or value == "":
         return ""
     if not isinstance(value, str):
         raise InputError(f'{where}: "{name}" must be a string, not {value!r}')
@@ -75,7 +70,7 @@ def id_of(value: object, where: str) -> str:
     Raises:
         InputError: there is none, or it is no id.
     """
-    if is_missing(value):
+    if is_missing(value) or value == "":
         raise InputError(f"{where}: an id is missing")
     if isinstance(value, float) and value.is_integer():
         value = int(value)

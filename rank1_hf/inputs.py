@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from rank1_hf import fields
 from rank1_hf.textfiles import InputError, format_of, lines_of, parse_json, read_jsonl, read_lines, read_text
+from rank1_hf.values import is_missing
 
 __all__ = ["Document", "InputError", "document_of", "read_file", "read_jsonl", "read_lines", "read_stream", "read_text"]
 
@@ -104,7 +105,7 @@ def document_of(
     return Document(
         text,
         fields.optional_text(title, "title", where),
-        "" if fields.is_missing(id_) else fields.id_of(id_, where),
+        "" if is_missing(id_) or id_ == "" else fields.id_of(id_, where),
         where,
     )
 

@@ -5,22 +5,22 @@ only where that is asked for, and then as tensors and nothing else.
 """
 
 import contextlib
+import copy
 import importlib.util
 import io
 import json
 import logging
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -29,22 +29,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, has_file
 from transformers.utils import logging as transformers_logging
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from rank1_hf.decoding.placement import offloaded_bytes
+from rank1_hf.devices import check_devices, memory_limits, resolve_device, resolve_dtype
+from rank1_hf.quantization import Quantization, quantization_config, stored_quantization
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_MODEL = Path(__file__).parent / "assets" / "rank1-tiny"
 """The checkpoint that ships with the package: a demonstration and test model."""
 
-Quantization: TypeAlias = str | QuantizationConfigMixin
-"""A kind that `quantization_config` knows, "8bit" or "4bit", or a quantization config of Transformers."""
-
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 _TO_GPU, _FROM_DISK = 25e9, 3e9  # bytes a second, about: PCIe 4.0 x16, an NVMe disk
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class CheckpointError(ValueError):
@@ -64,7 +60,7 @@ class Checkpoint:
     """
 
     path: str | Path
-    source: Mapping[str, Any]
+    source: Mapping[str, Any] = field(repr=False)  # the token is in it
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerFast
     pickles: bool = False
@@ -84,16 +80,18 @@ def open_checkpoint(
         name: a hub name, a folder, or None.
         revision: a branch, tag or commit of the hub repository.
         subfolder: where in the repository or folder the checkpoint is.
-        token: the hub's access token, for private repositories; None: the one you logged in with, if any.
+        token: the hub's access token, for private repositories; None: the one you logged in with, if any. White space
+            around it, as files have it, is left out.
         allow_pickles: take weights from `.bin` files where there are no safetensors. What else than tensors is in them
             is refused by PyTorch (`weights_only`), so no code of theirs is run even then.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete, wants code of its own to run, has no safetensors, or is
             not a causal LM that rank1_hf can decode.
+        ValueError: the token is none.
     """
     path = EMBEDDED_MODEL if name is None else name
-    source = {"revision": revision, "subfolder": subfolder or "", "token": token}
+    source = {"revision": revision, "subfolder": subfolder or "", "token": _checked_token(token)}
     _check_folder(path, subfolder or "", allow_pickles)
     with _only_errors():
         with _explained(path, "config"):
@@ -123,7 +121,8 @@ def load_model(
         quantization: quantize the weights as they are read; see `quantization_config`.
         device_map: how accelerate spreads the layers over devices: "auto", "balanced", "sequential", or a device for
             each module ("cpu" and "disk" among them, slow). None: all on `device`, or "auto" with `max_memory`.
-        max_memory: the most that may be used of each device for weights, as in {0: "10GiB", "cpu": "30GiB"}.
+        max_memory: the most that may be used of each device for weights, as in {0: "10GiB", "cpu": "30GiB"}; see
+            `rank1_hf.devices.n_bytes` for how a size may be written.
 
     Raises:
         CheckpointError: the weights cannot be read, or are AWQ weights and gptqmodel is not installed.
@@ -132,8 +131,9 @@ def load_model(
     torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
     if device is not None and (device_map is not None or max_memory is not None):
         raise ValueError("give either device or device_map and max_memory, not both")
-    _check_devices([*(device_map.values() if isinstance(device_map, Mapping) else []), *(max_memory or {})])
-    placement: str | dict[str, Any] = device_map or ("auto" if max_memory else {"": target})
+    limits = memory_limits(max_memory)
+    check_devices([*(device_map.values() if isinstance(device_map, Mapping) else []), *(limits or {})])
+    placement = device_map or ("auto" if limits else {"": target})
     quantized = quantization_config(quantization, checkpoint.config, target)
     is_awq = stored_quantization(checkpoint.config) == "awq"
     if is_awq and importlib.util.find_spec("gptqmodel") is None:
@@ -144,9 +144,9 @@ def load_model(
                 checkpoint.path,
                 config=checkpoint.config,
                 dtype=torch_dtype or "auto",
-                device_map=placement,
-                max_memory=max_memory,
-                quantization_config=quantized,
+                device_map=copy.copy(placement),  # copies, since libraries write into what they are given
+                max_memory=limits,
+                quantization_config=copy.deepcopy(quantized),
                 **checkpoint.source,
                 use_safetensors=None if checkpoint.pickles else True,
                 trust_remote_code=False,
@@ -166,84 +166,6 @@ def load_model(
     return loaded
 
 
-def quantization_config(
-    quantization: Quantization | None, config: PretrainedConfig, device: torch.device
-) -> QuantizationConfigMixin | None:
-    """Transformers' config for a kind of quantization; one that is given stays as it is.
-
-    "8bit" is LLM.int8 (Dettmers et al. 2022), "4bit" is NF4 with double quantization (QLoRA, Dettmers et al. 2023);
-    bitsandbytes has both. The embedding and the output layer, where the verdict is read, keep their precision.
-
-    Raises:
-        ValueError: it is none of these, bitsandbytes is not installed, or the checkpoint is quantized already.
-    """
-    if quantization is None or isinstance(quantization, QuantizationConfigMixin):
-        return quantization
-    if quantization not in ("8bit", "4bit"):
-        raise ValueError(
-            f"quantization must be '8bit', '4bit', a quantization config of Transformers, or None, not {quantization!r}"
-        )
-    if stored_quantization(config) is not None:
-        raise ValueError(f"the checkpoint is quantized already; leave quantization={quantization!r} out")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"quantization={quantization!r} needs bitsandbytes: pip install 'rank1-hf[quantization]'")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a cast at every product
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
-    # Cards before Ampere have no bfloat16.
-    has_bfloat16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16 else torch.float16,
-        llm_int8_skip_modules=["lm_head"],
-    )
-
-
-def stored_quantization(config: PretrainedConfig) -> str | None:
-    """How a checkpoint's weights are quantized on disk ("awq", ...), by the name that Transformers has for it."""
-    stored = getattr(config, "quantization_config", None)
-    if stored is None:
-        return None
-    method = stored.get("quant_method") if isinstance(stored, Mapping) else stored.quant_method
-    return str(getattr(method, "value", method or "unknown"))
-
-
-def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """A dtype by its name; None and "auto" stay open.
-
-    Raises:
-        ValueError: it is not one of float32, float16, bfloat16.
-    """
-    if dtype is None or dtype == "auto":
-        return None
-    found = DTYPES.get(str(dtype).removeprefix("torch."))
-    if found is None:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)} or None, not {dtype!r}")
-    return found
-
-
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """A device, chosen where None is given: CUDA, MPS or CPU, the first there is.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"{device!r} is not a device; use 'cuda', 'cuda:0', 'mps' or 'cpu'") from error
-    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(resolved.type, False):
-        raise ValueError(f"device {device!r} is not available on this machine; leave device out to have one chosen")
-    return resolved
-
-
 def context_length(config: PretrainedConfig) -> int | None:
     """The most tokens the model's positions allow, where its config says."""
     length = getattr(config, "max_position_embeddings", None)
@@ -257,6 +179,24 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> froze
     for value in (tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
         ids.update([value] if isinstance(value, int) else value or [])
     return frozenset(ids)
+
+
+def _checked_token(token: object) -> str | bool | None:
+    """A token that can be sent in a header. What is wrong with another is said here, and without it: the libraries that
+    would say it otherwise put all of it into their message.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if token is None or isinstance(token, bool):
+        return token
+    stripped = token.strip() if isinstance(token, str) else "\n"
+    if stripped.isascii() and stripped.isprintable() and " " not in stripped:
+        return stripped or None
+    raise ValueError(
+        "the token is not one of the hub's (its text is not shown here): give the word hf_... itself, a string; True "
+        "for the one you logged in with; or None"
+    )
 
 
 def _check_architecture(path: str | Path, config: PretrainedConfig) -> None:
@@ -291,17 +231,6 @@ def _check_code(path: str | Path, source: Mapping[str, Any]) -> None:
             f"{path} asks for code of its own ({reason}), which rank1_hf never runs; if you trust it, load model and "
             "tokenizer yourself and hand them over: Rank1(model, tokenizer=tokenizer)"
         )
-
-
-def _check_devices(named: Iterable[int | str | torch.device]) -> None:
-    """Refuse devices that are not here, which accelerate says less clearly."""
-    for device in named:
-        if isinstance(device, int):
-            n_here = torch.accelerator.device_count()
-            if device >= n_here:
-                raise ValueError(f"there is no GPU {device} for device_map or max_memory: this machine has {n_here}")
-        elif device != "disk":
-            resolve_device(device)
 
 
 def _check_hub_weights(checkpoint: Checkpoint) -> None:

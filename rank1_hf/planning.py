@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
 from rank1_hf.family import AWQ_FAMILY, FAMILY, RELATIVES
-from rank1_hf.loading import stored_quantization
+from rank1_hf.quantization import stored_quantization
 
 GIB = 2**30
 CUDA_CONTEXT_BYTES = GIB // 2

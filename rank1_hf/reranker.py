@@ -14,19 +14,17 @@ from rank1_hf.call import Asked, Call, Processor
 from rank1_hf.chain import BeliefAt, Rule
 from rank1_hf.checks import check_layers, check_loaded, check_memory, check_vocabulary
 from rank1_hf.cross_encoder import CrossEncoderMethods
+from rank1_hf.decoding.batch_invariance import make_batch_invariant
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.placement import is_split
+from rank1_hf.devices import resolve_device, resolve_dtype
 from rank1_hf.loading import (
     Checkpoint,
-    Quantization,
     context_length,
     eos_ids,
     load_model,
     open_checkpoint,
-    quantization_config,
-    resolve_device,
-    resolve_dtype,
 )
 from rank1_hf.markers import Markers
 from rank1_hf.pairs import Pairs, as_pairs, in_decoding_order, unpack
@@ -44,6 +42,7 @@ from rank1_hf.prompt import (
     passage_text,
     query_text,
 )
+from rank1_hf.quantization import Quantization, check_batch_invariance, quantization_config
 from rank1_hf.remarks import warn_of_budget
 from rank1_hf.results import Interrupted, Judgment, Judgments, TokenEvent
 from rank1_hf.shares import shares
@@ -93,7 +92,8 @@ class Rank1(CrossEncoderMethods):
             the device has memory for, that is `gpu_memory_utilization` of a GPU, or half of the free main memory.
         gpu_memory_utilization: the share of a GPU's memory to use in all, above 0 and at most 1.
         reproducible: give every pair bit-identical chains and scores whatever else is in the call, in whatever order,
-            in any dtype, for the same `batch_size` on the same machine. Slower.
+            in any dtype, for the same `batch_size` on the same machine. Slower. Refused with a quantization that looks
+            across rows, as "8bit" does; see `rank1_hf.decoding.batch_invariance`.
         compile: compile the model's layers with torch.compile, for long runs on a GPU. The first steps take some
             seconds longer; needs a C++ compiler, and on a GPU Triton.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
@@ -181,6 +181,8 @@ class Rank1(CrossEncoderMethods):
         else:
             warn_of_idle_processes()
         quantized = quantization_config(quantization, checkpoint.config, chosen)
+        if reproducible:
+            check_batch_invariance(quantization or getattr(checkpoint.config, "quantization_config", None))
         check_vocabulary(checkpoint)
         self.tokenizer = checkpoint.tokenizer
         self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
@@ -219,6 +221,8 @@ class Rank1(CrossEncoderMethods):
             )
             if not is_split(self.model):
                 pack_linear_layers(self.model)  # only ours: a model that was handed over keeps its weights
+        if reproducible:
+            make_batch_invariant(self.model)
         self.decoder = Decoder(
             self.model,
             self.encoder.chain_rules(eos_ids(self.model, self.tokenizer)),

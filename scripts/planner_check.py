@@ -24,10 +24,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rank1_hf import Rank1
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
+from rank1_hf.devices import DTYPES, resolve_device
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.trec import read_run
 from rank1_hf.family import FAMILY
-from rank1_hf.loading import DTYPES, load_model, open_checkpoint, resolve_device
+from rank1_hf.loading import load_model, open_checkpoint
 from rank1_hf.planning import GIB, Size
 
 EMBEDDED = "rank1-tiny"

@@ -5,11 +5,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import BloomConfig, CLIPConfig, PreTrainedModel, T5Config
+from transformers import BitsAndBytesConfig, BloomConfig, CLIPConfig, PreTrainedModel, T5Config
 
 from rank1_hf import Rank1
+from rank1_hf.devices import n_bytes, resolve_device, resolve_dtype
 from rank1_hf.loading import (
     Checkpoint,
     CheckpointError,
@@ -17,8 +19,6 @@ from rank1_hf.loading import (
     eos_ids,
     load_model,
     open_checkpoint,
-    resolve_device,
-    resolve_dtype,
 )
 from rank1_hf.prompt import PromptEncoder
 from tests import models
@@ -233,6 +233,52 @@ class TestDevices:
     def test_a_gpu_that_is_not_here(self, checkpoint, arguments):
         with pytest.raises(ValueError, match="there is no GPU 99 for device_map or max_memory: this machine has"):
             Rank1(checkpoint("qwen2"), **arguments)
+
+    def test_memory_is_bytes_however_its_unit_is_written(self):
+        """accelerate takes "20mb" for 20 million bits."""
+        for size in (
+            20 * 10**6,
+            np.int64(20 * 10**6),
+            20e6,
+            "20MB",
+            "20mb",
+            "20 Mb",
+            "0.02gb",
+            "20000KB",
+            "20000000 B",
+        ):
+            assert n_bytes(size) == 20 * 10**6
+        for size in (3 * 2**29, "1.5GiB", "1.5gib", " 1536 MIB "):
+            assert n_bytes(size) == 3 * 2**29
+        for size in ("20", "GiB", "ten GB", "-1GB", "1e9", "", "20ib", -1, 0.5, float("nan"), True, None, [1]):
+            with pytest.raises(ValueError, match="is not a size of memory: give a whole number of bytes"):
+                n_bytes(size)
+
+    @pytest.mark.parametrize("unit", ["kb", "KB", "Kb"])
+    def test_layers_are_placed_by_bytes_and_what_was_given_stays_as_it_is(self, checkpoint, unit):
+        opened = open_checkpoint(checkpoint("qwen2"))
+        n_there = sum(weight.nbytes for weight in load_model(opened, device="cpu").parameters())
+        limits = {"cpu": f"{n_there * 0.7 / 1000:.0f}{unit}"}
+        given = dict(limits)
+        of_bytes = load_model(opened, max_memory={"cpu": int(n_there * 0.7 / 1000) * 1000})
+        assert load_model(opened, max_memory=given).hf_device_map == of_bytes.hf_device_map
+        assert "disk" in of_bytes.hf_device_map.values()
+        assert "cpu" in of_bytes.hf_device_map.values()
+        assert given == limits
+
+    def test_a_device_map_and_a_quantization_config_stay_as_they_are(self, checkpoint):
+        given, config = {"": "cpu"}, BitsAndBytesConfig(load_in_4bit=True)
+        before = config.to_dict()
+        load_model(open_checkpoint(checkpoint("qwen2")), device_map=given, quantization=config)
+        assert given == {"": "cpu"}
+        assert config.to_dict() == before
+
+    @pytest.mark.parametrize("limits", [{"cpu": "20"}, {"cpu": None}, "20GiB", ["1GiB"]])
+    def test_memory_that_is_none_is_said_before_weights_are_read(self, checkpoint, limits, monkeypatch):
+        read = "rank1_hf.loading.AutoModelForCausalLM.from_pretrained"
+        monkeypatch.setattr(read, lambda *args, **options: pytest.fail("weights were read"))
+        with pytest.raises(ValueError, match=r"max_memory (of .cpu.: .* is not a size|must say how much)"):
+            Rank1(checkpoint("qwen2"), max_memory=limits)
 
     def test_a_device_that_is_none(self, checkpoint):
         with pytest.raises(ValueError, match="'gpu' is not a device"):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rank1_hf import Rank1, rank1
-from rank1_hf.loading import EMBEDDED_MODEL, resolve_device
+from rank1_hf.devices import resolve_device
+from rank1_hf.loading import EMBEDDED_MODEL
 
 SETTINGS = {"model_name_or_path": str(EMBEDDED_MODEL), "device": "cpu", "fp_options": "float32"}
 QUERY, PASSAGE, OTHER = "what carries an aircraft", "The wing carries the aircraft.", "Bread is made of flour."

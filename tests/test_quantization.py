@@ -17,7 +17,8 @@ from rank1_hf import Rank1
 from rank1_hf.decoding.packed import PackedLinear
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.trec import read_run
-from rank1_hf.loading import EMBEDDED_MODEL, load_model, open_checkpoint, quantization_config
+from rank1_hf.loading import EMBEDDED_MODEL, load_model, open_checkpoint
+from rank1_hf.quantization import quantization_config
 from scripts.quantization_agreement import linear_bytes, measure, read_pairs, table
 
 N_PAIRS = 24

@@ -1,5 +1,7 @@
 """Where a model's layers compute, when accelerate has spread them over several devices."""
 
+import itertools
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -34,4 +36,4 @@ def device_of(module: nn.Module) -> torch.device:
             device = getattr(hook, "execution_device", None)
             if device is not None:
                 return torch.device(device)
-    return next(module.parameters()).device
+    return next(itertools.chain(module.parameters(), module.buffers())).device

@@ -112,7 +112,7 @@ def evaluate(
     try:
         check_measures(measures)
         template = _template(prompt_template, task, prompts)
-        _check_options(dtype, device, quantization)
+        _check_options(dtype, device, quantization, reproducible)
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
@@ -163,15 +163,18 @@ def _template(prompt_template: str | None, task: str | None, prompts: Path | Non
     return template
 
 
-def _check_options(dtype: str | None, device: str | None, quantization: str | None) -> None:
+def _check_options(dtype: str | None, device: str | None, quantization: str | None, reproducible: bool) -> None:
     """Say at once what would be said otherwise when the model is loaded, after the corpus was read."""
-    from rank1_hf.loading import resolve_device, resolve_dtype
+    from rank1_hf.devices import resolve_device, resolve_dtype
     from rank1_hf.planning import check_quantization
+    from rank1_hf.quantization import check_batch_invariance
 
     try:
         resolve_dtype(dtype)
         resolve_device(device)
         check_quantization(quantization)
+        if reproducible:
+            check_batch_invariance(quantization)
     except ValueError as error:
         raise InputError(str(error)) from error
 

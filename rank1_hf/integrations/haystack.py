@@ -47,10 +47,12 @@ class Rank1Ranker:
         instruction: what else decides about relevance.
         meta_fields_to_embed: meta fields that stand before the content in the passage, like a title, each where a
             document has it: None and NaN, which is how pandas writes an empty cell, are left out.
-        model_kwargs: anything else that `Rank1` takes, like {"max_new_tokens": 512, "quantization": "4bit"}.
+        model_kwargs: anything else that `Rank1` takes, like {"max_new_tokens": 512, "quantization": "4bit"}. They are
+            written to pipeline files as they are.
 
     Raises:
-        ValueError: `top_k` is not above 0.
+        ValueError: `top_k` is not above 0, or `model_kwargs` has what has an argument of its own.
+        TypeError: `token` is no `Secret`.
     """
 
     def __init__(
@@ -65,6 +67,14 @@ class Rank1Ranker:
         model_kwargs: dict[str, Any] | None = None,
     ) -> None:
         _check_top_k(top_k)
+        if not isinstance(token, Secret | None):
+            raise TypeError(
+                "token must be a Secret, as Secret.from_env_var('HF_TOKEN'): text would be written to files"
+            )
+        for name in ("model", "device", "token"):
+            if name in (model_kwargs or {}):
+                hint = ", a Secret, which keeps it out of pipeline files" if name == "token" else ""
+                raise ValueError(f"give {name} as the argument of that name{hint}, not in model_kwargs")
         self.model = model
         self.top_k = top_k
         self.device = device

@@ -10,9 +10,14 @@ Instructions (FollowIR, mFollowIR) stand behind the query, as in every prompt of
 MTEB puts them. Tasks whose relevance differs get their dataset prompt.
 """
 
+import hashlib
+import inspect
+import json
+import operator
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +25,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from transformers import AutoConfig
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from rank1_hf.dataset_prompts import Prompts, built_in_prompts, dataset_prompt, fill, read_prompts
+from rank1_hf.devices import resolve_dtype
 from rank1_hf.evaluation.identity import checkpoint_identity
 from rank1_hf.family import AWQ_FAMILY, FAMILY
 from rank1_hf.planning import Size
 from rank1_hf.processes import is_launched
-from rank1_hf.prompt import query_text
+from rank1_hf.prompt import Markers, query_text
 from rank1_hf.reranker import Rank1
 
 try:
@@ -49,6 +56,17 @@ _BASES = {
     "jhu-clsp/rank1-llama3-8b": "meta-llama/Llama-3.1-8B",
     "jhu-clsp/rank1-mistral-2501-24b": "mistralai/Mistral-Small-24B-Base-2501",
 }
+_DECISIVE = (
+    *("dtype", "quantization", "reproducible", "subfolder"),
+    *("max_new_tokens", "max_length", "truncation"),
+    *("prompt_template", "markers", "rethink", "min_thinking_tokens"),
+)
+"""The options of `Rank1` that decide a result; the others say where and how fast it is found, or which checkpoint it
+comes from, which the revision tells."""
+
+_DIGEST = "digest"
+_PARAMETERS = inspect.signature(Rank1).parameters
+
 _CITATION = """@misc{weller2025rank1,
   title = {Rank1: Test-Time Compute for Reranking in Information Retrieval},
   author = {Orion Weller and Kathryn Ricci and Eugene Yang and Andrew Yates and Dawn Lawrie and Benjamin Van Durme},
@@ -73,13 +91,14 @@ class Rank1CrossEncoder:
         options: of `Rank1`: `max_new_tokens`, `quantization`, `reproducible`, ...
 
     Attributes:
-        mteb_model_meta: what MTEB is told of the model. Options that change judgments are part of it, so that MTEB
-            keeps the results of each apart.
+        mteb_model_meta: what MTEB is told of the model, and what names and describes its results. The options that
+            decide a result are part of it, by what they contain, so that MTEB keeps the results of each apart. No other
+            option is: not where the model runs, and no token.
     """
 
     def __init__(
         self,
-        model_name_or_path: str | None = None,
+        model_name_or_path: str | Path | None = None,
         revision: str | None = None,
         device: str | None = None,
         *,
@@ -91,12 +110,25 @@ class Rank1CrossEncoder:
         given = read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
         self._prompts = built_in_prompts() if given is None else given
         self._batch_size = batch_size
-        self.mteb_model_meta = model_meta(model_name_or_path, revision).model_copy(
-            update={"experiment_kwargs": (options | ({} if prompts is None else {"prompts": str(prompts)})) or None}
-        )
+        self._decisive = _decisive_options(options, self._prompts)
+        source = {name: options[name] for name in ("subfolder", "token", "allow_pickles") if name in options}
+        identity = checkpoint_identity(model_name_or_path, revision=revision, **source)
+        self.mteb_model_meta = model_meta(model_name_or_path, _revision_of(identity))
         if num_gpus > 1 and not is_launched():  # as in the official class
             options, device, num_gpus = {"device_map": "auto"} | options, None, 1
         self._reranker = Rank1(model_name_or_path, revision=revision, device=device, num_gpus=num_gpus, **options)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What MTEB is told of the model; see above."""
+        return self._meta
+
+    @mteb_model_meta.setter
+    def mteb_model_meta(self, meta: ModelMeta) -> None:
+        # `ModelMeta.load_model` sets one that has every keyword argument in it, whatever it is.
+        others = {name: value for name, value in (meta.experiment_kwargs or {}).items() if name not in _NOT_OTHERS}
+        update = {"experiment_kwargs": others | self._decisive or None, "loader_kwargs": {}}
+        self._meta = meta.model_copy(update=update)
 
     def predict(
         self,
@@ -135,6 +167,8 @@ class Rank1CrossEncoder:
         return scores
 
 
+_NOT_OTHERS = {_DIGEST, *_PARAMETERS, *inspect.signature(Rank1CrossEncoder).parameters}
+
 rank1 = Rank1CrossEncoder
 """As the model cards spell it."""
 
@@ -147,21 +181,60 @@ def _queries(inputs: "DataLoader[BatchedInput]") -> Iterator[str]:
             yield query_text({"text": text, "instruction": instruction})
 
 
-def model_meta(model_name: str | None, revision: str | None = None) -> ModelMeta:
+def _decisive_options(options: Mapping[str, Any], prompts: Prompts) -> dict[str, Any]:
+    """What of the options of a `Rank1CrossEncoder` decides its judgments, as JSON has it; without what is the default.
+
+    MTEB names a folder after them, with an underscore for each "/", "?", "<", ...; where there are any, a digest keeps
+    texts apart that would get the same name.
+    """
+    given = {
+        name: options[name] for name in _DECISIVE if name in options and options[name] != _PARAMETERS[name].default
+    }
+    if "dtype" in given:
+        given["dtype"] = resolve_dtype(given["dtype"])
+    if prompts != built_in_prompts():
+        given["prompts"] = dict(prompts)
+    given = {name: value for name, value in given.items() if value is not None and value != Markers()}
+    plain: dict[str, Any] = json.loads(json.dumps(given, default=_plain))
+    if not all(re.fullmatch(r"[\w.-]*", str(value)) for value in plain.values()):
+        plain[_DIGEST] = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+    return plain
+
+
+def _plain(value: object) -> object:
+    """What JSON has in the place of an option."""
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, Markers):
+        return asdict(value)
+    if isinstance(value, QuantizationConfigMixin):
+        return json.loads(value.to_json_string(use_diff=False))
+    if isinstance(value, Path):
+        return str(value)
+    return operator.index(value)  # type: ignore[arg-type]  # numpy's whole numbers; a TypeError for what is none
+
+
+def _revision_of(identity: str) -> str:
+    """A commit, or the beginning of a digest, of what `checkpoint_identity` gives."""
+    return re.split("[@:]", identity)[-1][:40]
+
+
+def model_meta(model_name: str | Path | None, revision: str | None = None) -> ModelMeta:
     """What MTEB is told of a checkpoint: all there is to say of the rank1 family, little of others.
 
     Args:
         model_name: as `Rank1CrossEncoder` takes it.
-        revision: None: what the checkpoint itself says, that is a commit, or a digest of its files.
+        revision: None: of the family, unknown until a model is loaded; of others, what the checkpoint itself says, that
+            is a commit, or a digest of its files.
     """
     if model_name in FAMILY or model_name in AWQ_FAMILY:
-        return _family_meta(model_name).model_copy(update={"revision": revision})
+        return _family_meta(str(model_name)).model_copy(update={"revision": revision})
     # MTEB wants a name with one slash in it, and makes a folder of it.
-    name = f"local/{Path(model_name or 'rank1-tiny').name}"
+    name = f"local/{Path(model_name or 'rank1-tiny').resolve().name}"
     return ModelMeta.create_empty(
         {
-            "name": name if model_name is None or Path(model_name).is_dir() else model_name,
-            "revision": revision or re.split("[@:]", checkpoint_identity(model_name))[-1][:40],
+            "name": name if model_name is None or Path(model_name).is_dir() else str(model_name),
+            "revision": revision or _revision_of(checkpoint_identity(model_name)),
             **_COMMON,
         }
     )

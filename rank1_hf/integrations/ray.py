@@ -15,12 +15,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+from rank1_hf.quantization import check_batch_invariance
 from rank1_hf.reranker import Rank1
 from rank1_hf.results import COLUMNS
 from rank1_hf.values import is_whole_number, whole_number
 
 try:
     import pyarrow as pa
+    import ray
     from ray.data import ActorPoolStrategy, Dataset
 except ImportError as error:
     raise ImportError("this needs Ray Data; install it with: pip install 'rank1-hf[ray]'") from error
@@ -56,7 +58,9 @@ def rerank(
             more actors.
         query_column, passage_column: where the pairs are.
         ray_options: other arguments of `Dataset.map_batches`: `num_cpus`, `memory`, `accelerator_type`, `runtime_env`.
-        options: of `Rank1`. With `reproducible=True` results do not depend on how the pairs fell into batches.
+        options: of `Rank1`. With `reproducible=True` results do not depend on how the pairs fell into batches. No token
+            as text: Ray keeps arguments where others can read them. Each machine takes its own, from `HF_TOKEN` in the
+            environment in which Ray was started there, or from `hf auth login`.
 
     Returns:
         The dataset with the columns of `rank1_hf.results.COLUMNS`; null where there is no score.
@@ -64,7 +68,8 @@ def rerank(
     Raises:
         TypeError: an option is none of `Rank1`, or the model is a loaded one.
         ValueError: a column is missing or would be overwritten (where columns are only known once data is read, as of
-            JSON, the run fails with this when the first are), or `num_gpus` is no whole number.
+            JSON, the run fails with this when the first are); `num_gpus` is no whole number; a token is given as text;
+            or the actors would leave no CPU of the cluster for reading, so that the run would wait for ever.
     """
     if not is_whole_number(num_gpus, least=0):
         raise ValueError(f"num_gpus must be a whole number of at least 0, not {num_gpus!r}: a model fills its GPU")
@@ -75,6 +80,14 @@ def rerank(
     elif num_gpus > 1:
         options = {"device_map": "auto"} | options
     inspect.signature(Rank1).bind(model, **options)
+    if not isinstance(options.get("token"), bool | None):
+        raise ValueError(
+            "Ray would keep the token where others can read it; leave it out, and set HF_TOKEN in the environment of "
+            "each machine before Ray is started there, or log in there with `hf auth login`"
+        )
+    if options.get("reproducible"):
+        check_batch_invariance(options.get("quantization"))
+    _check_cluster(concurrency, (ray_options or {}).get("num_cpus"))
     if model is not None and Path(model).is_dir():
         model = Path(model).resolve()  # actors work in other folders
     columns = (query_column, passage_column)
@@ -136,3 +149,22 @@ def _check_columns(names: Collection[str], columns: tuple[str, str]) -> None:
     if taken:
         renamed = {name: f"first_{name}" for name in taken}
         raise ValueError(f"the dataset has columns that judgments need: rename them with .rename_columns({renamed})")
+
+
+def _check_cluster(concurrency: int | tuple[int, int] | None, n_cpus: float | None) -> None:
+    """Refuse actors that would hold every CPU: the tasks that read the pairs would wait for one for ever.
+
+    Args:
+        concurrency: as `rerank` takes it. Of a range only the fewest count, since Ray adds actors where there is room.
+        n_cpus: of each actor; None: 1, beside a GPU too, which is Ray Data's own default.
+    """
+    if not ray.is_initialized():
+        return
+    n_actors = concurrency if isinstance(concurrency, int) else (concurrency or (1,))[0]
+    n_held, n_there = n_actors * (1 if n_cpus is None else n_cpus), ray.cluster_resources().get("CPU", 0)
+    if n_there - n_held < 1:
+        raise ValueError(
+            f"{n_actors} actors would hold {n_held:g} of the cluster's {n_there:g} CPUs, and a task that reads pairs "
+            "needs 1 of its own, so it would wait for ever: start fewer actors (concurrency), or give them less "
+            'with ray_options={"num_cpus": 0}'
+        )

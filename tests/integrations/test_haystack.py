@@ -208,6 +208,12 @@ def test_a_pipeline_can_be_written_and_read() -> None:
     assert str(read._reranker.model.dtype) == "torch.float32"
 
 
+@pytest.mark.parametrize("name", ["model", "device", "token"])
+def test_what_has_an_argument_of_its_own_is_not_in_model_kwargs(name: str) -> None:
+    with pytest.raises(ValueError, match=f"give {name} as the argument of that name"):
+        Rank1Ranker(model_kwargs={name: "anything"})
+
+
 def test_the_model_is_loaded_once_and_not_before_it_is_needed(reranker: Rank1, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[tuple[Any, Any]] = []
     begun = threading.Barrier(2, timeout=10)

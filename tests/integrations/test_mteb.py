@@ -1,14 +1,18 @@
 """rank1 under MTEB's own evaluator, on small local tasks of every kind."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BitsAndBytesConfig
 
 from rank1_hf.dataset_prompts import built_in_prompts
 from rank1_hf.evaluation.candidates import Inputs
@@ -17,7 +21,7 @@ from rank1_hf.evaluation.metrics import measure, p_mrr, pairwise_accuracy
 from rank1_hf.evaluation.sources import open_source
 from rank1_hf.evaluation.trec import Run, read_run
 from rank1_hf.family import AWQ_FAMILY, FAMILY
-from rank1_hf.prompt import passage_text, query_text
+from rank1_hf.prompt import Markers, passage_text, query_text
 from rank1_hf.reranker import Rank1
 from rank1_hf.results import Judgment, sigmoid
 from tests.evaluation.repository import write_repository
@@ -58,7 +62,7 @@ class Stub:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> integration.Rank1CrossEncoder:
     monkeypatch.setattr(integration, "Rank1", Stub)
-    monkeypatch.setattr(integration, "checkpoint_identity", lambda name: "sha256:0123")
+    monkeypatch.setattr(integration, "checkpoint_identity", lambda name, **source: "sha256:0123")
     return integration.rank1(model_name_or_path=None, num_gpus=1, device="cpu")  # as the card names its arguments
 
 
@@ -371,11 +375,118 @@ def test_results_of_other_options_are_kept_apart(model: Any) -> None:
     assert short.revision == model.mteb_model_meta.revision
 
 
-def test_a_model_outside_the_family_is_told_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integration, "checkpoint_identity", lambda name: f"{name}@{'0123456789' * 4}")
-    meta = integration.model_meta("someone/rank1-fine-tuned")
-    assert (meta.name, meta.revision) == ("someone/rank1-fine-tuned", "0123456789" * 4)
-    assert integration.model_meta("someone/rank1-fine-tuned", "v2").revision == "v2"
+class TestCacheKey:
+    """What MTEB finds a result by: the model's name, its revision, and the options that decide the result."""
+
+    @pytest.fixture(autouse=True)
+    def _stub(self, model: Any) -> None:
+        """`model` has put the stub in the place of `Rank1`."""
+
+    def key(self, *arguments: Any, **options: Any) -> tuple[str, str, str | None]:
+        meta = integration.rank1(*arguments, **options).mteb_model_meta
+        written = json.dumps(meta.to_dict())  # what MTEB writes beside its results
+        assert json.loads(written)["experiment_kwargs"] == meta.experiment_kwargs
+        return meta.name, meta.revision, meta.experiment_name
+
+    def test_options_that_decide_a_result_are_in_it_and_differ_by_what_they_contain(self) -> None:
+        of_quantization = [
+            BitsAndBytesConfig(load_in_8bit=True),
+            BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0),
+            BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16),
+        ]
+        keys = [
+            self.key(),
+            self.key(max_new_tokens=64),
+            self.key(max_new_tokens=65),
+            self.key(max_length=4000),
+            self.key(dtype="bfloat16"),
+            self.key(dtype=torch.float16),
+            self.key(quantization="4bit"),
+            *(self.key(quantization=config) for config in of_quantization),
+            self.key(markers=Markers(close="</a>")),
+            self.key(markers=Markers(close="_/a_")),
+            self.key(prompt_template="Is it <FILL_QUERY_HERE>?"),
+            self.key(prompt_template="Is it :FILL_QUERY_HERE:*"),
+            self.key(prompts={"ArguAna": "Is it FILL_QUERY_HERE?"}),
+            self.key(prompts={"ArguAna": "Is it FILL_QUERY_HERE*"}),
+            self.key(prompts={}),
+            self.key(rethink=1),
+            self.key(min_thinking_tokens=3),
+            self.key(truncation="error"),
+            self.key(reproducible=True),
+            self.key(subfolder="a/b"),
+            self.key(subfolder="a_b"),
+        ]
+        assert len(set(keys)) == len(keys)
+        decisive = {*integration._DECISIVE}
+        where = {"model", "tokenizer", "device", "device_map", "max_memory", "num_gpus", "revision", "token"}
+        where |= {"kv_cache_tokens", "gpu_memory_utilization", "compile", "allow_pickles"}
+        known = {name for name in inspect.signature(Rank1).parameters if name not in where}
+        assert known == decisive, "a new option decides a result or does not: say which"
+
+    def test_the_same_content_is_one_key(self) -> None:
+        assert self.key(dtype="bfloat16") == self.key(dtype=torch.bfloat16) == self.key(dtype="torch.bfloat16")
+        assert self.key(max_new_tokens=64) == self.key(max_new_tokens=np.int64(64))
+        configs = [BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=3.0) for _ in range(2)]
+        assert self.key(quantization=configs[0]) == self.key(quantization=configs[1])
+        assert self.key(markers=Markers(wait=" Hm")) == self.key(markers=Markers(wait=" Hm"))
+        defaults = {"dtype": "auto", "rethink": 0, "max_length": 16000, "markers": Markers(), "quantization": None}
+        assert self.key(**defaults, prompts=built_in_prompts()) == self.key()
+
+    def test_options_that_do_not_decide_it_are_nowhere(self) -> None:
+        token = "hf_planted"
+        options = {"device": "cpu", "batch_size": 3, "token": token, "kv_cache_tokens": 4096, "num_gpus": 2}
+        options |= {"gpu_memory_utilization": 0.5, "compile": True, "max_memory": {"cpu": "1GiB"}}
+        model = integration.rank1(**options)
+        assert self.key(**options) == self.key()
+        assert token not in repr(model.mteb_model_meta)
+        assert model._reranker.options["token"] == token
+
+    def test_what_mteb_itself_loads_has_the_same_key(self) -> None:
+        options = {"token": "hf_planted", "max_new_tokens": 64, "batch_size": 3}
+        loaded = integration.model_meta("some/model").load_model(device="cpu", **options)
+        assert loaded.mteb_model_meta.experiment_kwargs == {"max_new_tokens": 64}
+        assert "hf_planted" not in json.dumps(loaded.mteb_model_meta.to_dict())
+        assert loaded.mteb_model_meta.experiment_name == self.key("some/model", max_new_tokens=64)[2]
+
+    def test_a_prompts_file_is_known_by_its_text(self, tmp_path: Path) -> None:
+        first, second = tmp_path / "secret-place.json", tmp_path / "second.yaml"
+        first.write_text('{"ArguAna": "Is it FILL_QUERY_HERE?"}')
+        second.write_text("ArguAna: Is it FILL_QUERY_HERE?")
+        key = self.key(prompts=first)
+        assert key == self.key(prompts=str(second)) == self.key(prompts={"ArguAna": "Is it FILL_QUERY_HERE?"})
+        assert "secret-place" not in repr(integration.rank1(prompts=first).mteb_model_meta)
+        first.write_text('{"ArguAna": "Is it FILL_QUERY_HERE!"}')
+        assert key != self.key(prompts=first)
+
+    def test_an_edited_prompts_file_is_judged_anew_and_a_known_one_is_not(self, tmp_path: Path) -> None:
+        prompts, cache = tmp_path / "prompts.json", mteb.ResultCache(tmp_path / "cache")
+        local = task("LocalReranking", "Reranking", data(QUERIES, QRELS))
+        n_judged = []
+        for text in ("A FILL_QUERY_HERE", "A FILL_QUERY_HERE", "B FILL_QUERY_HERE"):
+            prompts.write_text(json.dumps({"LocalReranking": text}))
+            model = integration.rank1(prompts=prompts)
+            mteb.evaluate(model, local, cache=cache, co2_tracker=False)
+            n_judged.append(len(model._reranker.pairs))
+        assert n_judged == [50, 0, 50]
+
+    def test_a_checkpoint_is_known_by_its_commit_whatever_it_was_asked_for_by(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[dict[str, Any]] = []
+
+        def identity(name: str, **source: Any) -> str:
+            asked.append(source)
+            return f"{name}@{'0123456789' * 4}"
+
+        monkeypatch.setattr(integration, "checkpoint_identity", identity)
+        name = "someone/rank1-fine-tuned"
+        source = {"revision": "main", "subfolder": "a", "token": "hf_planted"}
+        assert self.key(name, **source)[:2] == (name, "0123456789" * 4)
+        assert asked == [source]
+        for known in (name, "jhu-clsp/rank1-7b"):
+            assert self.key(known)[:2] == (known, "0123456789" * 4)
+        assert integration.model_meta(name, "v2").revision == "v2"
 
 
 def test_the_names_of_dataset_prompts_are_those_of_mteb() -> None:

@@ -165,6 +165,31 @@ class TestRefused:
         with pytest.raises(ValueError, match="num_gpus must be a whole number of at least 0"):
             rerank(None, num_gpus=number)
 
+    @pytest.mark.parametrize(
+        ("concurrency", "options", "free"),
+        [(3, {}, 0), ((3, 9), {}, 0), (4, {}, -1), (3, {"num_cpus": 0.8}, 0.6), (1, {"num_cpus": 3}, 0)],
+    )
+    def test_actors_that_leave_no_cpu_for_reading(self, monkeypatch, concurrency, options, free):
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0, "GPU": 8.0})
+        for num_gpus in (0, 1):  # an actor with a GPU holds a CPU too
+            with pytest.raises(ValueError, match=f"would hold {3 - free:g} of the cluster's 3 CPUs.*fewer actors"):
+                rerank(None, num_gpus=num_gpus, concurrency=concurrency, ray_options=options)
+
+    @pytest.mark.parametrize(
+        ("concurrency", "options"),
+        [(None, {}), (2, {}), ((1, 8), {}), (8, {"num_cpus": 0}), (4, {"num_cpus": 0.5}), (1, {"num_cpus": 2})],
+    )
+    def test_actors_that_leave_one(self, monkeypatch, concurrency, options):
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0, "GPU": 8.0})
+        with pytest.raises(AttributeError, match="schema"):  # of the dataset, which is looked at next
+            rerank(None, num_gpus=1, concurrency=concurrency, ray_options=options)
+
+    def test_what_is_not_reproducible(self):
+        with pytest.raises(ValueError, match="reproducible=True cannot hold"):
+            rerank(None, num_gpus=1, quantization="8bit", reproducible=True)
+
     def test_a_loaded_model(self):
         with pytest.raises(TypeError, match="give a hub name or a folder, not Rank1"):
             rerank(None, Rank1(device="cpu"), num_gpus=0)
