@@ -5,9 +5,10 @@ import inspect
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from rank1_hf.loading import Checkpoint, CheckpointError, Quantization, stored_quantization
+from rank1_hf.loading import Checkpoint, CheckpointError
 from rank1_hf.markers import ContractError
 from rank1_hf.planning import PLANNED, why_too_large
+from rank1_hf.quantization import Quantization, stored_quantization
 
 
 def check_loaded(**given: object) -> None:

@@ -4,6 +4,7 @@ Every reader of files, datasets and collections asks here, so that all of them u
 same values.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -93,9 +94,9 @@ def grade_of(value: object, where: str) -> int:
         if isinstance(value, str) and _WHOLE.fullmatch(value):
             number = int(value.partition(".")[0])
         if isinstance(number, Number):
-            grade: int = int(number)  # type: ignore[call-overload]
+            grade: Any = int(number)  # type: ignore[call-overload]
             if grade == number and abs(grade) <= _LARGEST_GRADE:
-                return grade
+                return int(grade)
     raise InputError(f"{where}: a grade must be a whole number (up to {_LARGEST_GRADE:,}), not {value!r}")
 
 

@@ -31,9 +31,10 @@ from rank1_hf.dataset_prompts import Prompts, built_in_prompts, dataset_prompt, 
 from rank1_hf.devices import resolve_dtype
 from rank1_hf.evaluation.identity import checkpoint_identity
 from rank1_hf.family import AWQ_FAMILY, FAMILY
+from rank1_hf.markers import Markers
 from rank1_hf.planning import Size
 from rank1_hf.processes import is_launched
-from rank1_hf.prompt import Markers, query_text
+from rank1_hf.prompt import query_text
 from rank1_hf.reranker import Rank1
 
 try:
