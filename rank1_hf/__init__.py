@@ -4,35 +4,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rank1_hf.chain import EarlyExit, Rule
-    from rank1_hf.contest import TopKExit
-    from rank1_hf.loading import CheckpointError
-    from rank1_hf.markers import ContractError, Markers
-    from rank1_hf.official import rank1
-    from rank1_hf.prompt import PairError
+    from rank1_hf.chains.chain import EarlyExit, Rule
+    from rank1_hf.integrations.official import rank1
+    from rank1_hf.models.loading import CheckpointError
+    from rank1_hf.prompts.markers import ContractError, Markers
+    from rank1_hf.prompts.prompt import PairError
     from rank1_hf.reranker import Rank1
-    from rank1_hf.results import Interrupted, Judgment, Judgments
+    from rank1_hf.results.judgment import Interrupted, Judgment, Judgments
     from rank1_hf.tracing import Observer, Trace, TraceOptions
+    from rank1_hf.tracing.contest import TopKExit
 
 __version__ = "0.1.0"
 
 # torch and transformers take seconds to import, so each name is imported when it is first used.
 _HOMES = {
-    "CheckpointError": "rank1_hf.loading",
-    "ContractError": "rank1_hf.markers",
-    "EarlyExit": "rank1_hf.chain",
-    "Interrupted": "rank1_hf.results",
-    "Judgment": "rank1_hf.results",
-    "Judgments": "rank1_hf.results",
-    "Markers": "rank1_hf.markers",
+    "CheckpointError": "rank1_hf.models.loading",
+    "ContractError": "rank1_hf.prompts.markers",
+    "EarlyExit": "rank1_hf.chains.chain",
+    "Interrupted": "rank1_hf.results.judgment",
+    "Judgment": "rank1_hf.results.judgment",
+    "Judgments": "rank1_hf.results.judgment",
+    "Markers": "rank1_hf.prompts.markers",
     "Observer": "rank1_hf.tracing",
-    "PairError": "rank1_hf.prompt",
+    "PairError": "rank1_hf.prompts.prompt",
     "Rank1": "rank1_hf.reranker",
-    "Rule": "rank1_hf.chain",
-    "TopKExit": "rank1_hf.contest",
+    "Rule": "rank1_hf.chains.chain",
+    "TopKExit": "rank1_hf.tracing.contest",
     "Trace": "rank1_hf.tracing",
     "TraceOptions": "rank1_hf.tracing",
-    "rank1": "rank1_hf.official",
+    "rank1": "rank1_hf.integrations.official",
 }
 
 __all__ = [

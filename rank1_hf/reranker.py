@@ -10,27 +10,24 @@ from typing import Any, Literal, TypeVar, cast, overload
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rank1_hf.call import Asked, Call, Processor
-from rank1_hf.chain import BeliefAt, Rule
-from rank1_hf.checks import check_layers, check_loaded, check_memory, check_vocabulary
-from rank1_hf.cross_encoder import CrossEncoderMethods
-from rank1_hf.decoding.batch_invariance import make_batch_invariant
+from rank1_hf.chains.chain import BeliefAt, Rule
 from rank1_hf.decoding.loop import Decoder
-from rank1_hf.decoding.packed import pack_linear_layers
-from rank1_hf.decoding.placement import is_split
-from rank1_hf.devices import resolve_device, resolve_dtype
-from rank1_hf.loading import (
+from rank1_hf.decoding.progress import Progress
+from rank1_hf.models.batch_invariance import make_batch_invariant
+from rank1_hf.models.devices import resolve_device, resolve_dtype
+from rank1_hf.models.loading import (
     Checkpoint,
     context_length,
     eos_ids,
     load_model,
     open_checkpoint,
 )
-from rank1_hf.markers import Markers
-from rank1_hf.pairs import Pairs, as_pairs, in_decoding_order, unpack
-from rank1_hf.processes import Processes, warn_of_idle_processes
-from rank1_hf.progress import Progress
-from rank1_hf.prompt import (
+from rank1_hf.models.packed import pack_linear_layers
+from rank1_hf.models.placement import is_split
+from rank1_hf.models.quantization import Quantization, check_batch_invariance, quantization_config
+from rank1_hf.prompts.markers import Markers
+from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order, unpack
+from rank1_hf.prompts.prompt import (
     Pair,
     PairError,
     Passage,
@@ -42,16 +39,19 @@ from rank1_hf.prompt import (
     passage_text,
     query_text,
 )
-from rank1_hf.quantization import Quantization, check_batch_invariance, quantization_config
-from rank1_hf.remarks import warn_of_budget
-from rank1_hf.results import Interrupted, Judgment, Judgments, TokenEvent
-from rank1_hf.shares import shares
+from rank1_hf.reranking.call import Asked, Call, Processor
+from rank1_hf.reranking.checks import check_layers, check_loaded, check_memory, check_vocabulary
+from rank1_hf.reranking.cross_encoder import CrossEncoderMethods
+from rank1_hf.reranking.processes import Processes, warn_of_idle_processes
+from rank1_hf.reranking.remarks import warn_of_budget
+from rank1_hf.reranking.shares import shares
+from rank1_hf.results.judgment import Interrupted, Judgment, Judgments, TokenEvent
 from rank1_hf.tracing.lens import Lens, LensObserver, n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.speaker import Speaker
-from rank1_hf.tracing.texts import with_given_chain
 from rank1_hf.tracing.trace import Trace, TraceOptions
 from rank1_hf.values import is_whole_number, whole_number
+from rank1_hf.viewing.texts import with_given_chain
 
 _T = TypeVar("_T")
 
@@ -93,7 +93,7 @@ class Rank1(CrossEncoderMethods):
         gpu_memory_utilization: the share of a GPU's memory to use in all, above 0 and at most 1.
         reproducible: give every pair bit-identical chains and scores whatever else is in the call, in whatever order,
             in any dtype, for the same `batch_size` on the same machine. Slower. Refused with a quantization that looks
-            across rows, as "8bit" does; see `rank1_hf.decoding.batch_invariance`.
+            across rows, as "8bit" does; see `rank1_hf.models.batch_invariance`.
         compile: compile the model's layers with torch.compile, for long runs on a GPU. The first steps take some
             seconds longer; needs a C++ compiler, and on a GPU Triton.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
@@ -289,7 +289,7 @@ class Rank1(CrossEncoderMethods):
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
             think: False closes every chain before its first token: what the model believes without thinking.
-            rule: decides when chains stop and what they say; see `rank1_hf.chain.Rule`.
+            rule: decides when chains stop and what they say; see `rank1_hf.chains.chain.Rule`.
             logits_processor: of Transformers' own type; for all pairs, or by index for some. It changes which tokens a
                 chain takes, never the verdict, and is called with one pair's context [1, tokens] and logits
                 [1, vocabulary] at a time.

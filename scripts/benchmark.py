@@ -47,11 +47,11 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from rank1_hf.devices import DTYPES, resolve_device
-from rank1_hf.evaluation.beir import SAMPLE
-from rank1_hf.family import FAMILY
-from rank1_hf.loading import EMBEDDED_MODEL, context_length, load_model, open_checkpoint
-from rank1_hf.prompt import PromptEncoder
+from rank1_hf.files.beir import SAMPLE
+from rank1_hf.models.devices import DTYPES, resolve_device
+from rank1_hf.models.family import FAMILY
+from rank1_hf.models.loading import EMBEDDED_MODEL, context_length, load_model, open_checkpoint
+from rank1_hf.prompts.prompt import PromptEncoder
 
 console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width
 

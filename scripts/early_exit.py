@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rank1_hf import EarlyExit, Judgment, Rank1, TopKExit, TraceOptions
-from rank1_hf.contest import Contest
-from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.metrics import ndcg
-from rank1_hf.evaluation.trec import Qrels, Run, read_run
+from rank1_hf.files.beir import SAMPLE, read_beir
+from rank1_hf.files.trec import Qrels, Run, read_run
+from rank1_hf.tracing.contest import Contest
 
 THRESHOLDS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 LEADS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)

@@ -12,8 +12,8 @@ import json
 from itertools import islice
 from pathlib import Path
 
-from rank1_hf.evaluation.beir import Collection, read_beir
-from rank1_hf.evaluation.trec import Run, read_run, write_run
+from rank1_hf.files.beir import Collection, read_beir
+from rank1_hf.files.trec import Run, read_run, write_run
 
 QUERIES, DEPTH, RELEVANT, IRRELEVANT = 12, 20, 4, 8
 

@@ -23,9 +23,9 @@ from scipy.stats import kendalltau, spearmanr
 from torch import Tensor, nn
 
 from rank1_hf import Judgment, Rank1
-from rank1_hf.devices import DTYPES
-from rank1_hf.evaluation.beir import SAMPLE, read_beir
-from rank1_hf.evaluation.trec import read_run
+from rank1_hf.files.beir import SAMPLE, read_beir
+from rank1_hf.files.trec import read_run
+from rank1_hf.models.devices import DTYPES
 
 Pairs = list[tuple[str, Any]]
 Settings = tuple[int | None, str | None]

@@ -30,7 +30,7 @@ import psutil
 import uvicorn
 
 from rank1_hf import Rank1
-from rank1_hf.evaluation.beir import SAMPLE, read_beir
+from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.serving.app import make_app
 from rank1_hf.serving.engine import Engine
 

@@ -765,7 +765,8 @@ def mean(values: Iterable[float]) -> float:
 
 def rerank_sample(model: Rank1, shuffles: int = 200) -> dict[str, float]:
     """nDCG@10 on the Cranfield sample: BM25's order, the model's, and the mean of random ones."""
-    from rank1_hf.evaluation import beir, metrics, trec
+    from rank1_hf.evaluation import metrics
+    from rank1_hf.files import beir, trec
 
     sample, bm25 = beir.read_beir(SAMPLE), trec.read_run(SAMPLE / "bm25.trec")
     places = [(query, document) for query, candidates in bm25.items() for document in candidates]

@@ -19,11 +19,11 @@ from typing import Any
 from unittest import mock
 
 from rank1_hf import Observer, Rank1, TraceOptions
-from rank1_hf.chain import Chain
+from rank1_hf.chains.chain import Chain
 from rank1_hf.decoding.probe import Probe
 from rank1_hf.decoding.row import Row
-from rank1_hf.evaluation.beir import SAMPLE, read_beir
-from rank1_hf.evaluation.trec import read_run
+from rank1_hf.files.beir import SAMPLE, read_beir
+from rank1_hf.files.trec import read_run
 
 PLAIN = "plain"
 TAKEN_OUT = "the code that watches taken out"

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rank1_hf import Rank1
-from rank1_hf.cli import app
+from rank1_hf.commands.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

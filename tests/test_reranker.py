@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Bloom
 
 from rank1_hf import Interrupted, PairError, Rank1
 from rank1_hf.decoding.requests import Decoded
-from rank1_hf.loading import load_model, open_checkpoint
-from rank1_hf.results import sigmoid
+from rank1_hf.models.loading import load_model, open_checkpoint
+from rank1_hf.results.judgment import sigmoid
 from tests import models
 from tests.models import prompt_of
 

@@ -14,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from rank1_hf import Rank1
-from rank1_hf.cli import app
-from rank1_hf.evaluation.beir import SAMPLE
-from rank1_hf.evaluation.identity import checkpoint_identity
-from rank1_hf.loading import open_checkpoint
+from rank1_hf.commands.cli import app
+from rank1_hf.files.beir import SAMPLE
+from rank1_hf.models.identity import checkpoint_identity
+from rank1_hf.models.loading import open_checkpoint
 from tests.hub import Hub
 
 SECRET = "hf_planted0secret1of2the3test"
@@ -32,10 +32,10 @@ import mteb
 from datasets import Dataset
 from haystack import Pipeline
 from haystack.utils import Secret
-from rank1_hf.evaluation.identity import checkpoint_identity
+from rank1_hf.models.identity import checkpoint_identity
 from rank1_hf.integrations.haystack import Rank1Ranker
 from rank1_hf.integrations.mteb import model_meta, rank1
-from rank1_hf.official import rank1 as official
+from rank1_hf.integrations.official import rank1 as official
 from rank1_hf.reranker import Rank1
 from tests.integrations.test_mteb import QRELS, QUERIES, data, task
 

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer, SuppressTokensLogitsProcessor
 
 from rank1_hf import EarlyExit, Judgment, PairError, Rank1, Rule, TraceOptions
-from rank1_hf.results import TokenEvent
+from rank1_hf.results.judgment import TokenEvent
 from tests import models
 
 PAIRS = [("how do wings carry an aeroplane?", line) for line in models.TEXT.splitlines()[:8] if line]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rank1_hf import EarlyExit, Rank1, TopKExit, TraceOptions
-from rank1_hf.inputs import document_of
-from rank1_hf.official import rank1
-from rank1_hf.prompt import passage_text, query_text
+from rank1_hf.files.inputs import document_of
+from rank1_hf.integrations.official import rank1
+from rank1_hf.prompts.prompt import passage_text, query_text
 from rank1_hf.values import is_missing, is_whole_number, whole_number
 from tests import models
 

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from rank1_hf.decoding.attention import attention_kernel
 from rank1_hf.decoding.graphs import can_be_captured
-from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.decoding.placement import device_of, layer_devices
+from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
+from rank1_hf.models.placement import device_of, layer_devices
 
 _CPU_PREFILL_TOKENS = 512  # which keep a CPU busy; a GPU needs thousands
 

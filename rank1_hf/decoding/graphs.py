@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rank1_hf.decoding.kv_cache import KVCache
-from rank1_hf.decoding.placement import is_split
 from rank1_hf.decoding.step import RowSlice, TokenStep, fill_placeholders, tensor_on
+from rank1_hf.models.placement import is_split
 
 logger = logging.getLogger(__name__)
 

@@ -21,17 +21,14 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rank1_hf.chain import ChainRules, SteeringError
+from rank1_hf.chains.chain import ChainRules, SteeringError
 from rank1_hf.decoding.attention import use_paged_attention
 from rank1_hf.decoding.choosing import chosen_by
-from rank1_hf.decoding.compiled import compile_layers
 from rank1_hf.decoding.defaults import resolve
 from rank1_hf.decoding.graphs import DecodeGraphs
 from rank1_hf.decoding.in_flight import InFlightStep, NextToken
 from rank1_hf.decoding.kv_cache import KVCache
-from rank1_hf.decoding.memory import TYPICAL_TOKENS
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.decoding.placement import device_of
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.probe import Probe
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
@@ -40,6 +37,9 @@ from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Scheduler
 from rank1_hf.decoding.stats import Stats
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep, placeholder, tensor_on
+from rank1_hf.models.compiled import compile_layers
+from rank1_hf.models.memory import TYPICAL_TOKENS
+from rank1_hf.models.placement import device_of
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from rank1_hf.chain import BeliefPoint, ChainRules, SteeringError
+from rank1_hf.chains.chain import BeliefPoint, ChainRules, SteeringError
 from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.stats import Stats

@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rank1_hf.chain import BeliefPoint, Chain, ChainRules, Ended, Steering
+from rank1_hf.chains.chain import BeliefPoint, Chain, ChainRules, Ended, Steering
 from rank1_hf.decoding.watcher import Watcher
 
 

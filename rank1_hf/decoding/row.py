@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
-from rank1_hf.chain import BeliefPoint, Chain, Steering
+from rank1_hf.chains.chain import BeliefPoint, Chain, Steering
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading

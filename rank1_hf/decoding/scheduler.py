@@ -8,7 +8,7 @@ chain as it is, and its KV is computed again later, so its result is the same.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from rank1_hf.chain import Chain, common_prefix_length
+from rank1_hf.chains.chain import Chain, common_prefix_length
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.prefixes import Prefixes

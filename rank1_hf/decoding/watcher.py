@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from rank1_hf.chain import Chain
+from rank1_hf.chains.chain import Chain
 
 Event = Literal["admitted", "step", "verdict", "preempted"]
 """admitted: the row has a place among the live ones, for the first time or again after it was preempted; step: the

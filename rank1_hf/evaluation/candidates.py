@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from rank1_hf.evaluation.sources import Source
-from rank1_hf.evaluation.trec import Qrels, Run
-from rank1_hf.inputs import InputError
-from rank1_hf.prompt import Query
+from rank1_hf.files.inputs import InputError
+from rank1_hf.files.sources import Source
+from rank1_hf.files.trec import Qrels, Run
+from rank1_hf.prompts.prompt import Query
 
 _QUERIES_ARE_DOCUMENTS = re.compile("arguana|quora", re.IGNORECASE)
 """What the names of the tasks have in common whose queries are in the corpus, under the same ids: BEIR's two, and what

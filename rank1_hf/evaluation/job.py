@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 
 from rank1_hf.evaluation import outputs
 from rank1_hf.evaluation.candidates import Candidate, Inputs
-from rank1_hf.evaluation.documents import DocumentStore
 from rank1_hf.evaluation.journal import Journal, lock, refuse_others
 from rank1_hf.evaluation.metrics import MEASURES, Comparison, measure
-from rank1_hf.inputs import Document, InputError
-from rank1_hf.prompt import Passage, Query
-from rank1_hf.results import Judgment
+from rank1_hf.files.documents import DocumentStore
+from rank1_hf.files.inputs import Document, InputError
+from rank1_hf.prompts.prompt import Passage, Query
+from rank1_hf.results.judgment import Judgment
 
 
 class Reranker(Protocol):

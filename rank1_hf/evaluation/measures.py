@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rank1_hf.inputs import InputError
+from rank1_hf.files.inputs import InputError
 
 try:
     import ir_measures

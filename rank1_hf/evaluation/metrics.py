@@ -17,8 +17,8 @@ from statistics import fmean
 import numpy as np
 
 from rank1_hf.evaluation.measures import parse_measure, provider_of
-from rank1_hf.evaluation.trec import Qrels, Run, best_first
-from rank1_hf.inputs import InputError
+from rank1_hf.files.inputs import InputError
+from rank1_hf.files.trec import Qrels, Run, best_first
 
 try:
     import ir_measures

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from rank1_hf.integrations.ranking import metadata, ranked
-from rank1_hf.prompt import Passage
+from rank1_hf.prompts.prompt import Passage
 from rank1_hf.reranker import Rank1
 from rank1_hf.values import is_missing, is_whole_number
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rank1_hf.integrations.ranking import KEYS, metadata, ranked
 from rank1_hf.reranker import Rank1
-from rank1_hf.results import Judgment
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.values import is_missing
 
 try:

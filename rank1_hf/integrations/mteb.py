@@ -27,15 +27,15 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from rank1_hf.dataset_prompts import Prompts, built_in_prompts, dataset_prompt, fill, read_prompts
-from rank1_hf.devices import resolve_dtype
-from rank1_hf.evaluation.identity import checkpoint_identity
-from rank1_hf.family import AWQ_FAMILY, FAMILY
-from rank1_hf.markers import Markers
-from rank1_hf.planning import Size
-from rank1_hf.processes import is_launched
-from rank1_hf.prompt import query_text
+from rank1_hf.files.dataset_prompts import Prompts, built_in_prompts, dataset_prompt, fill, read_prompts
+from rank1_hf.models.devices import resolve_dtype
+from rank1_hf.models.family import AWQ_FAMILY, FAMILY
+from rank1_hf.models.identity import checkpoint_identity
+from rank1_hf.models.planning import Size
+from rank1_hf.prompts.markers import Markers
+from rank1_hf.prompts.prompt import query_text
 from rank1_hf.reranker import Rank1
+from rank1_hf.reranking.processes import is_launched
 
 try:
     from mteb.models import ModelMeta

@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rank1_hf.prompt import Passage
+from rank1_hf.prompts.prompt import Passage
 from rank1_hf.reranker import Rank1
-from rank1_hf.results import Judgment
+from rank1_hf.results.judgment import Judgment
 
 _TOLD = ("log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated", "error")
 

@@ -15,9 +15,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from rank1_hf.quantization import check_batch_invariance
+from rank1_hf.models.quantization import check_batch_invariance
 from rank1_hf.reranker import Rank1
-from rank1_hf.results import COLUMNS
+from rank1_hf.results.judgment import COLUMNS
 from rank1_hf.values import is_whole_number, whole_number
 
 try:
@@ -63,7 +63,7 @@ def rerank(
             environment in which Ray was started there, or from `hf auth login`.
 
     Returns:
-        The dataset with the columns of `rank1_hf.results.COLUMNS`; null where there is no score.
+        The dataset with the columns of `rank1_hf.results.judgment.COLUMNS`; null where there is no score.
 
     Raises:
         TypeError: an option is none of `Rank1`, or the model is a loaded one.

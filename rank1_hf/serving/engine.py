@@ -13,10 +13,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 
-from rank1_hf.call import Asked, Call
-from rank1_hf.prompt import Pair
+from rank1_hf.prompts.prompt import Pair
 from rank1_hf.reranker import Rank1
-from rank1_hf.results import Judgment
+from rank1_hf.reranking.call import Asked, Call
+from rank1_hf.results.judgment import Judgment
 
 logger = logging.getLogger(__name__)
 

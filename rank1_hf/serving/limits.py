@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from fastapi import HTTPException
 
-from rank1_hf.prompt import PairError
+from rank1_hf.prompts.prompt import PairError
 from rank1_hf.serving.requests import PairsRequest
 from rank1_hf.values import whole_number
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from rank1_hf.results import Judgment
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.serving.engine import Engine, EngineError
 from rank1_hf.serving.limits import Refusal
 from rank1_hf.serving.metrics import Metrics

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticKnownError
 
-from rank1_hf.prompt import PairError, passage_text, query_text
+from rank1_hf.prompts.prompt import PairError, passage_text, query_text
 
 TAG = "form "
 """How the tags of alternative forms begin, which are no part of a field's place."""

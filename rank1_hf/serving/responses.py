@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from rank1_hf.results import Judgment, ranking_key
+from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.serving.requests import RerankRequest, ScoreRequest, TextsRequest
 
 _MAX_LEVELS = 20

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import HTTPException, Request, Response
 
-from rank1_hf.results import Judgment
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.serving.engine import Engine, EngineError
 from rank1_hf.serving.errors import CLIENT_CLOSED_REQUEST, problem
 from rank1_hf.serving.limits import Limits

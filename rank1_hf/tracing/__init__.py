@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rank1_hf.chain import BeliefPoint
+    from rank1_hf.chains.chain import BeliefPoint
     from rank1_hf.decoding.watcher import Needs, Reading, Scores
     from rank1_hf.tracing.lens import Lens
     from rank1_hf.tracing.observer import Observer, WatchedPair
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What observes needs torch, what shows does not, and `rank1-hf --help` should not wait for it.
 _HOMES = {
-    "BeliefPoint": "rank1_hf.chain",
+    "BeliefPoint": "rank1_hf.chains.chain",
     "Lens": "rank1_hf.tracing.lens",
     "Needs": "rank1_hf.decoding.watcher",
     "Observer": "rank1_hf.tracing.observer",

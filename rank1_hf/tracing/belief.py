@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rank1_hf.chain import BeliefAt
+from rank1_hf.chains.chain import BeliefAt
 
 if TYPE_CHECKING:
-    from rank1_hf.prompt import PromptEncoder
+    from rank1_hf.prompts.prompt import PromptEncoder
 
 
 def belief_at(every: BeliefAt | None, encoder: "PromptEncoder") -> Callable[[Sequence[int]], bool] | None:

@@ -16,8 +16,8 @@ from rank1_hf.decoding.watcher import Needs, Reading
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 if TYPE_CHECKING:
-    from rank1_hf.prompt import Prompt, PromptEncoder
-    from rank1_hf.results import Judgment
+    from rank1_hf.prompts.prompt import Prompt, PromptEncoder
+    from rank1_hf.results.judgment import Judgment
 
 
 @dataclass(frozen=True, slots=True, eq=False)

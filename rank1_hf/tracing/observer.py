@@ -6,11 +6,11 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
-from rank1_hf.chain import Chain, Ended
+from rank1_hf.chains.chain import Chain, Ended
 from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading
 
 if TYPE_CHECKING:
-    from rank1_hf.results import Judgment
+    from rank1_hf.results.judgment import Judgment
 
 logger = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 from collections import deque
 from collections.abc import Iterator
 
-from rank1_hf.chain_text import TextStream
 from rank1_hf.decoding.watcher import Reading
-from rank1_hf.prompt import PromptEncoder
-from rank1_hf.results import TokenEvent
+from rank1_hf.prompts.chain_text import TextStream
+from rank1_hf.prompts.prompt import PromptEncoder
+from rank1_hf.results.judgment import TokenEvent
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rank1_hf.chain import BeliefAt, BeliefPoint, check_belief_at
+from rank1_hf.chains.chain import BeliefAt, BeliefPoint, check_belief_at
 from rank1_hf.decoding.watcher import Needs, Reading, Scores
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rank1_hf.decoding.requests import Decoded
-    from rank1_hf.prompt import Prompt, PromptEncoder
+    from rank1_hf.prompts.prompt import Prompt, PromptEncoder
     from rank1_hf.tracing.lens import LensObserver
 
 

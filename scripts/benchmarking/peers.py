@@ -21,13 +21,13 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from transformers.generation.continuous_batching.utils import WorkloadHints
 
 from benchmarking.workloads import Item, Workload, to_json
-from rank1_hf.chain import ChainRules
+from rank1_hf.chains.chain import ChainRules
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.loading import eos_ids
-from rank1_hf.prompt import PromptEncoder
+from rank1_hf.models.loading import eos_ids
+from rank1_hf.models.packed import pack_linear_layers
+from rank1_hf.prompts.prompt import PromptEncoder
 
 Setting = dict[str, int | bool]
 """What a peer lets its user choose, by name."""

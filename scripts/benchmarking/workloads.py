@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rank1_hf.evaluation.beir import Collection, read_beir
-from rank1_hf.evaluation.trec import Run, read_run
-from rank1_hf.prompt import Passage, Prompt, PromptEncoder
+from rank1_hf.files.beir import Collection, read_beir
+from rank1_hf.files.trec import Run, read_run
+from rank1_hf.prompts.prompt import Passage, Prompt, PromptEncoder
 
 NAMES = ("natural", "ragged", "long-query", "interactive")
 

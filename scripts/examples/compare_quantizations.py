@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from rank1_hf import Rank1
-from rank1_hf.tracing.pieces import divergence
-from rank1_hf.tracing.plots import agreement
+from rank1_hf.viewing.pieces import divergence
+from rank1_hf.viewing.plots import agreement
 
 QUERY = "what carries the weight of an aircraft in flight"
 PASSAGES = [

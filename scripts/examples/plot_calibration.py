@@ -8,9 +8,9 @@ The plot is an .svg, .png or .pdf, as its name says. Needs `pip install 'rank1-h
 import sys
 
 from rank1_hf import Rank1
-from rank1_hf.evaluation.beir import SAMPLE, read_beir
-from rank1_hf.evaluation.trec import read_run
-from rank1_hf.tracing.plots import calibration
+from rank1_hf.files.beir import SAMPLE, read_beir
+from rank1_hf.files.trec import read_run
+from rank1_hf.viewing.plots import calibration
 
 PER_QUERY = 5  # candidates, from the top of BM25's
 

@@ -10,8 +10,8 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.loading import eos_ids
-from rank1_hf.prompt import PromptEncoder
+from rank1_hf.models.loading import eos_ids
+from rank1_hf.prompts.prompt import PromptEncoder
 from tests import models
 
 WORDS = sorted(set(models.TEXT.split()))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.chain import Chain, ChainRules
+from rank1_hf.chains.chain import Chain, ChainRules
 from rank1_hf.decoding.kv_cache import PAGE_SIZE, KVCache
 from rank1_hf.decoding.plan import ScheduledRow
 from rank1_hf.decoding.requests import Request

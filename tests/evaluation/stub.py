@@ -16,10 +16,10 @@ from typing import Any
 
 from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.job import Outcome, run_job
-from rank1_hf.evaluation.sources import open_source
-from rank1_hf.evaluation.trec import read_run
-from rank1_hf.prompt import Passage, Query, passage_text, query_text
-from rank1_hf.results import Judgment, sigmoid
+from rank1_hf.files.sources import open_source
+from rank1_hf.files.trec import read_run
+from rank1_hf.prompts.prompt import Passage, Query, passage_text, query_text
+from rank1_hf.results.judgment import Judgment, sigmoid
 
 SETTINGS = {"model": "stub", "max_new_tokens": 256}
 N_ROWS = 8

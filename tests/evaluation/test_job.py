@@ -18,10 +18,10 @@ import pytest
 from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.journal import JournalError, lock
 from rank1_hf.evaluation.outputs import write_json
-from rank1_hf.evaluation.sources import BeirFolder
-from rank1_hf.evaluation.trec import read_qrels, read_run
-from rank1_hf.inputs import InputError
-from rank1_hf.results import Judgment
+from rank1_hf.files.inputs import InputError
+from rank1_hf.files.sources import BeirFolder
+from rank1_hf.files.trec import read_qrels, read_run
+from rank1_hf.results.judgment import Judgment
 from tests.evaluation.stub import SETTINGS, Stub, inputs, log_odds_of, results, run, write_collection
 from tests.evaluation.tiny import run_tiny
 

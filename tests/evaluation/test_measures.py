@@ -13,8 +13,8 @@ import pytest
 
 from rank1_hf.evaluation.measures import parse_measure, provider_of
 from rank1_hf.evaluation.metrics import check_measures, measure
-from rank1_hf.evaluation.trec import Qrels, Run
-from rank1_hf.inputs import InputError
+from rank1_hf.files.inputs import InputError
+from rank1_hf.files.trec import Qrels, Run
 
 IDS: dict[str, tuple[Callable[[int], str], Callable[[int], str]]] = {
     "NFCorpus": (lambda n: f"PLAIN-{n}", lambda n: f"MED-{n}"),

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rank1_hf.evaluation.metrics import Comparison, compare, measure, ndcg, p_mrr, pairwise_accuracy
-from rank1_hf.inputs import InputError
+from rank1_hf.files.inputs import InputError
 
 QRELS = {"q1": {"good": 1, "bad": 0, "unseen": 1}}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rank1_hf.loading import EMBEDDED_MODEL
+from rank1_hf.models.loading import EMBEDDED_MODEL
 from rank1_hf.reranker import Rank1
 from tests.integrations.passages import OTHER_QUERY, PASSAGES, QUERY, TOO_LONG
 

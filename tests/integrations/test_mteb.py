@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BitsAndBytesConfig
 
-from rank1_hf.dataset_prompts import built_in_prompts
 from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.metrics import measure, p_mrr, pairwise_accuracy
-from rank1_hf.evaluation.sources import open_source
-from rank1_hf.evaluation.trec import Run, read_run
-from rank1_hf.family import AWQ_FAMILY, FAMILY
-from rank1_hf.prompt import Markers, passage_text, query_text
+from rank1_hf.files.dataset_prompts import built_in_prompts
+from rank1_hf.files.sources import open_source
+from rank1_hf.files.trec import Run, read_run
+from rank1_hf.models.family import AWQ_FAMILY, FAMILY
+from rank1_hf.prompts.prompt import Markers, passage_text, query_text
 from rank1_hf.reranker import Rank1
-from rank1_hf.results import Judgment, sigmoid
+from rank1_hf.results.judgment import Judgment, sigmoid
 from tests.evaluation.repository import write_repository
 
 mteb = pytest.importorskip("mteb")

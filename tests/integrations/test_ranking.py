@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rank1_hf.integrations.ranking import KEYS, metadata, ranked
-from rank1_hf.prompt import PairError
+from rank1_hf.prompts.prompt import PairError
 from rank1_hf.reranker import Rank1
 from tests.integrations.passages import PASSAGES, QUERY, TOO_LONG
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from rank1_hf import EarlyExit, Judgment, Rank1, TopKExit, TraceOptions
-from rank1_hf.chain import BeliefPoint
-from rank1_hf.contest import Contest
+from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.tracing.contest import Contest
 from scripts.early_exit import compete, leave, main, top_k_trade_off, trade_off
-from tests.tracing.made import judgment, trace_of
+from tests.viewing.made import judgment, trace_of
 
 QUERY = "what carries an aircraft"
 PASSAGES = ["The wing carries the aircraft.", "Bread is made of flour.", "An aircraft has wings, and ships have none."]

@@ -10,9 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rank1_hf.cli import app
-from rank1_hf.dataset_prompts import built_in_prompts, dataset_prompt
-from rank1_hf.evaluation.trec import read_run
+from rank1_hf.commands.cli import app
+from rank1_hf.files.dataset_prompts import built_in_prompts, dataset_prompt
+from rank1_hf.files.trec import read_run
 
 PAGE = (Path(__file__).parents[2] / "scripts" / "reproduce.md").read_text(encoding="utf-8")
 

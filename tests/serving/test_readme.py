@@ -10,7 +10,7 @@ import uvicorn
 from typer.testing import CliRunner
 
 from rank1_hf import Rank1
-from rank1_hf.cli import app
+from rank1_hf.commands.cli import app
 from tests.serving.conftest import Running
 from tests.test_readme import README
 

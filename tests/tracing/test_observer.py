@@ -11,7 +11,7 @@ from rank1_hf import Observer, Rank1
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.watcher import Needs, Reading
-from rank1_hf.results import Judgment
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.observer import Observed, WatchedPair
 from tests import models
 from tests.decoding.oracle import SHAPES, Oracle, assert_same

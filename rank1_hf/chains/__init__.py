@@ -1,0 +1,1 @@
+"""The life of a chain of thought, over token ids alone."""

@@ -1,0 +1,260 @@
+"""The command `rank1-hf evaluate`. As in `cli.py`, what takes seconds to import waits until it is needed."""
+
+import json
+import signal
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.table import Table
+
+from rank1_hf.commands import options
+from rank1_hf.commands.options import fail, note
+from rank1_hf.files.inputs import InputError
+
+if TYPE_CHECKING:
+    from rank1_hf.evaluation.candidates import Inputs
+    from rank1_hf.evaluation.job import Outcome
+    from rank1_hf.evaluation.metrics import Comparison
+
+
+class RunFormat(StrEnum):
+    """What the new run is written as."""
+
+    TREC = "trec"
+    JSON = "json"
+
+
+def evaluate(
+    corpus: Annotated[
+        str,
+        typer.Option(
+            help="The collection: a BEIR folder (corpus.jsonl, queries.jsonl), a dataset of Hugging Face's datasets (a "
+            "folder or a hub name), or ir_datasets: and an id."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to go on.")
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="The candidates: a TREC run, a JSON object {query id: {document id: score}}, MTEB's predictions, or "
+            "JSONL with query_id, docid and score; gzipped or not. Without it: the collection's own, if it has any."
+        ),
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the collection's own judgments.")] = "test",
+    subset: Annotated[
+        str | None, typer.Option(help="Of a dataset that has several, one for each language for example.")
+    ] = None,
+    top_k: Annotated[
+        int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
+    ] = 100,
+    ignore_identical_ids: Annotated[
+        bool | None,
+        typer.Option(
+            help="Leave out candidates that have their query's own id. Without it: where --task or --corpus is an "
+            "ArguAna or a Quora, whose queries are in the corpus."
+        ),
+    ] = None,
+    measure: Annotated[
+        list[str] | None, typer.Option(help="What to measure, as ir_measures names it; may be given several times.")
+    ] = None,
+    run_format: Annotated[
+        RunFormat, typer.Option(help="json: write run.json, {query id: {document id: score}}, beside run.trec.")
+    ] = RunFormat.TREC,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Use this MTEB task's dataset prompt, as in SciFact or BrightRetrieval/biology."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Where --task looks: a JSON or YAML file that maps task names to templates.")
+    ] = None,
+    model: options.ModelOption = None,
+    max_new_tokens: options.BudgetOption = None,
+    batch_size: options.BatchOption = None,
+    dtype: options.DtypeOption = None,
+    device: options.DeviceOption = None,
+    quantization: options.QuantizationOption = None,
+    prompt_template: options.TemplateOption = None,
+    reproducible: options.ReproducibleOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Rerank a run over a collection, and measure it before and after.
+
+    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished. A job that was ended, by Ctrl-C or by a power
+    failure, goes on when the same command is given again. When all is judged, OUTPUT gets run.trec, judgments.jsonl
+    (and .parquet with pyarrow), metrics.json, per_query.tsv, and errors.jsonl if anything could not be read or judged.
+    """
+    if options.n_processes() > 1:
+        fail(
+            "evaluate works in one process: give each GPU a part of the run, its --device and a folder of its own",
+            options.BAD_INPUT,
+        )
+    try:
+        from rank1_hf.evaluation.candidates import queries_are_documents
+        from rank1_hf.evaluation.job import run_job, stopped_by
+        from rank1_hf.evaluation.journal import JournalError
+        from rank1_hf.evaluation.metrics import MEASURES, check_measures
+    except ImportError as error:
+        fail(str(error), options.BAD_INPUT)
+    if quiet:
+        warnings.simplefilter("ignore")
+    measures = measure or MEASURES
+    try:
+        check_measures(measures)
+        template = _template(prompt_template, task, prompts)
+        _check_options(dtype, device, quantization, reproducible)
+        inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
+        if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
+            inputs, n_left_out = inputs.without_identical_ids()
+            note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
+        choices = {
+            "dtype": dtype,
+            "quantization": quantization,
+            "max_new_tokens": max_new_tokens,
+            "prompt_template": template,
+            "reproducible": reproducible,
+        }
+        # Elsewhere the batch size decides nothing.
+        decisive = {"model": _identity(model), **choices, "batch_size": batch_size if reproducible else None}
+        if (output / "journal.jsonl").exists():
+            note(f"going on with the job in {output}", quiet)
+        outcome = run_job(
+            inputs,
+            output,
+            decisive,
+            lambda: options.load(model, quiet, device=device, **choices),
+            batch_size=batch_size,
+            measures=measures,
+            run_json=run_format is RunFormat.JSON,
+            show_progress=False if quiet else None,
+        )
+    except (InputError, JournalError) as error:
+        fail(str(error), options.BAD_INPUT)
+    except OSError as error:
+        fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
+    except KeyboardInterrupt as interrupt:
+        summary = "the inputs were being read; what was judged before is kept, and the same command goes on"
+        _stop(stopped_by(interrupt), summary, quiet)
+    _print(outcome, output, as_json, quiet)
+
+
+def _template(prompt_template: str | None, task: str | None, prompts: Path | None) -> str | None:
+    from rank1_hf.files.dataset_prompts import built_in_prompts, dataset_prompt, read_prompts
+
+    if task is None:
+        if prompts is not None:
+            raise InputError("--prompts needs --task, which says whose template to use")
+        return options.template_text(prompt_template)
+    if prompt_template is not None:
+        raise InputError("give --prompt-template or --task, not both")
+    template = dataset_prompt(read_prompts(prompts) if prompts else built_in_prompts(), *task.split("/", 1))
+    if template is None:
+        raise InputError(f"{prompts or 'this package'} has no dataset prompt for {task}")
+    return template
+
+
+def _check_options(dtype: str | None, device: str | None, quantization: str | None, reproducible: bool) -> None:
+    """Say at once what would be said otherwise when the model is loaded, after the corpus was read."""
+    from rank1_hf.models.devices import resolve_device, resolve_dtype
+    from rank1_hf.models.planning import check_quantization
+    from rank1_hf.models.quantization import check_batch_invariance
+
+    try:
+        resolve_dtype(dtype)
+        resolve_device(device)
+        check_quantization(quantization)
+        if reproducible:
+            check_batch_invariance(quantization)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _read_inputs(
+    corpus: str, run: Path | None, qrels: Path | None, split: str, subset: str | None, top_k: int
+) -> "Inputs":
+    from rank1_hf.evaluation.candidates import Inputs
+    from rank1_hf.files.entries import has_subsets
+    from rank1_hf.files.sources import open_source
+    from rank1_hf.files.trec import read_qrels, read_run
+
+    candidates = read_run(run, split, subset) if run else None
+    grades = read_qrels(qrels) if qrels else None
+    # A subset may be the run's alone: a folder has none.
+    source = open_source(corpus, split, subset, needs_subset=subset is None or run is None or not has_subsets(run))
+    candidates = source.run() if candidates is None else candidates
+    if not candidates:
+        raise InputError(
+            f"there is nothing to rerank: {run or corpus} has no candidates" + ("" if run else "; give --run")
+        )
+    problems: list[InputError] = []
+    queries = source.queries(problems.append)
+    return Inputs(source, queries, candidates, source.qrels() if grades is None else grades, top_k, problems)
+
+
+def _identity(model: str | None) -> str:
+    from rank1_hf.models.identity import checkpoint_identity
+    from rank1_hf.models.loading import CheckpointError
+
+    try:
+        return checkpoint_identity(model)
+    except CheckpointError as error:
+        fail(str(error), options.BAD_MODEL)
+
+
+def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None:
+    """Say what came of the job, and exit."""
+    if outcome.stopped is not None:
+        kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; the same command goes on from there"
+        if isinstance(outcome.stopped, OSError):
+            fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)
+        _stop(outcome.stopped, kept, quiet)
+    if as_json:
+        typer.echo(json.dumps(_facts(outcome)))
+    elif outcome.metrics:
+        options.plain_console().print(_table(outcome.metrics))
+    elif not outcome.unmeasured:
+        note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
+    for sentence in outcome.unmeasured:
+        note(sentence)
+    note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)
+    if outcome.n_problems or outcome.n_failed:
+        note(
+            f"{outcome.n_failed} pairs could not be judged, {outcome.n_problems} queries and documents could not be "
+            f"read: {output / 'errors.jsonl'} says why",
+            quiet,
+        )
+    raise typer.Exit(options.SOME_FAILED if outcome.n_failed else options.ALL_JUDGED)
+
+
+def _stop(stopped: signal.Signals, summary: str, quiet: bool) -> NoReturn:
+    terminated = stopped is signal.SIGTERM
+    note(f"{'terminated' if terminated else 'interrupted'}: {summary}", quiet)
+    raise typer.Exit(options.TERMINATED if terminated else options.INTERRUPTED)
+
+
+def _facts(outcome: "Outcome") -> dict[str, Any]:
+    counts = {"n_pairs": outcome.n_pairs, "n_scored": outcome.n_scored, "n_failed": outcome.n_failed}
+    return counts | {"metrics": [asdict(row) for row in outcome.metrics], "unmeasured": list(outcome.unmeasured)}
+
+
+def _table(metrics: "Sequence[Comparison]") -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("measure")
+    for heading in ("before", "after", "difference", "p", "queries"):
+        table.add_column(heading, justify="right")
+    for row in metrics:
+        p_value = "" if row.p_value is None else f"{row.p_value:.4f}" if row.p_value >= 0.0001 else "<0.0001"
+        table.add_row(
+            row.measure, f"{row.before:.4f}", f"{row.after:.4f}", f"{row.after - row.before:+.4f}", p_value, str(row.n)
+        )
+    return table

@@ -1,0 +1,145 @@
+"""The command `rank1-hf explain`. As in `cli.py`, what takes seconds to import waits until it is needed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rank1_hf.commands import options
+from rank1_hf.commands.options import fail, note
+from rank1_hf.files.inputs import InputError
+from rank1_hf.prompts.prompt import PairError, query_text
+from rank1_hf.results.judgment import Judgments
+
+if TYPE_CHECKING:
+    from rank1_hf.viewing.pieces import Shade
+
+
+def explain(
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What is searched for.")] = None,
+    documents: options.DocumentsArgument = None,
+    file: options.FileOption = None,
+    file_format: options.FormatOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one HTML page instead of showing the chains here.")
+    ] = None,
+    judgments: Annotated[
+        Path | None,
+        typer.Option(
+            help="Show what evaluate found, its judgments.jsonl or journal.jsonl, instead of judging. Needs --html."
+        ),
+    ] = None,
+    other: Annotated[
+        Path | None, typer.Option(help="A second judgments.jsonl of the same pairs, to stand beside the first.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="The collection of --judgments, as for evaluate, for the texts behind the ids.")
+    ] = None,
+    shade: Annotated[
+        str, typer.Option(help="What the tokens are shaded by in the terminal: entropy or margin.")
+    ] = "entropy",
+    trace: Annotated[
+        bool,
+        typer.Option(help="Record each token, the belief along the chain, and at the verdict layers and attention."),
+    ] = True,
+    model: options.ModelOption = None,
+    max_new_tokens: options.BudgetOption = None,
+    batch_size: options.BatchOption = None,
+    dtype: options.DtypeOption = None,
+    device: options.DeviceOption = None,
+    quantization: options.QuantizationOption = None,
+    prompt_template: options.TemplateOption = None,
+    instruction: options.InstructionOption = None,
+    reproducible: options.ReproducibleOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show what the model thought about each passage, and how sure it was: here, or with --html as a page.
+
+    The page needs no network. It can be searched and sorted, and shows two runs side by side:
+    rank1-hf explain --judgments bf16/judgments.jsonl --other 4bit/judgments.jsonl --html report.html
+    """
+    by = _shade(shade)
+    if judgments is not None:
+        _show_saved(query, judgments, other, corpus, html, quiet)
+        return
+    try:
+        if query is None:
+            raise InputError("there is no query: give it as the first argument, or --judgments")
+        if other is not None or corpus is not None:
+            raise InputError("--other and --corpus go with --judgments")
+        asked = query_text({"text": query, "instruction": instruction})
+        template = options.template_text(prompt_template)
+        passages = list(options.read_passages(documents or [], file, file_format))
+    except (InputError, PairError) as error:
+        fail(str(error), options.BAD_INPUT)
+    if not passages:
+        note("there are no passages to judge", quiet)
+        return
+    reranker = options.load(
+        model,
+        quiet,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        max_new_tokens=max_new_tokens,
+        prompt_template=template,
+        reproducible=reproducible,
+    )
+    pairs = [(asked, passage.passage) for passage in passages]
+    from rank1_hf.tracing import TraceOptions
+
+    everything = TraceOptions(belief="sentences", lens=True, attention=True)
+    try:
+        outcome = options.judge(reranker, pairs, batch_size, quiet, trace=everything if trace else False)
+    except ValueError as error:
+        fail(f"{error}; with --no-trace chains and scores are shown all the same", options.BAD_INPUT)
+    if html is not None:
+        _write(Judgments(outcome.judgments, pairs), html, quiet)
+    else:
+        from rank1_hf.viewing.terminal import render
+
+        options.plain_console().print(render(outcome.judgments, pairs, by=by))
+    options.finish(outcome, quiet)
+
+
+def _shade(name: str) -> "Shade":
+    if name not in ("entropy", "margin"):
+        fail(f"--shade must be entropy or margin, not {name!r}", options.BAD_INPUT)
+    return "margin" if name == "margin" else "entropy"
+
+
+def _show_saved(
+    query: str | None, judgments: Path, other: Path | None, corpus: str | None, html: Path | None, quiet: bool
+) -> None:
+    from rank1_hf.files.sources import open_source
+    from rank1_hf.viewing.saved import Places, pairs_of, read_judgments
+
+    places: Places = {}
+    try:
+        if query is not None:
+            raise InputError("give a query and passages, or --judgments, not both")
+        if html is None:
+            raise InputError("--judgments needs --html, which says where to write the page")
+        first = read_judgments(judgments, places)
+        second = None if other is None else read_judgments(other, places)
+        first.pairs = pairs_of(places, None if corpus is None else open_source(corpus))
+    except InputError as error:
+        fail(str(error), options.BAD_INPUT)
+    names = (str(judgments.parent), "" if other is None else str(other.parent))
+    _write(first, html, quiet, second, names)
+
+
+def _write(
+    judgments: Judgments,
+    html: Path,
+    quiet: bool,
+    other: Judgments | None = None,
+    names: tuple[str, str] = ("this run", "other run"),
+) -> None:
+    if not options.speaks():
+        return
+    try:
+        judgments.to_html(html, other=other, names=names)
+    except OSError as error:
+        fail(f"cannot write {html}: {error.strerror or error}", options.NOT_WRITTEN)
+    note(f"the page is in {html}", quiet)

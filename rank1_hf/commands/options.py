@@ -1,0 +1,225 @@
+"""What the commands share: options, exit codes, what is said on stderr, reading passages, loading a model, judging."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from rank1_hf.files.inputs import Document, InputError, read_file, read_stream, read_text
+from rank1_hf.prompts.markers import ContractError, Markers
+from rank1_hf.prompts.prompt import Passage, check_template
+from rank1_hf.results.judgment import Interrupted, Judgment
+from rank1_hf.viewing.printable import one_line
+
+if TYPE_CHECKING:
+    from rank1_hf.reranker import Rank1
+
+ALL_JUDGED, SOME_FAILED, BAD_INPUT, BAD_MODEL, NOT_WRITTEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+
+EXIT_CODES = (
+    "Exit codes: 0 every passage was judged; 1 some passages could not be judged (the others are shown); 2 bad "
+    "usage or input; 3 the model cannot be loaded or its tokenizer does not fit; 130 interrupted (what was finished is "
+    "shown)."
+)
+
+DocumentsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="DOC", help="The passages. Without them and --file: stdin, a passage a line."),
+]
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        "-f",
+        help="Read the passages from a .txt (a line each), a .jsonl (a string or an object with text, and optional "
+        "title and id, a line), or a .csv (columns text, and optional title and id); gzipped or not.",
+    ),
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="txt, jsonl or csv: what stdin or a file of another name holds.")
+]
+InstructionOption = Annotated[str | None, typer.Option(help="What else decides about relevance.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A hub name or a checkpoint folder. Without it: a small demonstration model."),
+]
+BudgetOption = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="The most tokens thought about one passage.")
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="How many passages are thought about together. Default: what is fast."),
+]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32, float16 or bfloat16. Without it: the checkpoint's own.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cuda, cuda:1, mps, cpu, ... Without it: the fastest there is.")]
+QuantizationOption = Annotated[
+    str | None, typer.Option(help="8bit or 4bit: quantize the weights with bitsandbytes as they are read.")
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt-template",
+        help="A dataset prompt with FILL_QUERY_HERE, which stands in the query's place; or @FILE, which holds one.",
+    ),
+]
+MarkerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--marker",
+        help="NAME=TEXT for a model whose chain or answers are marked in its own way: think=, close=, wait=, true= or "
+        "false=, spaces included, as in --marker 'true= yes' --marker 'false= no'.",
+    ),
+]
+ReproducibleOption = Annotated[
+    bool,
+    typer.Option("--reproducible", help="The same bits for a passage whatever the others are; somewhat slower."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
+
+
+def n_processes() -> int:
+    """How many processes `accelerate launch` has started; each has this very command line."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+
+
+def speaks() -> bool:
+    """Whether this is the one of them that says what all have found."""
+    return n_processes() == 1 or os.environ.get("RANK") == "0"
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the command with a sentence on stderr."""
+    typer.echo(f"rank1-hf: {one_line(message)}", err=True)
+    raise typer.Exit(code)
+
+
+def note(message: str, quiet: bool = False) -> None:
+    """Say something on stderr."""
+    if not quiet and speaks():
+        typer.echo(f"rank1-hf: {message}", err=True)
+
+
+def plain_console() -> Console:
+    """A console that prints text as it is."""
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def template_text(option: str | None) -> str | None:
+    """The template that `--prompt-template` names.
+
+    Raises:
+        InputError: its file cannot be read, or it has no place for the query.
+    """
+    if option is None:
+        return None
+    template = read_text(Path(option[1:])).rstrip("\r\n") if option.startswith("@") else option
+    try:
+        check_template(template)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return template
+
+
+def markers(given: list[str] | None) -> Markers:
+    """What `--marker` says.
+
+    Raises:
+        InputError: it names no marker.
+    """
+    known = [field.name for field in fields(Markers)]
+    named = {}
+    for one in given or []:
+        name, _, text = one.partition("=")
+        if name not in known or not text:
+            raise InputError(f"--marker takes NAME=TEXT, where NAME is one of {', '.join(known)}, not {one!r}")
+        named[name] = text
+    return Markers(**named)
+
+
+def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401
+    """Load a model, or end the command with what is wrong with it."""
+    import torch
+
+    from rank1_hf.models.loading import CheckpointError
+    from rank1_hf.reranker import Rank1
+
+    if model is None:
+        note("rank1-tiny, which ships with the package, is a demonstration model, not a reranker to use", quiet)
+    try:
+        return Rank1(model, num_gpus=n_processes(), **options)
+    except (CheckpointError, ContractError) as error:
+        fail(str(error), BAD_MODEL)
+    except torch.OutOfMemoryError:
+        fail(f"the device has not enough memory for {model}; try --dtype bfloat16 or --device cpu", BAD_MODEL)
+    except ValueError as error:
+        fail(str(error), BAD_INPUT)
+
+
+def read_passages(arguments: list[str], file: Path | None, file_format: str | None) -> Iterator[Document]:
+    """The passages that the arguments, `--file` or stdin give.
+
+    Raises:
+        InputError: there are none, or they cannot be read.
+    """
+    if arguments and file:
+        raise InputError("give the passages as arguments or with --file, not both")
+    if arguments:
+        return (Document(text) for text in arguments)
+    if file:
+        return read_file(file, file_format)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("there are no passages: give them as arguments, with --file, or on stdin")
+    if n_processes() > 1:
+        raise InputError("several processes cannot read one stdin: give the passages as arguments or with --file")
+    return read_stream(sys.stdin.buffer, file_format or "txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a call: the judgments that were finished, of how many, and whether Ctrl-C ended it."""
+
+    judgments: list[Judgment]
+    n_pairs: int
+    interrupted: bool
+
+
+def judge(
+    reranker: "Rank1",
+    pairs: Sequence[tuple[str, Passage]],
+    batch_size: int | None,
+    quiet: bool = False,
+    **more: Any,  # noqa: ANN401
+) -> Outcome:
+    """Judge pairs; after Ctrl-C, what was finished. `more` goes to `Rank1.judge` as it is."""
+    show = False if quiet else None
+    with warnings.catch_warnings(record=True) as remarks:
+        try:
+            judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
+        except Interrupted as interrupted:
+            return Outcome(interrupted.judgments, len(pairs), interrupted=True)
+    for remark in remarks:
+        note(str(remark.message), quiet)
+    return Outcome(judgments, len(pairs), interrupted=False)
+
+
+def finish(outcome: Outcome, quiet: bool = False) -> NoReturn:
+    """End the command with the exit code that says what came of it."""
+    if not speaks():
+        raise typer.Exit(ALL_JUDGED)  # the launcher ends all processes when one fails, also the one that still prints
+    if outcome.interrupted:
+        note(f"interrupted: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
+        raise typer.Exit(INTERRUPTED)
+    n_failed = sum(judgment.error is not None for judgment in outcome.judgments)
+    if n_failed:
+        note(f"{n_failed} of {outcome.n_pairs} passages could not be judged", quiet)
+        raise typer.Exit(SOME_FAILED)
+    raise typer.Exit(ALL_JUDGED)

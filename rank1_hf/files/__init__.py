@@ -1,0 +1,1 @@
+"""What is read from files: documents, collections, runs, qrels."""

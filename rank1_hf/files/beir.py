@@ -1,0 +1,77 @@
+"""A BEIR folder: `queries.jsonl`, `corpus.jsonl`, and the judgments in `qrels/{split}.tsv` or `qrels.tsv`; each may be
+gzipped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rank1_hf.files.inputs import Document
+from rank1_hf.files.records import documents_of, queries_of
+from rank1_hf.files.textfiles import Skip, read_jsonl, refuse
+from rank1_hf.files.trec import Qrels, read_qrels
+from rank1_hf.prompts.prompt import Query, query_text
+
+SAMPLE = Path(__file__).parents[1] / "assets" / "cranfield-sample"
+"""The small sample of Cranfield that ships with the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A retrieval test collection.
+
+    Attributes:
+        queries: query id -> text.
+        corpus: document id -> document.
+        qrels: query id -> document id -> grade.
+    """
+
+    queries: dict[str, str]
+    corpus: dict[str, Document]
+    qrels: Qrels
+
+
+def read_beir(folder: Path, split: str = "test") -> Collection:
+    """Read a small BEIR folder whole.
+
+    Raises:
+        InputError: a file is missing or malformed.
+    """
+    return Collection(
+        queries={id_: query_text(query) for id_, query in read_queries(folder, refuse).items()},
+        corpus={document.id: document for document in stream_documents(folder, refuse)},
+        qrels=read_qrels(qrels_file(folder, split) or folder / "qrels.tsv"),
+    )
+
+
+def find_file(folder: Path, *names: str) -> Path | None:
+    """The first of these files that a folder has, as it is or gzipped."""
+    files = (folder / f"{name}{end}" for name in names for end in ("", ".gz"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def qrels_file(folder: Path, split: str) -> Path | None:
+    """Where a folder's judgments are."""
+    return find_file(folder, f"qrels/{split}.tsv", "qrels.tsv", "qrels")
+
+
+def stream_documents(folder: Path, skip: Skip) -> Iterator[Document]:
+    """The documents of a folder, one at a time; what is wrong with one goes to `skip`, and the others are read.
+
+    Raises:
+        InputError: there is no corpus.
+    """
+    return documents_of(read_jsonl(_file(folder, "corpus.jsonl"), skip), skip)
+
+
+def read_queries(folder: Path, skip: Skip) -> dict[str, Query]:
+    """The queries of a folder by their ids; a query may have an "instruction" beside its "text".
+
+    Raises:
+        InputError: there are no queries, or two that differ have one id.
+    """
+    return queries_of(read_jsonl(_file(folder, "queries.jsonl"), skip), skip)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return find_file(folder, name) or folder / name  # whose reader says that it is not there

@@ -1,0 +1,219 @@
+"""What a file says about pairs of a query and a document: a score in a run, a grade in qrels.
+
+Such a file is TREC's lines, a table under a line that names its columns (BEIR's qrels, a data frame's CSV), an object
+`{query id: {document id: value}}` in JSON, the same within a subset and a split (what MTEB's `prediction_folder` gets),
+or JSON rows. Which one it is follows from how it starts.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from rank1_hf.files import fields
+from rank1_hf.files.textfiles import InputError, parse_json, read_lines, read_text
+
+Value = TypeVar("Value", int, float)
+
+_JSON = re.compile(r'\s*[\[{]\s*(["\[{\]}]|$)')
+
+
+class Entry(NamedTuple):
+    """What is said about a pair, unchecked, and where."""
+
+    where: str
+    query: Any
+    document: Any
+    value: Any
+
+
+@dataclass(frozen=True)
+class Content(Generic[Value]):
+    """What a kind of file holds.
+
+    Attributes:
+        form: its lines, in words, for errors.
+        columns: of a line without a header: the places of query, document and value, by the number of columns.
+        names: what the value may be called.
+        check: gives the value, or raises `InputError`.
+    """
+
+    form: str
+    columns: Mapping[int, tuple[int, int, int]]
+    names: tuple[str, ...]
+    check: Callable[[object, str], Value]
+
+
+def read_values(
+    path: Path, content: Content[Value], split: str = "test", subset: str | None = None
+) -> dict[str, dict[str, Value]]:
+    """Query id -> document id -> value, in the file's order.
+
+    Args:
+        path: the file.
+        content: what it holds.
+        split, subset: of a file of MTEB's that has several.
+
+    Raises:
+        InputError: the file cannot be read, or what it says of a pair.
+    """
+    return gather(_entries(path, content, split, subset), content.check)
+
+
+def gather(entries: Iterable[Entry], check: Callable[[object, str], Value]) -> dict[str, dict[str, Value]]:
+    """Query id -> document id -> value.
+
+    Raises:
+        InputError: an id or a value is none, or two entries of one pair differ.
+    """
+    values: dict[str, dict[str, Value]] = {}
+    ids: dict[str, str] = {}  # one string for each id, however often it occurs
+    for where, query, document, given in entries:
+        value, id_ = check(given, where), fields.id_of(document, where)
+        of_query = values.setdefault(fields.id_of(query, where), {})
+        if of_query.setdefault(ids.setdefault(id_, id_), value) != value:
+            raise InputError(
+                f"{where}: document {id_} for the second time under query {query}, with {given}; before it had "
+                f"{of_query[id_]}"
+            )
+    return values
+
+
+def row_entries(rows: Iterable[tuple[str, Mapping[str, Any]]], names: tuple[str, ...]) -> Iterator[Entry]:
+    """The entries of rows that name their columns.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    for where, row in rows:
+        if not isinstance(row, Mapping):
+            raise InputError(f"{where}: must be an object with a query id, a document id and a {names[0]}")
+        # A row of judgments.jsonl has its ids under "query" and "document".
+        query, document = (
+            fields.require(row, (*known, bare), where)
+            for known, bare in ((fields.QUERY_ID, "query"), (fields.DOCUMENT_ID, "document"))
+        )
+        yield Entry(where, row[query], row[document], row[fields.require(row, names, where)])
+
+
+def has_subsets(path: Path) -> bool:
+    """Whether a file is one of MTEB's, which has a part for each subset of its task.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    first = next((line for line in read_lines(path) if line.strip()), "")
+    return bool(_JSON.match(first)) and not _is_row(first) and _depth(parse_json(read_text(path), str(path))) == 4
+
+
+def _entries(path: Path, content: Content[Any], split: str, subset: str | None) -> Iterator[Entry]:
+    lines: Iterator[tuple[int, str]] = enumerate(read_lines(path), start=1)
+    first = next(((number, line) for number, line in lines if line.strip()), None)
+    if first is None:
+        return iter(())
+    lines = chain([first], lines)
+    if _JSON.match(first[1]) and not _is_data(first[1], content):
+        return _json_entries(str(path), first[1], lines, content, split, subset)
+    return _line_entries(str(path), lines, content)
+
+
+def _line_entries(name: str, lines: Iterator[tuple[int, str]], content: Content[Any]) -> Iterator[Entry]:
+    number, first = next(lines)
+    header, commas = (None, False) if _is_data(first, content) else _header(first)
+    if header is None:
+        lines = chain([(number, first)], lines)
+        columns, expected = content.columns, content.form
+    else:
+        query, document, value = (
+            header.index(fields.require(header, names, f"{name}, line {number}"))
+            for names in (fields.QUERY_ID, fields.DOCUMENT_ID, content.names)
+        )
+        columns = {len(header): (query, document, value)}
+        expected = f"{len(header)} columns, as its first line"
+    for number, line in lines:
+        if line.strip():
+            cells = next(csv.reader([line])) if commas else _columns(line, columns)
+            places = columns.get(len(cells))
+            if places is None:
+                raise InputError(f"{name}, line {number}: must be: {expected}; it has {len(cells)} columns")
+            yield Entry(f"{name}, line {number}", *(cells[place] for place in places))
+
+
+def _is_data(line: str, content: Content[Any]) -> bool:
+    """Whether a line without a header's help is an entry; its ids may look like anything."""
+    cells = _columns(line, content.columns)
+    try:
+        content.check(cells[content.columns[len(cells)][2]], "")
+    except (KeyError, InputError):
+        return False
+    return True
+
+
+def _header(line: str) -> tuple[list[str] | None, bool]:
+    """The names of the columns, if a line is one that names them, and whether commas divide it."""
+    for commas in (False, True):
+        cells = next(csv.reader([line])) if commas else _columns(line, ())
+        if fields.find(cells, fields.QUERY_ID) or fields.find(cells, fields.DOCUMENT_ID):
+            return cells, commas
+    return None, False
+
+
+def _columns(line: str, counts: Iterable[int]) -> list[str]:
+    """The columns of a line: what tabs alone divide, if these are as many as they can be, or tabs and spaces."""
+    by_tabs = line.rstrip("\r\n").split("\t")
+    return by_tabs if len(by_tabs) in counts else re.split(r"[ \t]+", line.strip(" \t\r\n"))
+
+
+def _json_entries(
+    name: str, first: str, lines: Iterable[tuple[int, str]], content: Content[Any], split: str, subset: str | None
+) -> Iterator[Entry]:
+    if _is_row(first):
+        rows = ((f"{name}, line {number}", line) for number, line in lines if line.strip())
+        return row_entries(((where, parse_json(line, where)) for where, line in rows), content.names)
+    value = parse_json("".join(line for _, line in lines), name)
+    if isinstance(value, list):
+        return row_entries(((f"{name}, row {number}", row) for number, row in enumerate(value, 1)), content.names)
+    return _object_entries(_run_of(value, name, split, subset), name)
+
+
+def _is_row(line: str) -> bool:
+    """Whether a line is an object of its own, with fields and no further objects."""
+    try:
+        value = parse_json(line, "")
+    except InputError:
+        return False  # the first line of an object that has several
+    return isinstance(value, dict) and any(not isinstance(field, dict) for field in value.values())
+
+
+def _object_entries(value: Mapping[str, Any], name: str) -> Iterator[Entry]:
+    for query, documents in value.items():
+        if not isinstance(documents, dict):
+            raise InputError(f"{name}, query {query}: must be an object {{document id: value}}, not {documents!r:.50}")
+        for document, given in documents.items():
+            yield Entry(f"{name}, query {query}, document {document}", query, document, given)
+
+
+def _run_of(value: dict[str, Any], name: str, split: str, subset: str | None) -> Mapping[str, Any]:
+    """The object {query id: {document id: value}} in a file that may have one for each subset and split."""
+    value.pop("mteb_model_meta", None)
+    if _depth(value) != 4:
+        return value
+    part: dict[str, Any] = _part(value, subset, "--subset", name)
+    only = next(iter(part)) if len(part) == 1 else split
+    return dict(_part(part, only, "--split", name))
+
+
+def _part(parts: dict[str, Any], wanted: str | None, option: str, name: str) -> Any:  # noqa: ANN401
+    if wanted is None or list(parts) == ["default"]:  # "default" is how MTEB calls the part of a task without subsets
+        wanted = next(iter(parts)) if len(parts) == 1 else "default"
+    if wanted not in parts:
+        raise InputError(f"{name}: {option} must be one of {', '.join(parts)}")
+    return parts[wanted]
+
+
+def _depth(value: object) -> int:
+    """How many objects lie in each other."""
+    return 1 + max(map(_depth, value.values()), default=0) if isinstance(value, dict) else 0

@@ -1,0 +1,66 @@
+"""Runs and qrels. TREC has a line `query Q0 document rank score tag` for each retrieved document, and `query 0 document
+grade` for each judged one; BEIR has `query-id corpus-id score` under a header. See `entries` for the other forms.
+
+Columns are divided by tabs or spaces. Where they are divided by tabs alone, ids may contain spaces.
+"""
+
+from pathlib import Path
+
+from rank1_hf.files import fields
+from rank1_hf.files.entries import Content, read_values
+
+Run = dict[str, dict[str, float]]
+"""query id -> document id -> score; higher is better."""
+
+Qrels = dict[str, dict[str, int]]
+"""query id -> document id -> grade."""
+
+_RUN = Content("query Q0 document rank score tag", {6: (0, 2, 4)}, fields.SCORE, fields.score_of)
+_QRELS = Content(
+    "a query id, a document id and a whole number (BEIR), or a query id, an iteration, a document id and a whole "
+    "number (TREC)",
+    {3: (0, 1, 2), 4: (0, 2, 3)},
+    fields.GRADE,
+    fields.grade_of,
+)
+
+
+def read_run(path: Path, split: str = "test", subset: str | None = None) -> Run:
+    """Read a run, each query's documents best first, those of equal score in the file's order.
+
+    Args:
+        path: the file, in any form that `entries` knows.
+        split, subset: of a file of MTEB's predictions that has several.
+
+    Raises:
+        InputError: the file cannot be read, or a line of it; or two lines give a document different scores.
+    """
+    return {query: best_first(scores) for query, scores in read_values(path, _RUN, split, subset).items()}
+
+
+def write_run(path: Path, run: Run, tag: str = "rank1-hf") -> None:
+    """Write a run, each query's documents best first."""
+    with path.open("w", encoding="utf-8") as file:
+        for query, scores in run.items():
+            for rank, (document, score) in enumerate(best_first(scores).items(), start=1):
+                file.write(run_line(query, document, rank, repr(score), tag))
+
+
+def run_line(query: str, document: str, rank: int, score: str, tag: str = "rank1-hf") -> str:
+    """A line of a run, divided by tabs where an id contains a space."""
+    divider = "\t" if " " in query + document + tag else " "
+    return divider.join((query, "Q0", document, str(rank), score, tag)) + "\n"
+
+
+def read_qrels(path: Path) -> Qrels:
+    """Read judgments, in TREC's four columns, BEIR's three, with or without its header, or as `entries` has them.
+
+    Raises:
+        InputError: the file cannot be read, or a line of it; or two lines give a document different grades.
+    """
+    return read_values(path, _QRELS)
+
+
+def best_first(scores: dict[str, float]) -> dict[str, float]:
+    """One query's documents by their scores; equal ones stay in the order that they have."""
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))

@@ -1,0 +1,1 @@
+"""What a checkpoint is, how it is loaded, and what fits where."""

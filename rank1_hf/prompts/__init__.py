@@ -1,0 +1,1 @@
+"""Text to token ids: the prompt contract, and what pairs may look like."""

@@ -1,0 +1,70 @@
+"""The pairs a caller gives: what counts as one, and the order in which they are decoded."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from rank1_hf.prompts.prompt import Pair, PairError, Passage, Query, passage_text, query_text
+from rank1_hf.prompts.tables import PASSAGE, QUERY, Table, is_table, pairs_of
+
+Pairs: TypeAlias = Iterable[Pair] | Pair | Table
+"""Pairs to judge: many, one alone, or a table of them."""
+
+
+def is_pair(pairs: object) -> bool:
+    """Whether this is one pair alone, as in predict(("query", "passage"))."""
+    return isinstance(pairs, tuple | list | np.ndarray) and len(pairs) == 2 and isinstance(pairs[0], str | Mapping)
+
+
+def as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
+    """A collection of pairs, also where one alone is given, or a table.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: a table lacks its columns.
+    """
+    if is_pair(pairs):
+        return [pairs]
+    if is_table(pairs):
+        return pairs_of(pairs)
+    if isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
+        raise TypeError(f"pairs must be a list of (query, passage), not {type(pairs).__name__}")
+    return pairs
+
+
+def unpack(pair: Any) -> tuple[Query, Passage]:  # noqa: ANN401
+    """The two parts of a pair, or of a row of a table that is read as a stream.
+
+    Raises:
+        PairError: it is none.
+    """
+    if isinstance(pair, Mapping) and {QUERY, PASSAGE} <= pair.keys():
+        return pair[QUERY], pair[PASSAGE]
+    try:
+        if isinstance(pair, str | bytes | Mapping | Set):
+            raise TypeError
+        query, passage = pair
+    except (TypeError, ValueError):
+        size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
+        raise PairError(f"a pair must be (query, passage), not a {type(pair).__name__}{size}") from None
+    return query, passage
+
+
+def in_decoding_order(pairs: Sequence[Pair]) -> Iterator[tuple[int, Pair]]:
+    """Pairs with their places, those of one query together and equal ones next to each other.
+
+    Pairs of one query share a part of the prompt, which is computed once as long as they come together.
+    """
+    first_of_query: dict[str, int] = {}
+    first_of_pair: dict[tuple[int, int], int] = {}
+    keys: list[tuple[int, int, int]] = []
+    for index, pair in enumerate(pairs):
+        try:
+            query, passage = unpack(pair)
+            query_first = first_of_query.setdefault(query_text(query), index)
+            pair_first = first_of_pair.setdefault((query_first, hash(passage_text(passage))), index)
+        except PairError:
+            query_first = pair_first = index
+        keys.append((query_first, pair_first, index))
+    return ((index, pairs[index]) for _, _, index in sorted(keys))

@@ -1,0 +1,1 @@
+"""What stands between `Rank1` and the decoder."""

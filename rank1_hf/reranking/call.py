@@ -1,0 +1,258 @@
+"""One call: its pairs on their way through the decoder.
+
+    pairs -> Call.requests -> Decoder -> Call.finish -> judgments
+
+`Rank1` knows what all of its calls have in common, the decoder knows token ids. What stands between them is here: what
+a call asks for besides judgments, its bad pairs, its equal pairs, and the texts to come back to.
+"""
+
+import math
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from rank1_hf.chains.chain import (
+    BeliefAt,
+    DoNotThink,
+    Ended,
+    Rule,
+    Steering,
+    SteeringError,
+    check_belief_at,
+    rule_for_pair,
+)
+from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.prompts.pairs import unpack
+from rank1_hf.prompts.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
+from rank1_hf.results.judgment import Judgment, sigmoid
+from rank1_hf.tracing.belief import belief_at
+from rank1_hf.tracing.lens import LensObserver
+from rank1_hf.tracing.observer import Observed, Observer
+from rank1_hf.tracing.trace import TraceOptions, Tracer
+
+if TYPE_CHECKING:
+    from rank1_hf.reranker import Rank1
+
+Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
+
+_REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call asks for besides judgments: arguments of `Rank1.judge`, and the chain given to `score_chain`.
+
+    Raises:
+        TypeError, ValueError: they make no sense.
+    """
+
+    think: bool = True
+    rule: Rule | None = None
+    logits_processor: Processor | Mapping[int, Processor] | None = None
+    trace: bool | TraceOptions = False
+    observers: Sequence[Observer] = ()
+    given: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rule is not None:
+            if not self.think:
+                raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
+            if not isinstance(self.rule, Rule):
+                raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
+        if self.rule is not None and self.rule.reads_beliefs:
+            check_belief_at(self.rule.belief_at)
+            of_trace = None if self.traced is None else self.traced.belief
+            if of_trace not in (None, self.rule.belief_at):
+                raise ValueError(
+                    f"the rule reads beliefs at {self.rule.belief_at!r} and the trace at {of_trace!r}; use one for both"
+                )
+
+    @property
+    def traced(self) -> TraceOptions | None:
+        """What goes into the traces; None where there are none."""
+        if isinstance(self.trace, bool):
+            return TraceOptions() if self.trace else None
+        return self.trace
+
+    @property
+    def belief(self) -> BeliefAt | None:
+        """Where beliefs are read, for the trace or for the rule."""
+        if self.rule is not None and self.rule.reads_beliefs:
+            return self.rule.belief_at
+        return None if self.traced is None else self.traced.belief
+
+    def steering(self, encoder: PromptEncoder, min_thinking_tokens: int) -> Steering:
+        """What it asks of every chain."""
+        rule = self.rule if self.think else DoNotThink()
+        return Steering(min_thinking_tokens, rule, self.given, belief_at(self.belief, encoder))
+
+    def processor(self, index: int) -> Processor | None:
+        """That of one pair."""
+        if isinstance(self.logits_processor, Mapping):
+            return self.logits_processor.get(index)
+        return self.logits_processor
+
+
+_Key = tuple[str, str, int]
+
+
+@dataclass(slots=True)
+class _Live:
+    """A pair that is being decoded."""
+
+    key: _Key
+    prompt: Prompt
+    watcher: Observed | None
+    tracer: Tracer | None
+    lens: LensObserver | None
+
+
+class Call:
+    """The pairs of one call.
+
+    Args:
+        reranker: says how a pair becomes a prompt, and how long its chain may be.
+        pairs: with their places.
+        asked: what is wanted besides judgments.
+        is_wanted: asked before every step whether a pair is still wanted; once it is not, what it holds is freed, and
+            its judgment is an error. It may be answered from another thread. None: all of them are.
+
+    Pairs that come over time: None among them says that there is none at the moment; see `Decoder.steps`.
+
+    Attributes:
+        n_ended: how many of the judgments taken so far ended in which way; None: without a score.
+    """
+
+    def __init__(
+        self,
+        reranker: "Rank1",
+        pairs: Iterator[tuple[int, Pair] | None],
+        asked: Asked,
+        *,
+        is_wanted: Callable[[int], bool] | None = None,
+    ) -> None:
+        self._reranker = reranker
+        self._encoder: PromptEncoder = reranker.encoder
+        self._pairs = pairs
+        self._asked = asked
+        self._is_wanted = is_wanted
+        self._steering = asked.steering(self._encoder, reranker.min_thinking_tokens)
+        self._live: dict[int, _Live] = {}
+        self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
+        self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
+        self._ready: deque[Judgment] = deque()
+        self.n_ended: Counter[Ended | None] = Counter()
+
+    def requests(self) -> Iterator[Request | None]:
+        """What is to be decoded; what cannot be, or is already, is seen to here."""
+        for arrived in self._pairs:
+            if arrived is None:
+                yield None
+                continue
+            index, pair = arrived
+            try:
+                query, passage = unpack(pair)
+                key = (query_text(query), passage_text(passage), id(self._asked.processor(index)))
+                if key in self._waiting:
+                    self._waiting[key].append(index)
+                elif key in self._finished:
+                    self._ready.append(self._finished[key].at(index))
+                else:
+                    live = self._begin(index, key, self._reranker.encode(query, passage))
+                    request = self._request(index, live, self._cancelled(index, key))
+                    self._waiting[key] = []
+                    self._live[index] = live
+                    yield request
+            except (PairError, SteeringError) as error:
+                self._ready.append(Judgment.failed(index, str(error)))
+
+    def finish(self, decoded: Decoded) -> None:
+        """Make the judgment of what the decoder has finished, and of the pairs that are equal to it."""
+        live = self._live.pop(decoded.index)
+        key = live.key
+        judgment = self._judgment(decoded, live.prompt)
+        if live.watcher is not None:
+            if live.tracer in live.watcher.observers:  # it has not failed
+                assert live.tracer is not None
+                trace = live.tracer.trace(decoded, live.prompt, self._encoder, live.lens)
+                judgment = replace(judgment, trace=trace)
+            live.watcher.finished(judgment)
+        self._ready.append(judgment)
+        self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
+        if judgment.error is None:
+            self._finished[key] = judgment
+        if len(self._finished) > _REMEMBERED:
+            self._finished.popitem(last=False)
+
+    def take_ready(self) -> Iterator[Judgment]:
+        """The judgments there are by now, each once."""
+        while self._ready:
+            judgment = self._ready.popleft()
+            self.n_ended[judgment.ended] += 1
+            yield judgment
+
+    def _begin(self, index: int, key: _Key, prompt: Prompt) -> _Live:
+        options = self._asked.traced
+        tracer = None if options is None else Tracer()
+        lens = None
+        if options is not None and (options.lens or options.attention):
+            lens = LensObserver(
+                self._reranker.model,
+                self._encoder.true_id,
+                self._encoder.false_id,
+                layers=options.lens,
+                attention=options.attention,
+            )
+        watching = [observer for observer in (*self._asked.observers, tracer, lens) if observer is not None]
+        watcher = Observed(watching, index, prompt.ids) if watching else None
+        return _Live(key, prompt, watcher, tracer, lens)
+
+    def _cancelled(self, index: int, key: _Key) -> Callable[[], bool] | None:
+        """Asks whether neither a pair is wanted any more, nor one of those that are equal to it."""
+        is_wanted = self._is_wanted
+        return None if is_wanted is None else lambda: not any(map(is_wanted, (index, *self._waiting[key])))
+
+    def _request(self, index: int, live: _Live, is_cancelled: Callable[[], bool] | None) -> Request:
+        prompt, asked, close = live.prompt, self._asked, self._encoder.close_ids
+        limit, reason = self._reranker.chain_limit(len(prompt.ids))
+        n_given = len(asked.given)
+        if asked.given[-len(close) :] == close:
+            n_given -= len(close)
+        if n_given > limit:
+            raise PairError(
+                f"the chain given has {n_given} tokens and only {limit} fit; shorten it, or raise max_new_tokens"
+            )
+        steering = self._steering
+        if steering.rule is not None:
+            steering = replace(steering, rule=rule_for_pair(steering.rule, index))
+        return Request(
+            index,
+            prompt.ids,
+            prompt.n_shared,
+            limit,
+            reason,
+            self._reranker.context,
+            steering=steering,
+            processor=asked.processor(index),
+            watcher=live.watcher,
+            is_cancelled=is_cancelled,
+        )
+
+    def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
+        log_odds = decoded.true_logit - decoded.false_logit
+        failed = decoded.error is not None
+        return Judgment(
+            index=decoded.index,
+            score=math.nan if failed else sigmoid(log_odds),
+            log_odds=log_odds,
+            label=None if failed else log_odds > 0,
+            chain=self._encoder.chain_text(prompt.ids, decoded.thought),
+            n_prompt_tokens=len(prompt.ids),
+            n_chain_tokens=len(decoded.thought),
+            ended=decoded.ended,
+            truncated=prompt.truncated,
+            error=decoded.error,
+        )

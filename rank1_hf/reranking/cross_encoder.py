@@ -1,0 +1,316 @@
+"""`CrossEncoder` of sentence-transformers, as its users and its own code know it, on top of `judge`.
+
+Source: sentence_transformers.CrossEncoder, 5.1 to 6.2. Its arguments that mean something here mean the same; those that
+mean nothing have no effect, as there; those that would mean something else are refused with what to do instead.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rank1_hf.chains.chain import Rule
+from rank1_hf.prompts.pairs import Pairs, is_pair
+from rank1_hf.prompts.prompt import Passage, Query, query_text
+from rank1_hf.reranking.remarks import warn_of_failures
+from rank1_hf.results.judgment import Judgment, Judgments, Ranking, ranking_key
+from rank1_hf.tracing.contest import TopKExit, contest_for
+from rank1_hf.tracing.observer import Observer
+from rank1_hf.values import is_missing, whole_number
+
+Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float32]] | np.float32
+Activation: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class PredictOptions(TypedDict, total=False):
+    """The arguments of `predict` that do not decide what kind of thing it returns."""
+
+    inputs: Pairs | None
+    batch_size: int | None
+    show_progress_bar: bool | None
+    prompt_name: None
+    prompt: None
+    activation_fn: Activation | None
+    apply_softmax: bool | None
+    device: str | torch.device | None
+    pool: None
+    chunk_size: int | None
+
+
+class _NoModelCard:
+    """Where sentence-transformers' evaluators write what they have measured, besides returning it. Nothing is kept."""
+
+    def set_evaluation_metrics(self, evaluator: object, metrics: object, epoch: int = 0, step: int = 0) -> None:
+        """Forget it."""
+
+
+class CrossEncoderMethods(ABC):
+    """What makes a class that can `judge` a `CrossEncoder`.
+
+    Attributes:
+        model: the model that scores.
+        num_labels: 1: there is one score for a pair.
+    """
+
+    model: PreTrainedModel
+    model_card_data = _NoModelCard()
+    num_labels = 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, or its first layer."""
+        here: torch.device = self.model.device
+        return here
+
+    @abstractmethod
+    def judge(
+        self,
+        pairs: Pairs,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        rule: Rule | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> Judgments:
+        """Think about every pair."""
+
+    @overload
+    def predict(
+        self,
+        pairs: Pairs | None = ...,
+        *,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[PredictOptions],
+    ) -> Scores: ...
+
+    @overload
+    def predict(
+        self,
+        pairs: Pairs | None = ...,
+        *,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: Literal[True],
+        **options: Unpack[PredictOptions],
+    ) -> Tensor: ...
+
+    @overload
+    def predict(
+        self,
+        pairs: Pairs | None = ...,
+        *,
+        convert_to_numpy: Literal[False],
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[PredictOptions],
+    ) -> list[Tensor] | Tensor: ...
+
+    def predict(
+        self,
+        pairs: Pairs | None = None,
+        *,
+        inputs: Pairs | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        prompt_name: None = None,
+        prompt: None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+        pool: None = None,
+        chunk_size: int | None = None,
+    ) -> Scores | Tensor | list[Tensor]:
+        """The scores of pairs, as `CrossEncoder.predict` gives them.
+
+        Args:
+            pairs, batch_size, show_progress_bar: as in `judge`.
+            inputs: another name for `pairs`.
+            prompt_name, prompt: None; a dataset prompt is an argument of the class.
+            activation_fn: log-odds -> scores, float32 [pairs]; `torch.nn.Identity()` for the log-odds themselves. None:
+                the sigmoid, which makes p(true) of them.
+            apply_softmax: without effect, as for every CrossEncoder with one label.
+            convert_to_numpy: an array; with neither this nor `convert_to_tensor`, a list of tensors.
+            convert_to_tensor: a tensor, on the CPU.
+            device: the model's own, or None.
+            pool, chunk_size: None, or without effect; see `start_multi_process_pool`.
+
+        Returns:
+            float32 [pairs], in the order given; for one pair alone a single float32. A pair without a score is NaN, and
+            a warning says why.
+
+        Raises:
+            TypeError: as `judge`; `pairs` and `inputs` are both given; or `activation_fn` is no function.
+            ValueError: there is a prompt, a pool or another device; or `activation_fn` changes the shape.
+        """
+        if pairs is not None and inputs is not None:
+            raise TypeError("pairs and inputs are two names of one argument; give one of them")
+        self._check_options(prompt_name, prompt, device, pool, activation_fn)
+        given = inputs if pairs is None else pairs
+        single = is_pair(given)
+        judgments = self.judge(given, batch_size=batch_size, show_progress_bar=show_progress_bar)  # type: ignore[arg-type]
+        warn_of_failures(judgments)
+        scores = _scores(judgments, activation_fn)
+        if convert_to_tensor:
+            return scores[0] if single else scores
+        if not convert_to_numpy:
+            return scores[0] if single else list(scores)
+        return np.float32(scores[0].item()) if single else scores.numpy()
+
+    def rank(
+        self,
+        query: Query,
+        documents: Iterable[Passage],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        instruction: str | None = None,
+        early_exit: Literal["top_k"] | TopKExit | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        prompt_name: None = None,
+        prompt: None = None,
+        activation_fn: Activation | None = None,
+        device: str | torch.device | None = None,
+        pool: None = None,
+        chunk_size: int | None = None,
+    ) -> Ranking:
+        """Rank passages for one query, as `CrossEncoder.rank` does.
+
+        Args:
+            query: what is searched for.
+            documents: the passages.
+            top_k: keep only the best so many.
+            return_documents: put each passage into its dict, as "text".
+            instruction: what else decides about relevance; stands behind the query in the prompt.
+            early_exit: "top_k" stops thinking about passages that k others lead by a margin, see `TopKExit`, whose
+                thresholds can be given instead. Such a chain is closed where it is, as "stopped". The ranking may lack
+                passages that it would have without; `TopKExit` says what was measured. Who is given up depends on how
+                many passages decode together too: the more, the sooner one is known to be behind.
+            batch_size: how many pairs decode together at most. None: what is fast on the device.
+            show_progress_bar: None: only on a terminal.
+            activation_fn: as in `predict`; then the ranking is by what it gives.
+            prompt_name, prompt, device, pool, chunk_size: as in `predict`.
+
+        Returns:
+            Dicts, best first by log_odds, ties in the order given, passages without a score last: "corpus_id" (the
+            place in `documents`), "score", "log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated",
+            "error". The list shows itself in a notebook, and its `judgments` can be written as an HTML page.
+
+        Raises:
+            PairError: the query is not usable text.
+            TypeError: `documents` is not a list of passages.
+            ValueError: as `predict`; or `early_exit` without `top_k`, or it is none.
+        """
+        self._check_options(prompt_name, prompt, device, pool, activation_fn)
+        if top_k is not None:
+            top_k = whole_number("top_k", top_k, least=1)
+        contest = contest_for(top_k, early_exit)
+        if isinstance(documents, str | bytes | Mapping):
+            raise TypeError(f"documents must be a list of passages, not one {type(documents).__name__}")
+        documents = list(documents)
+        if top_k is not None and top_k >= len(documents):
+            contest = None  # everybody is among the best
+        text = query_text(query if is_missing(instruction) else {"text": query, "instruction": instruction})
+        judgments = self.judge(
+            [(text, document) for document in documents],
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            rule=contest,
+            observers=[] if contest is None else [contest],
+        )
+        scores = [judgment.score for judgment in judgments]
+        order = sorted(judgments, key=ranking_key)
+        if activation_fn is not None:
+            scores = _scores(judgments, activation_fn).tolist()
+            order.sort(key=lambda judgment: (judgment.error is not None, -scores[judgment.index]))
+        results = [_hit(judgment, scores[judgment.index]) for judgment in order[:top_k]]
+        if return_documents:
+            for result in results:
+                result["text"] = documents[result["corpus_id"]]
+        return Ranking(results, judgments)
+
+    def start_multi_process_pool(self, target_devices: object = None) -> None:
+        """There is none.
+
+        Raises:
+            ValueError: always; it says what to do instead.
+        """
+        raise ValueError(_NO_POOL)
+
+    def stop_multi_process_pool(self, pool: object = None) -> None:
+        """There is none to stop.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(_NO_POOL)
+
+    def _check_options(
+        self,
+        prompt_name: object,
+        prompt: object,
+        device: object,
+        pool: object,
+        activation_fn: object,
+    ) -> None:
+        if prompt_name is not None or prompt is not None:
+            raise ValueError(
+                "there are no prompts by name, and none that stand before the query; "
+                "give Rank1 a prompt_template, or a query an instruction"
+            )
+        if pool is not None or isinstance(device, list | tuple):
+            raise ValueError(_NO_POOL)
+        if device is not None and not _is_on(self.device, device):
+            raise ValueError(
+                f"the model stays on {self.device}, where it was loaded; leave device={str(device)!r} out, "
+                "or say it when the model is loaded: Rank1(..., device=...)"
+            )
+        if activation_fn is not None and not callable(activation_fn):
+            raise TypeError(f"activation_fn must be a function of a tensor, not {activation_fn!r}")
+
+
+_NO_POOL = (
+    "Rank1 has no pool of processes; leave it out, or share the pairs among GPUs with Rank1(..., num_gpus=N) under "
+    "`accelerate launch --num_processes N`"
+)
+
+
+def _is_on(here: torch.device, device: Any) -> bool:  # noqa: ANN401
+    """Whether a device that a caller names is this one; "cuda" is any of its kind."""
+    try:
+        named = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{device!r} is not a device; leave device out") from error
+    return named.type == here.type and named.index in (None, here.index or 0)
+
+
+def _scores(judgments: Sequence[Judgment], activation_fn: Activation | None) -> Tensor:
+    """float32 [judgments], NaN where there is none."""
+    if activation_fn is None:
+        return torch.tensor([judgment.score for judgment in judgments], dtype=torch.float32)
+    log_odds = torch.tensor([judgment.log_odds for judgment in judgments], dtype=torch.float32)
+    scores = torch.as_tensor(activation_fn(log_odds)).float()
+    if scores.shape != log_odds.shape:
+        raise ValueError(
+            f"activation_fn must give a score for each of {len(log_odds)} pairs, not {tuple(scores.shape)}"
+        )
+    return scores.masked_fill(log_odds.isnan(), torch.nan)
+
+
+def _hit(judgment: Judgment, score: float) -> dict[str, Any]:
+    return {
+        "corpus_id": judgment.index,
+        "score": score,
+        "log_odds": judgment.log_odds,
+        "label": judgment.label,
+        "chain": judgment.chain,
+        "n_chain_tokens": judgment.n_chain_tokens,
+        "ended": judgment.ended,
+        "truncated": judgment.truncated,
+        "error": judgment.error,
+    }

@@ -1,0 +1,1 @@
+"""What comes back: data, and nothing that shows it."""

@@ -1,0 +1,184 @@
+"""Plots of judgments. Each function gives a matplotlib figure: `.savefig("plot.svg")` or `"plot.png"` writes it.
+
+chain_lengths    how long the chains are, of one run or several
+belief_curves    how the belief moves along the chains
+calibration      whether passages with a score of 0.8 are relevant 8 times in 10
+agreement        the same pairs by two runs
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rank1_hf.results.judgment import Judgment
+from rank1_hf.viewing.pieces import belief, divergence
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError("plots need matplotlib; install it with: pip install 'rank1-hf[plots]'") from error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Those of the report's page.
+_TRUE, _FALSE, _GREY, _PARTS = "#0f766e", "#a34a2c", "#646a73", "#7c3aed"
+_RUNS = ("#0f766e", "#e8a317", "#5b8def", "#a34a2c", "#7c3aed", "#646a73")
+
+
+def chain_lengths(runs: Mapping[str, Sequence[Judgment]]) -> Figure:
+    """How many chains of each run are at most so long, and where chains were closed by force (crosses).
+
+    Args:
+        runs: judgments by the name of their run.
+
+    Raises:
+        ValueError: a run has no judgment with a score.
+    """
+    figure, axes = _figure("tokens of the chain", "share of the chains")
+    for (name, judgments), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+        chains = sorted(_scored(judgments, name), key=lambda judgment: judgment.n_chain_tokens)
+        lengths = np.array([judgment.n_chain_tokens for judgment in chains])
+        shares = np.arange(1, len(chains) + 1) / len(chains)
+        forced = np.array([judgment.ended != "closed" for judgment in chains])
+        median = f"{name} (median {np.median(lengths):.0f})"
+        axes.step([lengths[0], *lengths], [0, *shares], where="post", color=colour, label=median)
+        axes.plot(lengths[forced], shares[forced], "x", color=colour)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def belief_curves(judgments: Sequence[Judgment]) -> Figure:
+    """The log-odds along each chain, ending in its verdict (the dot).
+
+    Args:
+        judgments: those with a belief curve are drawn.
+
+    Raises:
+        ValueError: none has one.
+    """
+    curves = [(judgment, belief(judgment)) for judgment in judgments if belief(judgment)]
+    if not curves:
+        raise ValueError("no judgment has a belief curve; ask for traces with belief when judging")
+    figure, axes = _figure("tokens of the chain", "log-odds if it were closed here")
+    axes.axhline(0, color=_GREY, linewidth=0.8, linestyle=":")
+    opacity = max(0.15, min(1.0, 8 / len(curves)))  # of many curves, the places where they are dense stand out
+    for judgment, points in curves:
+        colour = _TRUE if judgment.label else _FALSE
+        tokens, log_odds = zip(*points, strict=True)
+        axes.plot(tokens, log_odds, color=colour, alpha=opacity, linewidth=1.2)
+        axes.plot(tokens[-1:], log_odds[-1:], "o", color=colour, alpha=max(opacity, 0.4), markersize=4)
+    return figure
+
+
+def calibration(judgments: Sequence[Judgment], relevant: Sequence[bool], *, n_bins: int = 10) -> Figure:
+    """The share of relevant passages among those with about the same score, and how many those are.
+
+    The title gives the Brier score, the mean of (score - relevant)^2: 0 is perfect, 0.25 is what a score of 0.5 for
+    everything gets.
+
+    Args:
+        judgments: of any queries.
+        relevant: whether each of their passages is relevant, in the same order; from qrels, a grade above 0.
+        n_bins: into how many equal parts the scores from 0 to 1 are put.
+
+    Raises:
+        ValueError: there are not as many judgments as answers, or none has a score.
+    """
+    if len(judgments) != len(relevant):
+        raise ValueError(f"there are {len(judgments)} judgments and {len(relevant)} answers; each needs its own")
+    kept = [
+        (judgment.score, answer) for judgment, answer in zip(judgments, relevant, strict=True) if _has_score(judgment)
+    ]
+    if not kept:
+        raise ValueError("no judgment has a score")
+    scores = np.array([score for score, _ in kept])
+    answers = np.array([bool(answer) for _, answer in kept], dtype=float)
+    bins = np.minimum((scores * n_bins).astype(int), n_bins - 1)
+    counts = np.bincount(bins, minlength=n_bins)
+    filled = counts > 0
+    mean_scores = np.bincount(bins, scores, n_bins)[filled] / counts[filled]
+    shares = np.bincount(bins, answers, n_bins)[filled] / counts[filled]
+
+    figure = Figure(figsize=(5, 5.6), layout="constrained")
+    axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    for each in (axes, histogram):
+        _calm(each)
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+    axes.plot(mean_scores, shares, "o-", color=_TRUE, linewidth=1.2, markersize=5)
+    axes.set(ylabel="share that is relevant", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_title(f"Brier score {np.mean((scores - answers) ** 2):.3f}", fontsize="medium")
+    histogram.bar((np.arange(n_bins) + 0.5) / n_bins, counts, width=0.9 / n_bins, color=_GREY)
+    histogram.set(xlabel="score", ylabel="passages")
+    return figure
+
+
+def agreement(judgments: Sequence[Judgment], other: Sequence[Judgment], names: tuple[str, str]) -> Figure:
+    """The log-odds of the same pairs by two runs: off the diagonal they differ, in the tinted quarters they disagree.
+
+    Args:
+        judgments, other: of the same pairs, matched by `index`.
+        names: what the runs are called.
+
+    Raises:
+        ValueError: no pair has a score in both.
+    """
+    others = {judgment.index: judgment for judgment in other if _has_score(judgment)}
+    both = [(each, others[each.index]) for each in judgments if _has_score(each) and each.index in others]
+    if not both:
+        raise ValueError("no pair has a score in both runs")
+    x = np.array([each.log_odds for each, _ in both])
+    y = np.array([twin.log_odds for _, twin in both])
+    equal = np.array([divergence(each, twin) is None for each, twin in both])
+    agree = np.array([each.label == twin.label for each, twin in both])
+    figure, axes = _figure(f"log-odds, {names[0]}", f"log-odds, {names[1]}", (5, 5))
+    limit = 1.05 * max(np.abs(x).max(), np.abs(y).max(), 1.0)
+    for corner in ((-limit, 0), (0, -limit)):
+        axes.add_patch(_quarter(corner, limit))
+    axes.plot([-limit, limit], [-limit, limit], color=_GREY, linewidth=0.8, linestyle=":")
+    for chosen, colour, label in ((equal, _TRUE, "the same chain"), (~equal, _PARTS, "chains part")):
+        axes.plot(x[chosen], y[chosen], "o", color=colour, alpha=0.7, markersize=4, label=f"{label} ({chosen.sum()})")
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes.set_title(f"verdicts agree on {agree.sum()} of {len(both)}", fontsize="medium")
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = (6, 3.8)) -> tuple[Figure, "Axes"]:
+    # Without pyplot: nothing global, and no window.
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    _calm(axes)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    return figure, axes
+
+
+def _calm(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GREY)
+    axes.tick_params(color=_GREY)
+
+
+def _quarter(corner: tuple[float, float], size: float) -> Any:  # noqa: ANN401
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, size, size, color=_FALSE, alpha=0.06, linewidth=0)
+
+
+def _colours(n: int) -> list[str]:
+    return [_RUNS[place % len(_RUNS)] for place in range(n)]
+
+
+def _has_score(judgment: Judgment) -> bool:
+    return judgment.error is None and not math.isnan(judgment.log_odds)
+
+
+def _scored(judgments: Sequence[Judgment], name: str) -> list[Judgment]:
+    scored = [judgment for judgment in judgments if _has_score(judgment)]
+    if not scored:
+        raise ValueError(f"{name}: no judgment has a score")
+    return scored

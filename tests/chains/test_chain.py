@@ -1,0 +1,373 @@
+"""Every path through the state machine, with made-up ids: no tokenizer, no model."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rank1_hf.chains.chain import (
+    BeliefPoint,
+    Chain,
+    ChainRules,
+    DoNotThink,
+    EarlyExit,
+    Rule,
+    Steering,
+    SteeringError,
+    common_prefix_length,
+    rule_for_pair,
+)
+
+PROMPT = [1, 2, 3]
+CLOSE, EOS, STOP, WAIT = 90, 91, 92, 93
+FORCED = [70, CLOSE]
+
+
+def rules(close: tuple[int, ...] = (CLOSE,)) -> ChainRules:
+    return ChainRules(
+        close=close,
+        eos=frozenset({EOS}),
+        force_close=lambda prompt, thought: [*prompt, *(t for t in thought if t < STOP), *FORCED],
+        rethink=lambda prompt, thought: [*prompt, *thought, WAIT],
+    )
+
+
+def think(chain: Chain, *tokens: int) -> list[int]:
+    return [chain.advance(token) for token in tokens]
+
+
+def test_thinking_appends_tokens_and_keeps_everything_before():
+    chain = Chain(PROMPT, rules(), limit=10)
+    assert think(chain, 50, 51) == [3, 4]
+    assert chain.tokens == [1, 2, 3, 50, 51]
+    assert chain.ended is None
+
+
+def test_a_close_by_the_model_ends_the_chain_and_leaves_the_marker_out_of_the_thought():
+    chain = Chain(PROMPT, rules(), limit=10)
+    think(chain, 50, CLOSE)
+    assert chain.ended == "closed"
+    assert chain.thought == (50,)
+    assert chain.tokens == [1, 2, 3, 50, CLOSE]
+
+
+def test_a_close_as_the_first_token_is_an_empty_thought():
+    chain = Chain(PROMPT, rules(), limit=10)
+    assert think(chain, CLOSE) == [3]
+    assert (chain.ended, chain.thought, chain.tokens) == ("closed", (), [1, 2, 3, CLOSE])
+
+
+def test_a_close_of_several_tokens_is_matched_as_a_whole():
+    chain = Chain(PROMPT, rules(close=(80, 81, 82)), limit=20)
+    think(chain, 80, 81, 50, 82, 81, 82)
+    assert chain.ended is None
+    think(chain, 80, 81, 82)
+    assert chain.ended == "closed"
+    assert chain.thought == (80, 81, 50, 82, 81, 82)
+
+
+def test_a_close_cannot_begin_in_the_prompt():
+    chain = Chain([1, 80, 81], rules(close=(80, 81, 82)), limit=20)
+    think(chain, 82)
+    assert chain.ended is None
+
+
+def test_the_budget_forces_the_close_from_the_whole_thought():
+    chain = Chain(PROMPT, rules(), limit=3)
+    think(chain, 50, 51)
+    assert chain.ended is None
+    unchanged = chain.advance(52)
+    assert (chain.ended, chain.thought) == ("budget", (50, 51, 52))
+    assert chain.tokens == [1, 2, 3, 50, 51, 52, *FORCED]
+    assert unchanged == 6
+
+
+def test_a_close_that_is_the_last_token_the_budget_allows_counts_as_closed():
+    chain = Chain(PROMPT, rules(), limit=2)
+    think(chain, 50, CLOSE)
+    assert chain.ended == "closed"
+
+
+def test_a_budget_of_one_token():
+    chain = Chain(PROMPT, rules(), limit=1)
+    chain.advance(50)
+    assert (chain.ended, chain.thought) == ("budget", (50,))
+
+
+def test_the_context_limit_is_named_as_such():
+    chain = Chain(PROMPT, rules(), limit=1, limit_reason="context")
+    chain.advance(50)
+    assert chain.ended == "context"
+
+
+def test_eos_forces_the_close_and_is_no_part_of_the_thought():
+    chain = Chain(PROMPT, rules(), limit=10)
+    think(chain, 50, EOS)
+    assert (chain.ended, chain.thought) == ("eos", (50,))
+    assert chain.tokens == [1, 2, 3, 50, *FORCED]
+
+
+def test_eos_as_the_first_token():
+    chain = Chain(PROMPT, rules(), limit=10)
+    assert chain.advance(EOS) == 3
+    assert (chain.ended, chain.thought, chain.tokens) == ("eos", (), [1, 2, 3, *FORCED])
+
+
+def test_a_forced_close_that_rewrites_the_thought_keeps_only_the_common_prefix():
+    chain = Chain(PROMPT, rules(), limit=3)
+    unchanged = think(chain, 50, STOP + 5, 52)[-1]  # the rules drop ids above STOP
+    assert chain.tokens == [1, 2, 3, 50, 52, *FORCED]
+    assert unchanged == 4
+
+
+def test_a_forced_close_never_exceeds_the_context():
+    doubling = ChainRules(
+        (CLOSE,), frozenset({EOS}), lambda prompt, thought: [*prompt, *thought, *thought, CLOSE], lambda p, t: []
+    )
+    chain = Chain(PROMPT, doubling, limit=4, context=9)
+    think(chain, 50, 51, 52, 53)
+    assert chain.tokens == [1, 2, 3, 50, 51, 52, 53, 50, CLOSE]
+
+
+def test_a_rewrite_that_only_shortens_leaves_one_token_to_feed():
+    shortening = ChainRules(
+        (CLOSE,), frozenset({EOS}), lambda prompt, thought: list(prompt), lambda prompt, thought: []
+    )
+    chain = Chain(PROMPT, shortening, limit=10)
+    think(chain, 50)
+    assert chain.advance(EOS) == len(PROMPT) - 1
+    assert chain.tokens == PROMPT
+
+
+def test_rethinking_puts_wait_in_the_place_of_the_close_so_many_times():
+    chain = Chain(PROMPT, rules(), limit=20, rethinks=2)
+    assert think(chain, 50, CLOSE)[-1] == 4
+    assert chain.tokens == [1, 2, 3, 50, WAIT]
+    think(chain, 51, CLOSE)
+    assert chain.ended is None
+    think(chain, 52, CLOSE)
+    assert chain.ended == "closed"
+    assert chain.thought == (50, WAIT, 51, WAIT, 52)
+    assert chain.tokens == [1, 2, 3, 50, WAIT, 51, WAIT, 52, CLOSE]
+
+
+def test_no_rethinking_beyond_the_limit():
+    chain = Chain(PROMPT, rules(), limit=3, rethinks=5)
+    think(chain, 50, 51, CLOSE)
+    assert (chain.ended, chain.thought) == ("closed", (50, 51))
+
+
+def test_a_forced_close_is_not_rethought():
+    chain = Chain(PROMPT, rules(), limit=2, rethinks=5)
+    think(chain, 50, 51)
+    assert chain.ended == "budget"
+
+
+def test_a_second_thought_that_repeats_the_pieces_of_a_close_needs_all_of_them():
+    chain = Chain(PROMPT, rules(close=(80, 81)), limit=20, rethinks=1)
+    think(chain, 50, 80, 81)
+    assert chain.tokens == [1, 2, 3, 50, WAIT]
+    think(chain, 81)
+    assert chain.ended is None
+
+
+def test_advancing_a_chain_that_has_ended_is_an_error():
+    chain = Chain(PROMPT, rules(), limit=5)
+    chain.advance(CLOSE)
+    with pytest.raises(RuntimeError, match="verdict"):
+        chain.advance(50)
+
+
+def test_a_limit_below_one_token_is_an_error():
+    with pytest.raises(ValueError, match="at least 1"):
+        Chain(PROMPT, rules(), limit=0)
+
+
+def steered(limit: int = 20, rethinks: int = 0, close: tuple[int, ...] = (CLOSE,), **steering: object) -> Chain:
+    return Chain(PROMPT, rules(close), limit=limit, rethinks=rethinks, steering=Steering(**steering))
+
+
+@pytest.mark.parametrize("end", [CLOSE, EOS])
+def test_a_chain_that_ends_too_early_thinks_again_as_often_as_it_takes(end: int):
+    chain = steered(min_tokens=4)
+    assert think(chain, 50, end)[-1] == 4
+    assert chain.tokens == [*PROMPT, 50, WAIT]
+    think(chain, end)
+    assert chain.tokens == [*PROMPT, 50, WAIT, WAIT]
+    think(chain, 51, end)
+    assert (chain.ended, chain.thought) == ("closed" if end == CLOSE else "eos", (50, WAIT, WAIT, 51))
+
+
+def test_thinking_for_long_enough_is_no_rethinking():
+    chain = steered(min_tokens=2, rethinks=1)
+    think(chain, CLOSE, 50, CLOSE)
+    assert chain.tokens == [*PROMPT, WAIT, 50, WAIT]
+    think(chain, CLOSE)
+    assert (chain.ended, chain.thought) == ("closed", (WAIT, 50, WAIT))
+
+
+def test_no_chain_is_kept_open_beyond_the_limit():
+    chain = steered(limit=3, min_tokens=3)
+    think(chain, 50, 51, CLOSE)
+    assert (chain.ended, chain.thought) == ("closed", (50, 51))
+
+
+def test_not_to_think_closes_before_the_first_token():
+    chain = steered(rule=DoNotThink())
+    assert think(chain, 50) == [3]
+    assert (chain.ended, chain.thought, chain.tokens) == ("stopped", (), [*PROMPT, *FORCED])
+
+
+class Scripted(Rule):
+    """Stops at a length, and replaces tokens."""
+
+    def __init__(self, stop_at: int = 99, **replaced: list[int]) -> None:
+        self.stop_at, self.replaced = stop_at, {int(token[1:]): ids for token, ids in replaced.items()}
+        self.asked: list[list[int]] = []
+
+    def stop(self, thought, beliefs):
+        self.asked.append(list(thought))
+        return len(thought) == self.stop_at
+
+    def force(self, thought, token):
+        return self.replaced.get(token, [token])
+
+
+def test_a_rule_is_asked_before_every_token_and_stops_the_chain_there():
+    rule = Scripted(stop_at=2)
+    chain = steered(rule=rule)
+    assert think(chain, 50, 51, 52) == [3, 4, 5]
+    assert rule.asked == [[], [50], [50, 51]]
+    assert (chain.ended, chain.thought, chain.tokens) == ("stopped", (50, 51), [*PROMPT, 50, 51, *FORCED])
+
+
+def test_a_rule_puts_tokens_in_the_place_of_the_models():
+    chain = steered(rule=Scripted(_50=[60, 61], _90=[62]))
+    assert think(chain, 50, CLOSE, 51) == [3, 5, 6]
+    assert chain.tokens == [*PROMPT, 60, 61, 62, 51]
+
+
+def test_forced_tokens_may_close_the_chain_and_stop_at_the_limit():
+    chain = steered(rule=Scripted(_50=[60, CLOSE, 61]))
+    think(chain, 50)
+    assert (chain.ended, chain.thought) == ("closed", (60,))
+    chain = steered(limit=2, rule=Scripted(_50=[60, 61, 62]))
+    think(chain, 50)
+    assert (chain.ended, chain.thought) == ("budget", (60, 61))
+
+
+def test_a_rule_that_forces_nothing_leaves_the_token():
+    chain = steered(rule=Scripted(_50=[]))
+    think(chain, 50)
+    assert chain.tokens == [*PROMPT, 50]
+
+
+def test_a_rule_that_fails_says_which_and_how():
+    chain = steered(rule=Scripted(_50=["x"]))
+    with pytest.raises(SteeringError, match="rule Scripted failed: ValueError"):
+        think(chain, 50)
+
+
+def test_every_pair_has_the_rule_unless_it_gives_each_its_own():
+    class Counting(Rule):
+        def for_pair(self, index):
+            return {0: self, 1: Scripted(), 2: EarlyExit()}[index]
+
+    rule = Counting()
+    assert Scripted.for_pair(rule, 5) is rule
+    assert rule_for_pair(rule, 0) is rule
+    assert isinstance(rule_for_pair(rule, 1), Scripted)
+    with pytest.raises(SteeringError, match="reads the same beliefs"):
+        rule_for_pair(rule, 2)
+    with pytest.raises(SteeringError, match="rule Counting failed: KeyError"):
+        rule_for_pair(rule, 3)
+
+
+def test_a_given_chain_is_continued():
+    chain = steered(limit=4, given=(50, 51))
+    assert (chain.tokens, chain.ended, chain.room) == ([*PROMPT, 50, 51], None, 2)
+    think(chain, 52, CLOSE)
+    assert (chain.ended, chain.thought) == ("closed", (50, 51, 52))
+
+
+def test_a_given_chain_with_its_close_is_the_whole_chain_and_is_not_rethought():
+    chain = steered(limit=4, rethinks=3, min_tokens=4, given=(50, 80, 81), close=(80, 81))
+    assert (chain.ended, chain.thought, chain.tokens) == ("closed", (50,), [*PROMPT, 50, 80, 81])
+
+
+def test_a_given_chain_that_uses_up_the_limit_is_closed():
+    chain = steered(limit=2, given=(50, 51))
+    assert (chain.ended, chain.thought, chain.tokens) == ("budget", (50, 51), [*PROMPT, 50, 51, *FORCED])
+
+
+def test_a_branch_is_the_chain_closed_here_and_leaves_it_as_it_is():
+    chain = steered(belief_at=lambda thought: len(thought) % 2 == 0)
+    start = chain.branch()
+    assert (start.ended, start.thought, start.tokens) == ("stopped", (), [*PROMPT, *FORCED])
+    think(chain, 50)
+    assert chain.branch() is None
+    think(chain, 51)
+    branch = chain.branch()
+    assert (branch.ended, branch.thought, branch.tokens) == ("stopped", (50, 51), [*PROMPT, 50, 51, *FORCED])
+    assert (chain.ended, chain.tokens) == (None, [*PROMPT, 50, 51])
+    think(chain, CLOSE)
+    assert chain.branch() is None
+    assert steered().branch() is None
+
+
+def test_beliefs_are_kept_in_order():
+    chain = steered()
+    for n_tokens in (4, 0, 2):
+        chain.believe(BeliefPoint(n_tokens, 1.0))
+    assert [point.n_tokens for point in chain.beliefs] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("log_odds", "stops"),
+    [
+        ([], False),
+        ([9.0], False),  # the start counts for nothing
+        ([9.0, 5.0], False),
+        ([0.0, 5.0, 4.1], True),
+        ([0.0, -5.0, -4.1], True),
+        ([0.0, -5.0, 5.0], False),
+        ([0.0, 5.0, 4.0], False),
+        ([0.0, 1.0, 5.0, 6.0], True),
+        ([0.0, 5.0, 6.0, 1.0], False),
+    ],
+)
+def test_an_early_exit_wants_settled_beliefs(log_odds: list[float], stops: bool):
+    beliefs = [BeliefPoint(3 * i, value) for i, value in enumerate(log_odds)]
+    assert EarlyExit(log_odds=4.0, sentences=2).stop([50], beliefs) is stops
+
+
+@pytest.mark.parametrize("thresholds", [{"log_odds": 0.0}, {"log_odds": float("nan")}, {"sentences": 0}])
+def test_thresholds_that_make_no_sense_are_refused(thresholds):
+    with pytest.raises(ValueError, match="log_odds above 0 and at least 1 sentence"):
+        EarlyExit(**thresholds)
+
+
+@given(
+    tokens=st.lists(st.sampled_from([50, 51, CLOSE, EOS]), min_size=30, max_size=30),
+    limit=st.integers(1, 25),
+    rethinks=st.integers(0, 3),
+)
+def test_every_chain_ends_in_a_closed_context_within_its_limit(tokens: list[int], limit: int, rethinks: int):
+    chain = Chain(PROMPT, rules(), limit=limit, rethinks=rethinks)
+    for token in tokens:
+        before = [*chain.tokens, token]
+        unchanged = chain.advance(token)
+        assert chain.tokens[:unchanged] == before[:unchanged]
+        assert unchanged < len(chain.tokens)  # something is left to feed, so there are logits to go on with
+        if chain.ended:
+            break
+    assert chain.ended is not None
+    assert chain.tokens[-1] == CLOSE
+    assert chain.tokens[: len(PROMPT)] == PROMPT
+    assert len(chain.thought) <= limit
+
+
+@given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
+def test_common_prefix_length(a: list[int], b: list[int]):
+    n = common_prefix_length(a, b)
+    assert a[:n] == b[:n]
+    assert n in (len(a), len(b)) or a[n] != b[n]

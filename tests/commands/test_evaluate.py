@@ -1,0 +1,411 @@
+"""`rank1-hf evaluate`: what goes in, what comes out, and the exit codes."""
+
+import json
+import re
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rank1_hf import reranker
+from rank1_hf.commands import cli
+from rank1_hf.commands.evaluate import _table
+from rank1_hf.evaluation import job
+from rank1_hf.evaluation.candidates import queries_are_documents
+from rank1_hf.evaluation.metrics import Comparison
+from rank1_hf.files.inputs import Document, InputError
+from rank1_hf.files.sources import BeirFolder
+from rank1_hf.files.trec import read_run
+from rank1_hf.models import identity
+from rank1_hf.results.judgment import Judgment
+from tests.evaluation.repository import write_repository
+from tests.evaluation.stub import Stub, results, run, write_collection
+
+
+class Result:
+    """What a command did."""
+
+    def __init__(self, *arguments: object) -> None:
+        result = CliRunner(env={"COLUMNS": "400"}).invoke(cli.app, ["evaluate", *map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    return write_collection(tmp_path / "collection")
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """Stands in for Rank1; `.options` are what it was loaded with."""
+    stub: Any = Stub()
+
+    def load(name: str | None = None, **options: Any) -> Stub:
+        stub.name, stub.options = name, options
+        return stub
+
+    monkeypatch.setattr(reranker, "Rank1", load)
+    monkeypatch.setattr(identity, "checkpoint_identity", str)
+    return stub
+
+
+def given(collection: Path, output: Path, *more: object) -> tuple[object, ...]:
+    return ("--corpus", collection, "--run", collection / "run.trec", "--output", output, *more)
+
+
+def test_it_writes_what_the_job_writes_and_shows_the_metrics(collection: Path, tmp_path: Path, model: Stub) -> None:
+    result = Result(*given(collection, tmp_path / "output", "--qrels", collection / "qrels.tsv", "--top-k", 15))
+    assert result.code == 0
+    metrics = run(collection, tmp_path / "expected", top_k=15).metrics
+    assert results(tmp_path / "output") == results(tmp_path / "expected")
+    heading, *rows = result.out.splitlines()
+    assert heading.split() == ["measure", "before", "after", "difference", "p", "queries"]
+    assert [row.split()[:3] for row in rows] == [[m.measure, f"{m.before:.4f}", f"{m.after:.4f}"] for m in metrics]
+    assert "90 of 90 pairs have a score" in result.err
+
+
+@pytest.mark.parametrize(("p_value", "shown"), [(0.04321, "0.0432"), (1e-9, "<0.0001"), (None, "225")])
+def test_no_chance_is_shown_as_none(p_value: float | None, shown: str) -> None:
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(_table([Comparison("AP", 0.1, 0.2, p_value, 225)]))
+    assert console.export_text().splitlines()[1].split()[4] == shown
+
+
+def test_json_says_the_same(collection: Path, tmp_path: Path, model: Stub) -> None:
+    measures = ("--measure", "P@5", "--measure", "nDCG@3")
+    result = Result(*given(collection, tmp_path / "output", "--json", "--quiet", "--top-k", 15, *measures))
+    said = json.loads(result.out)
+    assert (said["n_pairs"], said["n_scored"], said["n_failed"]) == (90, 90, 0)
+    assert [row["measure"] for row in said["metrics"]] == ["P@5", "nDCG@3"]
+    assert said["metrics"] == json.loads((tmp_path / "output" / "metrics.json").read_text())
+    assert result.err == ""
+
+
+def test_two_names_of_a_measure_give_equal_rows(collection: Path, tmp_path: Path, model: Stub) -> None:
+    names = ("MRR@10", "RR@10", "AP", "MAP", "MRR@10")
+    options = [part for name in names for part in ("--measure", name)]
+    rows = json.loads(Result(*given(collection, tmp_path / "output", "--json", *options)).out)["metrics"]
+    assert [row.pop("measure") for row in rows] == ["MRR@10", "RR@10", "AP", "MAP"]
+    assert rows[0] == rows[1] != rows[2] == rows[3]
+
+
+def test_a_measure_that_fails_at_the_end_is_told_even_if_quiet(
+    collection: Path, tmp_path: Path, model: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([{"P@1": {"q0": 0.5}, "AP": {"q0": 0.5}}, {"AP": {"q0": 1.0}}])
+
+    def measure(qrels: Any, run: Any, names: Any, skip: Any = None) -> Any:
+        if skip:
+            skip(InputError("P@1 cannot be computed: no memory"))
+        return next(measured)
+
+    monkeypatch.setattr(job, "measure", measure)
+    result = Result(*given(collection, tmp_path / "output", "--quiet", "--json"))
+    assert (result.code, result.err) == (0, "rank1-hf: P@1 cannot be computed: no memory\n")
+    said = json.loads(result.out)
+    assert ([row["measure"] for row in said["metrics"]], said["unmeasured"]) == (
+        ["AP"],
+        ["P@1 cannot be computed: no memory"],
+    )
+
+
+def test_no_warning_of_a_library_is_heard_if_quiet(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judgment = model.judgment
+
+    def warn(*arguments: Any) -> Judgment:
+        warnings.warn("of a library", RuntimeWarning, stacklevel=2)
+        return judgment(*arguments)
+
+    monkeypatch.setattr(model, "judgment", warn)
+    for quiet in (True, False):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            Result(*given(collection, tmp_path / str(quiet), *(["--quiet"] if quiet else [])))
+        assert bool(heard) is not quiet
+
+
+def test_the_run_as_json(collection: Path, tmp_path: Path, model: Stub) -> None:
+    for run_format in ("json", "trec"):
+        assert Result(*given(collection, tmp_path / run_format, "--run-format", run_format)).code == 0
+    assert json.loads((tmp_path / "json" / "run.json").read_text()) == read_run(tmp_path / "json" / "run.trec")
+    assert not (tmp_path / "trec" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "left_out"),
+    [
+        ("arguana", (), True),
+        ("arguana", ("--no-ignore-identical-ids",), False),
+        ("BIRCO-ArguAna-Test", (), True),
+        ("quora", (), True),
+        ("cranfield", (), False),
+        ("cranfield", ("--task", "SciFact"), False),
+        ("cranfield", ("--task", "ArguAna"), True),
+        ("cranfield", ("--task", "NanoArguAnaRetrieval"), True),
+        ("cranfield", ("--task", "QuoraRetrieval"), True),
+        ("cranfield", ("--task", "ArguAna", "--no-ignore-identical-ids"), False),
+        ("cranfield", ("--ignore-identical-ids",), True),
+    ],
+)
+def test_a_query_is_no_candidate_of_its_own_where_queries_are_documents(
+    tmp_path: Path, model: Stub, folder: str, options: tuple[str, ...], left_out: bool
+) -> None:
+    collection = write_collection(tmp_path / folder, n_documents=20, depth=20)
+    for name in ("queries.jsonl", "run.trec", "qrels.tsv"):  # query q3 is now document d3
+        text = (collection / name).read_text()
+        (collection / name).write_text(re.sub(r'^(\{"_id": ")?q(?=\d)', r"\1d", text, flags=re.MULTILINE))
+    result = Result(*given(collection, tmp_path / "output", "--json", "--top-k", 20, *options))
+    before, after = read_run(collection / "run.trec"), read_run(tmp_path / "output" / "run.trec")
+    assert sum(query in scores for query, scores in before.items()) == 6
+    assert sum(query in scores for query, scores in after.items()) == (0 if left_out else 6)
+    assert json.loads(result.out)["n_pairs"] == (114 if left_out else 120)
+    assert ("6 candidates that have their query's own id are left out" in result.err) is left_out
+
+
+def test_a_run_of_own_queries_alone_leaves_nothing_to_rerank(collection: Path, tmp_path: Path, model: Any) -> None:
+    (collection / "run.trec").write_text("q0 Q0 q0 1 1 bm25\n")
+    result = Result(*given(collection, tmp_path / "output", "--ignore-identical-ids"))
+    assert (result.code, "nothing to rerank" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "task", "known"),
+    [
+        ("mteb/arguana", None, True),
+        ("BeIR/quora", None, True),
+        ("ir_datasets:beir/arguana", None, True),
+        ("ir_datasets:beir/quora/test", None, True),
+        ("mteb/ArguAna-PL", None, True),
+        ("mteb/scifact", "ArguAna", True),
+        ("mteb/scifact", "SciFact", False),
+        ("ir_datasets:beir/webis-touche2020", "Touche2020", False),
+    ],
+)
+def test_collections_whose_queries_are_documents_are_known(corpus: str, task: str | None, known: bool) -> None:
+    assert queries_are_documents(corpus, task) is known
+
+
+def test_every_option_reaches_the_reranker(collection: Path, tmp_path: Path, model: Any) -> None:
+    options = ("-m", "some/model", "--max-new-tokens", 7, "--dtype", "float32", "--device", "cpu")
+    more = ("--quantization", "4bit", "--prompt-template", "Find FILL_QUERY_HERE", "--reproducible")
+    assert Result(*given(collection, tmp_path / "output", *options, *more)).code == 0
+    assert model.name == "some/model"
+    assert model.options == {
+        "max_new_tokens": 7,
+        "dtype": "float32",
+        "device": "cpu",
+        "quantization": "4bit",
+        "prompt_template": "Find FILL_QUERY_HERE",
+        "reproducible": True,
+        "num_gpus": 1,
+    }
+
+
+def test_a_task_has_its_dataset_prompt_from_the_package_or_a_file(collection: Path, tmp_path: Path, model: Any) -> None:
+    Result(*given(collection, tmp_path / "first", "--task", "ArguAna"))
+    assert "counter-argument" in model.options["prompt_template"]
+    (tmp_path / "prompts.yaml").write_text("Bright: Find FILL_QUERY_HERE\nBright/pony: Pony, FILL_QUERY_HERE\n")
+    for task, template in (("Bright", "Find FILL_QUERY_HERE"), ("Bright/pony", "Pony, FILL_QUERY_HERE")):
+        Result(*given(collection, tmp_path / task, "--task", task, "--prompts", tmp_path / "prompts.yaml"))
+        assert model.options["prompt_template"] == template
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("-m", "other/model"), 'model was "None", now "other/model"'),
+        (("--prompt-template", "Find FILL_QUERY_HERE"), "prompt_template was null"),
+        (("--max-new-tokens", 7), "max_new_tokens was null, now 7"),
+        (("--dtype", "float32"), "dtype was null"),
+        (("--reproducible",), "reproducible was false, now true"),
+    ],
+)
+def test_another_job_s_journal_is_refused(
+    collection: Path, tmp_path: Path, model: Stub, option: tuple[object, ...], said: str
+) -> None:
+    Result(*given(collection, tmp_path / "output"))
+    result = Result(*given(collection, tmp_path / "output", "--quiet", *option))
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_with_a_summary(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    def interrupt(n_judged: int) -> None:
+        if n_judged == 30:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_before_each", interrupt)
+        result = Result(*given(collection, tmp_path / "output"))
+    assert result.code == code
+    assert "of 120 pairs are judged and kept; the same command goes on from there" in result.err
+    again = Result(*given(collection, tmp_path / "output"))
+    assert again.code == 0
+    assert f"going on with the job in {tmp_path / 'output'}" in again.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_while_the_corpus_is_read_ends_with_a_summary_too(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    def documents(*_: Any) -> Iterator[Document]:
+        yield Document("text", "", "d0")
+        signal.raise_signal(number)
+        yield pytest.fail("went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BeirFolder, "documents", documents)
+        result = Result(*given(collection, tmp_path / "output"))
+    assert result.code == code
+    assert "the inputs were being read; what was judged before is kept" in result.err
+    assert [file.name for file in (tmp_path / "output").iterdir()] == [".lock"]
+    assert Result(*given(collection, tmp_path / "output")).code == 0
+
+
+def test_without_judgments_it_says_that_nothing_is_measured(collection: Path, tmp_path: Path, model: Stub) -> None:
+    (collection / "qrels.tsv").unlink()
+    result = Result(*given(collection, tmp_path / "output"))
+    assert (result.code, "nothing is measured" in result.err) == (0, True)
+
+
+def test_a_subset_of_a_dataset_is_evaluated(tmp_path: Path, model: Stub) -> None:
+    pytest.importorskip("datasets")
+    parts: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+    for language in ("fas", "rus"):
+        parts[f"corpus-{language}"] = ("corpus", [{"_id": f"d{n}", "text": f"{language} {n}"} for n in range(3)])
+        parts[f"queries-{language}"] = ("queries", [{"_id": "q", "text": f"what in {language}?"}])
+        parts[f"top_ranked-{language}"] = ("top_ranked", [{"query-id": "q", "corpus-ids": ["d0", "d1", "d2"]}])
+    folder = write_repository(tmp_path / "hub", parts)
+    assert Result("--corpus", folder, "--output", tmp_path / "output", "--subset", "rus").code == 0
+    assert sorted(model.seen) == [("what in rus?", f"rus {n}") for n in range(3)]
+
+
+def test_pairs_that_fail_are_told_and_listed(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "judgment", lambda index, query, passage: Judgment.failed(index, "no memory"))
+    result = Result(*given(collection, tmp_path / "output"))
+    assert result.code == 1
+    assert "120 pairs could not be judged" in result.err
+    assert len((tmp_path / "output" / "errors.jsonl").read_text().splitlines()) == 120
+
+
+def test_several_processes_are_refused(
+    collection: Path, tmp_path: Path, model: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    result = Result(*given(collection, tmp_path / "output"))
+    assert (result.code, "works in one process" in result.err) == (2, True)
+
+
+def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, model: Stub) -> None:
+    (tmp_path / "file").write_text("")
+    result = Result(*given(collection, tmp_path / "file" / "output"))
+    assert result.code == 4
+    assert "cannot write to" in result.err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"--run": "no.trec"}, "cannot read no.trec"),
+        ({"--qrels": "no.tsv"}, "cannot read no.tsv"),
+        ({"--corpus": "."}, "neither a corpus.jsonl"),
+        ({"--measure": "nDCG@ten"}, "no measure"),
+        ({"--measure": "P"}, "needs a cutoff"),
+        ({"--measure": "AP@0"}, "at least 1"),
+        ({"--measure": "nDCG(rel=2)@10"}, "has no 'rel'"),
+        ({"--measure": "RR(judged_only=True)@10"}, "RR(judged_only=True)@10 cannot be computed"),
+        ({"--measure": "alpha_nDCG@10"}, "alpha_nDCG@10 cannot be computed"),
+        ({"--measure": "Accuracy@1"}, "Accuracy@1 cannot be computed"),
+        ({"--run-format": "xml"}, "--run-format"),
+        ({"--prompt-template": "@no.txt"}, "cannot read no.txt"),
+        ({"--task": "NoSuchTask"}, "no dataset prompt for NoSuchTask"),
+        ({"--prompts": "some.json"}, "--prompts needs --task"),
+        ({"--task": "ArguAna", "--prompts": "no.json"}, "cannot read no.json"),
+        ({"--task": "ArguAna", "--prompt-template": "FILL_QUERY_HERE"}, "not both"),
+        ({"--prompt-template": "no place"}, "FILL_QUERY_HERE"),
+        ({"--dtype": "float17"}, "dtype must be one of"),
+        ({"--device": "toaster"}, "'toaster' is not a device"),
+        ({"--quantization": "2bit"}, "quantization must be one of"),
+        ({"--subset": "fas"}, "has no subsets"),
+    ],
+)
+def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"--corpus": collection, "--run": collection / "run.trec", "--output": "output"} | change
+    result = Result(*(part for option in options.items() for part in option))
+    assert result.code == 2
+    assert said in result.err
+    assert not hasattr(model, "name")
+    assert not Path("output").exists()
+
+
+def test_a_model_that_is_not_there(collection: Path, tmp_path: Path) -> None:
+    result = Result(*given(collection, tmp_path / "output", "--model", tmp_path / "nothing"))
+    assert result.code == 3
+    assert "there is no folder" in result.err
+
+
+def test_a_real_model_is_told_from_another(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    first, other = checkpoint("qwen2"), checkpoint("qwen2", seed=1)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in first.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert identity.checkpoint_identity(str(copy)) == identity.checkpoint_identity(str(first))
+    assert identity.checkpoint_identity(str(other)) != identity.checkpoint_identity(str(first))
+
+
+def test_a_large_file_is_told_from_another_by_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "_BLOCK", 4)
+    monkeypatch.setattr(identity, "_BLOCKS", 8)
+    file = tmp_path / "model.safetensors"
+
+    def sample(content: bytes) -> bytes:
+        file.write_bytes(content)
+        return identity._sample(file)
+
+    content = bytes(range(200))
+    assert sample(content) == sample(content)
+    assert sample(content + b"x") != sample(content)
+    assert sample(bytes(255 - byte for byte in content)) != sample(content)
+
+
+def test_a_model_judges_the_same_after_an_interrupt(
+    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = write_collection(tmp_path / "collection", n_queries=2)
+    options = ("-m", checkpoint("qwen2"), "--max-new-tokens", 6, "--reproducible", "--batch-size", 4, "--top-k", 6)
+    assert Result(*given(collection, tmp_path / "undisturbed", *options)).code == 0
+    judge = reranker.Rank1._judge
+
+    def interrupted(self: Any, *arguments: Any) -> Iterator[Judgment]:
+        judgments = judge(self, *arguments)
+        for _ in range(5):
+            yield next(judgments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reranker.Rank1, "_judge", interrupted)
+        result = Result(*given(collection, tmp_path / "output", *options))
+    assert (result.code, "5 of 12" in result.err) == (130, True)
+    assert Result(*given(collection, tmp_path / "output", *options)).code == 0
+    assert results(tmp_path / "output") == results(tmp_path / "undisturbed")

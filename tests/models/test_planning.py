@@ -1,0 +1,210 @@
+"""The planner, against models that are really loaded and against sizes that are known."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig
+
+from rank1_hf.decoding.kv_cache import KVCache
+from rank1_hf.models.family import FAMILY
+from rank1_hf.models.loading import EMBEDDED_MODEL, load_model, open_checkpoint
+from rank1_hf.models.planning import (
+    GIB,
+    GPUS,
+    Gpu,
+    Size,
+    family_config,
+    gpu_here,
+    largest_that_fits,
+    parse_gpu,
+    plan,
+    ways_to_load,
+    why_too_large,
+)
+from scripts.quantization_agreement import linear_bytes
+from tests import models
+
+BILLIONS = {  # as the base models' cards give them
+    "0.5b": 0.49,
+    "1.5b": 1.54,
+    "3b": 3.09,
+    "7b": 7.62,
+    "14b": 14.8,
+    "32b": 32.8,
+    "llama3-8b": 8.03,
+    "mistral-2501-24b": 23.6,
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_family_members_have_the_sizes_of_their_names(name: str) -> None:
+    config = AutoConfig.for_model(**FAMILY[name])
+    expected = BILLIONS[name.removeprefix("jhu-clsp/rank1-")] * 1e9
+    assert Size.of(config).n_bytes(torch.bfloat16) / 2 == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral"])
+def test_weights_take_what_a_loaded_model_takes(checkpoint: Callable[..., Path], kind: str, dtype: torch.dtype) -> None:
+    opened = open_checkpoint(checkpoint(kind))
+    footprint = load_model(opened, dtype=dtype, device="cpu").get_memory_footprint(return_buffers=False)
+    assert Size.of(opened.config).n_bytes(dtype) == footprint
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_quantized_weights_take_what_a_loaded_model_takes(quantization: str) -> None:
+    opened = open_checkpoint()
+    model = load_model(opened, dtype=torch.bfloat16, device="cpu", quantization=quantization)
+    elsewhere = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    taken = linear_bytes(model) + sum({weight.data_ptr(): weight.nbytes for weight in elsewhere}.values())
+    assert Size.of(opened.config).n_bytes(torch.bfloat16, quantization) == pytest.approx(taken, rel=0.1)
+    assert Size.of(opened.config).n_bytes(torch.bfloat16, quantization) == pytest.approx(
+        model.get_memory_footprint(), rel=0.1
+    )
+
+
+def test_awq_weights_take_what_they_take_on_disk(tmp_path: Path) -> None:
+    """Of the embedded model the linear layers are a small part, and 128 weights share a scale and a zero."""
+    models.save_awq_checkpoint(EMBEDDED_MODEL, tmp_path / "awq", tmp_path / "plain", group=128)
+    config = open_checkpoint(tmp_path / "awq").config
+    assert ways_to_load(config) == ("awq",)
+    with safe_open(tmp_path / "awq" / "model.safetensors", "pt") as file:
+        n_bytes = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+    assert Size.of(config).n_bytes(torch.float16, "awq") == pytest.approx(n_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["limrank", "songtingyu/limrank"])
+def test_relatives_are_planned_for_and_never_recommended(name: str) -> None:
+    config = family_config(name)
+    assert config is not None
+    assert Size.of(config) == Size.of(family_config("rank1-7b"))
+    found = largest_that_fits(parse_gpu("16GiB"))
+    assert found is not None
+    assert found[0] in FAMILY
+
+
+def test_awq_members_are_planned_for_as_they_are() -> None:
+    plain, awq = family_config("rank1-14b"), family_config("jhu-clsp/rank1-14b-awq")
+    assert Size.of(plain) == Size.of(awq)
+    assert ways_to_load(plain) == (None, "8bit", "4bit")
+    assert ways_to_load(awq) == ("awq",)
+    gpu = parse_gpu("16GiB")
+    assert plan(awq, gpu, quantization="awq").fits
+    assert not plan(plain, gpu).fits
+    reason = why_too_large(awq, torch.float16, "awq", 8 * GIB)
+    assert reason is not None
+    assert "quantization='4bit' or" not in reason, "what is quantized already cannot be quantized again"
+
+
+def test_other_kinds_of_stored_weights_are_not_planned_for() -> None:
+    config = AutoConfig.for_model(**FAMILY["jhu-clsp/rank1-7b"], quantization_config={"quant_method": "gptq"})
+    with pytest.raises(ValueError, match="quantized by 'gptq'"):
+        ways_to_load(config)
+
+
+def test_kv_takes_what_the_cache_allocates() -> None:
+    config = open_checkpoint().config
+    cache = KVCache(max_tokens=64)
+    head_dim = config.hidden_size // config.num_attention_heads
+    row_states = torch.zeros(1, config.num_key_value_heads, head_dim, dtype=torch.bfloat16)
+    for layer in range(config.num_hidden_layers):
+        cache.write(layer, torch.tensor([0]), torch.tensor([0]), row_states, row_states)
+    assert plan(config, Gpu("", 8 * GIB)).kv_per_token == cache.n_bytes / 64
+
+
+def test_parts_add_up_to_the_memory() -> None:
+    gpu = parse_gpu("24GiB")
+    found = plan(family_config("rank1-7b"), gpu, quantization="4bit")
+    used = found.weights + found.reserve + found.kv_tokens * found.kv_per_token
+    assert gpu.memory - found.kv_per_token < used <= gpu.memory
+    assert found.rows == min(256, found.kv_tokens // 700)
+
+
+def test_what_does_not_fit_has_no_rows() -> None:
+    found = plan(family_config("rank1-32b"), parse_gpu("24GiB"))
+    assert not found.fits
+    assert found.rows == 0
+    assert found.pairs_per_minute is None
+
+
+def test_more_memory_never_gives_fewer_rows_and_longer_chains_never_more() -> None:
+    config = family_config("rank1-7b")
+    rows = [plan(config, Gpu("", gib * GIB)).rows for gib in (8, 12, 16, 24, 48, 80)]
+    assert rows == sorted(rows)
+    lengths = [plan(config, parse_gpu("24"), chain_tokens=n).rows for n in (100, 1000, 8000)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_the_largest_that_fits() -> None:
+    assert largest_that_fits(parse_gpu("1GiB")) is None
+    small, large = largest_that_fits(parse_gpu("8GiB")), largest_that_fits(parse_gpu("80GiB"))
+    assert small is not None
+    assert large == ("jhu-clsp/rank1-32b", None) or large == ("jhu-clsp/rank1-32b", "8bit")
+    assert list(FAMILY).index(small[0]) < list(FAMILY).index(large[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "gib"), [("24GiB", 24), ("24GB", 24), (" 8 gb ", 8), ("10.5", 10.5), ("rtx 4090", 24)]
+)
+def test_gpus_are_named_or_measured(text: str, gib: float) -> None:
+    assert parse_gpu(text).memory == gib * GIB
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 MiB"])
+def test_what_is_no_gpu_is_an_error_that_lists_them(text: str) -> None:
+    with pytest.raises(ValueError, match="RTX4090"):
+        parse_gpu(text)
+
+
+@pytest.mark.parametrize(
+    ("driver", "known"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A10", "a10"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA GeForce RTX 4060 Ti", "rtx4060ti"),
+        ("NVIDIA GeForce RTX 4070", "rtx4070"),
+        ("NVIDIA GeForce RTX 4070 Ti", None),
+        ("NVIDIA GeForce RTX 4080 SUPER", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)
+def test_the_gpu_here_is_known_by_its_drivers_name(driver: str, known: str | None, monkeypatch) -> None:
+    properties = SimpleNamespace(name=driver, total_memory=GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert gpu_here() == Gpu(driver, GIB, None if known is None else GPUS[known].speed)
+
+
+def test_speed_is_bounded_by_reading_the_weights_and_by_the_operations() -> None:
+    gpu, config = GPUS["h200"], family_config("rank1-7b")
+    found = plan(config, gpu, prompt_tokens=400, chain_tokens=300)
+    assert gpu.speed is not None
+    assert found.pairs_per_minute is not None
+    by_operations = 60 * gpu.speed.operations / (2 * Size.of(config).linear * 700)
+    by_weights = 60 * found.rows * gpu.speed.bandwidth / (300 * found.weights)
+    assert found.pairs_per_minute < min(by_operations, by_weights)
+    assert found.pairs_per_minute > 0.2 * min(by_operations, by_weights)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
+    config = family_config("rank1-14b")
+    assert why_too_large(config, torch.bfloat16, "4bit", 20 * GIB) is None
+    reason = why_too_large(config, torch.bfloat16, None, 20 * GIB)
+    assert reason is not None
+    assert "27.5 GiB" in reason
+    assert "20.0 GiB free" in reason
+    assert "quantization='8bit'" in reason
+
+
+def test_where_nothing_fits_the_reason_says_so() -> None:
+    reason = why_too_large(family_config("rank1-0.5b"), torch.bfloat16, "4bit", GIB // 10)
+    assert reason is not None
+    assert "a smaller model, or a larger GPU, would fit" in reason

@@ -1,0 +1,81 @@
+"""Judgments read back from the files of evaluate."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from rank1_hf.files.inputs import InputError
+from rank1_hf.files.sources import open_source
+from rank1_hf.results.judgment import Judgment
+from rank1_hf.viewing.saved import Places, pairs_of, read_judgments
+from tests.evaluation.stub import Stub, run, write_collection
+from tests.viewing.made import judgment
+
+
+def write(path: Path, judged: dict[tuple[str, str], Judgment]) -> Path:
+    lines = [
+        json.dumps({"query": query, "document": document, "rank": 1, **each.to_dict()})
+        for (query, document), each in judged.items()
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_they_come_back_as_they_were(tmp_path: Path):
+    judged = {("q1", "d1"): judgment(0, 1.5, "\nIt is."), ("q1", "d2"): Judgment.failed(1, "no")}
+    found = read_judgments(write(tmp_path / "judgments.jsonl", judged), {})
+    assert found[0] == judged["q1", "d1"]
+    assert (found[1].error, math.isnan(found[1].score), found[1].label) == ("no", True, None)
+
+
+def test_two_files_agree_about_the_index_of_a_pair(tmp_path: Path):
+    places: Places = {}
+    first = {("q", "a"): judgment(0, 1.0), ("q", "b"): judgment(1, 2.0)}
+    second = {("q", "b"): judgment(0, 3.0), ("q", "c"): judgment(1, 4.0)}
+    assert [each.index for each in read_judgments(write(tmp_path / "1", first), places)] == [0, 1]
+    assert [(each.index, each.log_odds) for each in read_judgments(write(tmp_path / "2", second), places)] == [
+        (1, 3.0),
+        (2, 4.0),
+    ]
+    assert pairs_of(places) == [("q", "a"), ("q", "b"), ("q", "c")]
+
+
+def test_what_evaluate_writes_with_its_texts(tmp_path: Path):
+    collection = write_collection(tmp_path / "collection")
+    run(collection, tmp_path / "output", Stub())
+    places: Places = {}
+    found = read_judgments(tmp_path / "output" / "judgments.jsonl", places)
+    assert len(found) == len(places) == 90
+    pairs = pairs_of(places, open_source(str(collection)))
+    for (query, document), index in places.items():
+        assert pairs[index][0] == query.replace("q", "query ")
+        assert pairs[index][1] == {"title": document.replace("d", "T"), "text": document.replace("d", "text ") + " 翼"}
+
+
+@pytest.mark.parametrize("line", ['{"text": "a"}', "[]", "7", "{"])
+def test_other_files_are_refused_with_their_line(tmp_path: Path, line: str):
+    (tmp_path / "other.jsonl").write_text(line)
+    with pytest.raises(InputError, match=r"other.jsonl, line 1"):
+        read_judgments(tmp_path / "other.jsonl", {})
+
+
+def test_a_journal_is_read_too_gzipped_or_not(tmp_path: Path):
+    run(write_collection(tmp_path / "collection"), tmp_path / "output", Stub())
+    places: Places = {}
+    expected = read_judgments(tmp_path / "output" / "judgments.jsonl", places)
+    journal = tmp_path / "journal.gz"
+    journal.write_bytes(gzip.compress((tmp_path / "output" / "journal.jsonl").read_bytes()))
+    assert sorted(read_judgments(journal, places), key=lambda each: each.index) == expected
+
+
+def test_a_second_judgment_of_a_pair_that_differs_is_refused(tmp_path: Path):
+    lines = [write(tmp_path / "one", {("q", "d"): judgment(0, log_odds)}).read_text() for log_odds in (1.0, 1.0, 2.0)]
+    path = tmp_path / "judgments.jsonl"
+    path.write_text("\n".join(lines[:2]))
+    assert len(read_judgments(path, {})) == 1
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match="line 3: another judgment of query q and document d"):
+        read_judgments(path, {})
