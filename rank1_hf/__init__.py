@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from rank1_hf.prompts.markers import ContractError, Markers
     from rank1_hf.prompts.prompt import PairError
     from rank1_hf.reranker import Rank1
-    from rank1_hf.results.judgment import Interrupted, Judgment, Judgments
+    from rank1_hf.results.judgment import Interrupted, Judgment
     from rank1_hf.tracing import Observer, Trace, TraceOptions
     from rank1_hf.tracing.contest import TopKExit
+    from rank1_hf.viewing.judgments import Judgments
 
 __version__ = "0.1.0"
 
@@ -23,7 +24,7 @@ _HOMES = {
     "EarlyExit": "rank1_hf.chains.chain",
     "Interrupted": "rank1_hf.results.judgment",
     "Judgment": "rank1_hf.results.judgment",
-    "Judgments": "rank1_hf.results.judgment",
+    "Judgments": "rank1_hf.viewing.judgments",
     "Markers": "rank1_hf.prompts.markers",
     "Observer": "rank1_hf.tracing",
     "PairError": "rank1_hf.prompts.prompt",

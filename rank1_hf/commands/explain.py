@@ -9,7 +9,7 @@ from rank1_hf.commands import options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 from rank1_hf.prompts.prompt import PairError, query_text
-from rank1_hf.results.judgment import Judgments
+from rank1_hf.viewing.judgments import Judgments
 
 if TYPE_CHECKING:
     from rank1_hf.viewing.pieces import Shade

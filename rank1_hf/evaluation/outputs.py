@@ -16,7 +16,7 @@ from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.journal import Journal, json_line
 from rank1_hf.files.inputs import InputError
 from rank1_hf.files.trec import Run, run_line
-from rank1_hf.results.judgment import COLUMNS
+from rank1_hf.viewing.judgments import COLUMNS
 
 _COLUMNS = {"query": "string", "document": "string", "rank": "int64", **COLUMNS}
 """What is said of a judged pair, and the Arrow type of it."""

@@ -17,8 +17,8 @@ from typing import Any, SupportsIndex
 
 from rank1_hf.models.quantization import check_batch_invariance
 from rank1_hf.reranker import Rank1
-from rank1_hf.results.judgment import COLUMNS
 from rank1_hf.values import is_whole_number, whole_number
+from rank1_hf.viewing.judgments import COLUMNS
 
 try:
     import pyarrow as pa

@@ -2,17 +2,17 @@
 
     pairs -> Call.requests -> Decoder -> Call.finish -> judgments
 
-`Rank1` knows what all of its calls have in common, the decoder knows token ids. What stands between them is here: what
-a call asks for besides judgments, its bad pairs, its equal pairs, and the texts to come back to.
+`Rank1` has what all of its calls have in common, the decoder knows token ids. Between them are a call's options, its
+invalid pairs, its duplicates, and the texts needed to build its results.
 """
 
 import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from rank1_hf.chains.chain import (
     BeliefAt,
@@ -25,16 +25,14 @@ from rank1_hf.chains.chain import (
     rule_for_pair,
 )
 from rank1_hf.decoding.requests import Decoded, Request
+from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
 from rank1_hf.results.judgment import Judgment, sigmoid
 from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import LensObserver
 from rank1_hf.tracing.observer import Observed, Observer
-from rank1_hf.tracing.trace import TraceOptions, Tracer
-
-if TYPE_CHECKING:
-    from rank1_hf.reranker import Rank1
+from rank1_hf.tracing.tracer import TraceOptions, Tracer
 
 Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
 
@@ -42,8 +40,8 @@ _REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list 
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a call asks for besides judgments: arguments of `Rank1.judge`, and the chain given to `score_chain`.
+class CallOptions:
+    """A call's options: arguments of `Rank1.judge`, and the chain given to `score_chain`.
 
     Raises:
         TypeError, ValueError: they make no sense.
@@ -76,6 +74,11 @@ class Asked:
         if isinstance(self.trace, bool):
             return TraceOptions() if self.trace else None
         return self.trace
+
+    @property
+    def watches(self) -> bool:
+        """Whether somebody sees the pairs while they are decoded."""
+        return bool(self.observers) or self.traced is not None
 
     @property
     def belief(self) -> BeliefAt | None:
@@ -114,9 +117,10 @@ class Call:
     """The pairs of one call.
 
     Args:
-        reranker: says how a pair becomes a prompt, and how long its chain may be.
+        encoder: says how a pair becomes a prompt, and how long its chain may be.
+        model: for the lens of a trace.
         pairs: with their places.
-        asked: what is wanted besides judgments.
+        options: what is wanted besides judgments.
         is_wanted: asked before every step whether a pair is still wanted; once it is not, what it holds is freed, and
             its judgment is an error. It may be answered from another thread. None: all of them are.
 
@@ -128,18 +132,20 @@ class Call:
 
     def __init__(
         self,
-        reranker: "Rank1",
+        encoder: PairEncoder,
+        model: PreTrainedModel,
         pairs: Iterator[tuple[int, Pair] | None],
-        asked: Asked,
+        options: CallOptions,
         *,
         is_wanted: Callable[[int], bool] | None = None,
     ) -> None:
-        self._reranker = reranker
-        self._encoder: PromptEncoder = reranker.encoder
+        self._pair_encoder = encoder
+        self._encoder = encoder.encoder
+        self._model = model
         self._pairs = pairs
-        self._asked = asked
+        self._options = options
         self._is_wanted = is_wanted
-        self._steering = asked.steering(self._encoder, reranker.min_thinking_tokens)
+        self._steering = options.steering(self._encoder, encoder.min_thinking_tokens)
         self._live: dict[int, _Live] = {}
         self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
         self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
@@ -155,13 +161,13 @@ class Call:
             index, pair = arrived
             try:
                 query, passage = unpack(pair)
-                key = (query_text(query), passage_text(passage), id(self._asked.processor(index)))
+                key = (query_text(query), passage_text(passage), id(self._options.processor(index)))
                 if key in self._waiting:
                     self._waiting[key].append(index)
                 elif key in self._finished:
                     self._ready.append(self._finished[key].at(index))
                 else:
-                    live = self._begin(index, key, self._reranker.encode(query, passage))
+                    live = self._begin(index, key, self._pair_encoder.encode(query, passage))
                     request = self._request(index, live, self._cancelled(index, key))
                     self._waiting[key] = []
                     self._live[index] = live
@@ -195,18 +201,18 @@ class Call:
             yield judgment
 
     def _begin(self, index: int, key: _Key, prompt: Prompt) -> _Live:
-        options = self._asked.traced
+        options = self._options.traced
         tracer = None if options is None else Tracer()
         lens = None
         if options is not None and (options.lens or options.attention):
             lens = LensObserver(
-                self._reranker.model,
+                self._model,
                 self._encoder.true_id,
                 self._encoder.false_id,
                 layers=options.lens,
                 attention=options.attention,
             )
-        watching = [observer for observer in (*self._asked.observers, tracer, lens) if observer is not None]
+        watching = [observer for observer in (*self._options.observers, tracer, lens) if observer is not None]
         watcher = Observed(watching, index, prompt.ids) if watching else None
         return _Live(key, prompt, watcher, tracer, lens)
 
@@ -216,10 +222,10 @@ class Call:
         return None if is_wanted is None else lambda: not any(map(is_wanted, (index, *self._waiting[key])))
 
     def _request(self, index: int, live: _Live, is_cancelled: Callable[[], bool] | None) -> Request:
-        prompt, asked, close = live.prompt, self._asked, self._encoder.close_ids
-        limit, reason = self._reranker.chain_limit(len(prompt.ids))
-        n_given = len(asked.given)
-        if asked.given[-len(close) :] == close:
+        prompt, options, close = live.prompt, self._options, self._encoder.close_ids
+        limit, reason = self._pair_encoder.chain_limit(len(prompt.ids))
+        n_given = len(options.given)
+        if options.given[-len(close) :] == close:
             n_given -= len(close)
         if n_given > limit:
             raise PairError(
@@ -234,9 +240,9 @@ class Call:
             prompt.n_shared,
             limit,
             reason,
-            self._reranker.context,
+            self._pair_encoder.context,
             steering=steering,
-            processor=asked.processor(index),
+            processor=options.processor(index),
             watcher=live.watcher,
             is_cancelled=is_cancelled,
         )

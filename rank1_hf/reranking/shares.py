@@ -2,7 +2,14 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate, pairwise
+
+from rank1_hf.prompts.pair_encoder import PairEncoder
+from rank1_hf.prompts.pairs import unpack
+from rank1_hf.prompts.prompt import Pair, PairError, passage_text, query_text
+
+_TYPICAL_CHAIN = 300  # tokens
 
 
 def shares(costs: Sequence[int], n: int) -> list[range]:
@@ -23,3 +30,19 @@ def shares(costs: Sequence[int], n: int) -> list[range]:
     owners = [max(-(-n * end // total) - 1, 0) if total else 0 for end in accumulate(costs)]
     cuts = [bisect_left(owners, run) for run in range(n + 1)]
     return [range(start, stop) for start, stop in pairwise(cuts)]
+
+
+def pair_costs(pairs: Sequence[tuple[int, Pair]], encoder: PairEncoder) -> list[int]:
+    """About how many tokens each pair takes: none where it is equal to the one before it or cannot be judged."""
+    costs: list[int] = []
+    before = None
+    for _, pair in pairs:
+        cost = 0
+        with suppress(PairError):
+            query, passage = unpack(pair)
+            key = (query_text(query), passage_text(passage))
+            if key != before:
+                cost = len(encoder.encode(query, passage).ids) + min(encoder.max_new_tokens, _TYPICAL_CHAIN)
+            before = key
+        costs.append(cost)
+    return costs

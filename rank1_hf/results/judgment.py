@@ -1,33 +1,12 @@
-"""What users get back."""
+"""What the model thought about one pair, and its verdict."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rank1_hf.chains.chain import Ended
-from rank1_hf.prompts.prompt import Pair
-from rank1_hf.prompts.tables import TablePairs
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-
-    from rank1_hf.tracing.trace import Trace
-
-COLUMNS = {
-    "score": "float64",
-    "log_odds": "float64",
-    "label": "bool_",
-    "chain": "string",
-    "n_prompt_tokens": "int64",
-    "n_chain_tokens": "int64",
-    "ended": "string",
-    "truncated": "bool_",
-    "error": "string",
-}
-"""What a table says of a judged pair: fields of `Judgment.to_dict`, and the Arrow type of each."""
+from rank1_hf.results.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +39,7 @@ class Judgment:
     ended: Ended | None
     truncated: bool
     error: str | None = None
-    trace: "Trace | None" = field(default=None, repr=False)
+    trace: Trace | None = field(default=None, repr=False)
 
     @classmethod
     def failed(cls, index: int, error: str) -> "Judgment":
@@ -90,87 +69,13 @@ class Judgment:
             fields["trace"] = self.trace.to_dict()
         return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in fields.items()}
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from rank1_hf.viewing.notebook import judgment_html  # tracing looks at results, and only this looks back
-
-        return judgment_html(self)
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; None: the plain text."""
+        return None if notebook_view is None else notebook_view(self)
 
 
-class Judgments(list[Judgment]):
-    """The judgments of a call, in input order: a list that can show itself, and becomes a table.
-
-    Args:
-        judgments: those of one call, or some of them.
-        pairs: what was judged: a judgment's `index` is its pair's place here. None: not known, so that only chains and
-            scores can be shown.
-    """
-
-    def __init__(self, judgments: Iterable[Judgment] = (), pairs: Sequence[Pair] | None = None) -> None:
-        super().__init__(judgments)
-        self.pairs = pairs
-
-    def to_html(
-        self,
-        path: str | Path,
-        *,
-        other: Sequence[Judgment] | None = None,
-        names: tuple[str, str] = ("this run", "other run"),
-    ) -> None:
-        """Write one HTML page that shows everything, and needs no network; see `rank1_hf.viewing.report.write_html`.
-
-        Args:
-            path: the page.
-            other: judgments of the same pairs by another model or in another precision, to stand beside these.
-            names: what the two runs are called.
-        """
-        from rank1_hf.viewing.report import write_html
-
-        write_html(self, path, pairs=self.pairs, other=other, names=names)
-
-    def to_arrow(self) -> "pa.Table":
-        """A row for each judgment, in order, with the `COLUMNS`; null where there is no score. Needs pyarrow."""
-        import pyarrow as pa
-
-        fields = [judgment.to_dict() for judgment in self]
-        columns = {name: [row[name] for row in fields] for name in COLUMNS}
-        return pa.table({name: pa.array(columns[name], getattr(pa, kind)()) for name, kind in COLUMNS.items()})
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """A row for each judgment, with the `COLUMNS`. Its index is that of the frame that was judged, so that it can
-        be joined to it, or else each pair's place in the input. Needs pandas and pyarrow.
-        """
-        frame = self.to_arrow().to_pandas()
-        places = [judgment.index for judgment in self]
-        labels = self.pairs.row_labels if isinstance(self.pairs, TablePairs) else None
-        frame.index = places if labels is None else labels[places]
-        return frame
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from rank1_hf.viewing.notebook import ranking_html
-
-        return ranking_html(self, self.pairs)
-
-
-class Ranking(list[dict[str, Any]]):
-    """What `Rank1.rank` gives: a list of dicts, best first, that can show itself.
-
-    Args:
-        hits: the dicts.
-        judgments: what they were made of, with the pairs: all passages', in the order given.
-    """
-
-    def __init__(self, hits: Iterable[dict[str, Any]], judgments: Judgments) -> None:
-        super().__init__(hits)
-        self.judgments = judgments
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the passages that are in the list."""
-        from rank1_hf.viewing.notebook import ranking_html
-
-        shown = {hit["corpus_id"] for hit in self}
-        return ranking_html([each for each in self.judgments if each.index in shown], self.judgments.pairs)
+notebook_view: Callable[[Judgment], str] | None = None
+"""How a notebook shows a judgment. `rank1_hf.viewing`, which is built on this file, puts it here."""
 
 
 class TokenEvent(NamedTuple):

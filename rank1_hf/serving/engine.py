@@ -15,7 +15,7 @@ from types import TracebackType
 
 from rank1_hf.prompts.prompt import Pair
 from rank1_hf.reranker import Rank1
-from rank1_hf.reranking.call import Asked, Call
+from rank1_hf.reranking.call import Call, CallOptions
 from rank1_hf.results.judgment import Judgment
 
 logger = logging.getLogger(__name__)
@@ -130,9 +130,15 @@ class Engine:
 
     def _decode(self) -> None:
         """Judge what has come, and what comes in the meantime, until nothing is left."""
-        call = Call(self.reranker, self._arriving(), Asked(), is_wanted=self._is_wanted)
+        call = Call(
+            self.reranker.pair_encoder,
+            self.reranker.model,
+            self._arriving(),
+            CallOptions(),
+            is_wanted=self._is_wanted,
+        )
         steps = self.reranker.decoder.steps(call.requests(), max_rows=self._batch_size)
-        with closing(self.reranker.in_turn(steps)) as in_turn:
+        with closing(self.reranker.locked_per_step(steps)) as in_turn:
             for finished in in_turn:
                 for decoded in finished:
                     call.finish(decoded)

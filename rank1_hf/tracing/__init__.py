@@ -1,8 +1,7 @@
-"""Watching the decode loop: observers, traces, the belief curve and the layer lens; and showing what was seen.
+"""Watching the decode loop: observers, traces, the belief curve and the layer lens.
 
-It listens, and decoding knows nothing of it. Read `observer.py` first; `trace.py` says what a trace is, and `lens.py`
-what the layers thought of the verdict. `report.py`, `terminal.py`, `notebook.py` and `plots.py` show judgments, with
-traces or without.
+The loop notifies whoever watches, and knows nothing else of it. Read `observer.py` first; `tracer.py` makes the traces
+of `rank1_hf.results.trace`, and `lens.py` reads the verdict from every layer. `rank1_hf.viewing` shows all of it.
 """
 
 from importlib import import_module
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rank1_hf.chains.chain import BeliefPoint
     from rank1_hf.decoding.watcher import Needs, Reading, Scores
+    from rank1_hf.results.trace import Trace, read_traces, to_arrow, to_pandas, write_traces
     from rank1_hf.tracing.lens import Lens
     from rank1_hf.tracing.observer import Observer, WatchedPair
-    from rank1_hf.tracing.trace import Trace, TraceOptions, read_traces, to_arrow, to_pandas, write_traces
+    from rank1_hf.tracing.tracer import TraceOptions
 
 # What observes needs torch, what shows does not, and `rank1-hf --help` should not wait for it.
 _HOMES = {
@@ -23,13 +23,13 @@ _HOMES = {
     "Observer": "rank1_hf.tracing.observer",
     "Reading": "rank1_hf.decoding.watcher",
     "Scores": "rank1_hf.decoding.watcher",
-    "Trace": "rank1_hf.tracing.trace",
-    "TraceOptions": "rank1_hf.tracing.trace",
+    "Trace": "rank1_hf.results.trace",
+    "TraceOptions": "rank1_hf.tracing.tracer",
     "WatchedPair": "rank1_hf.tracing.observer",
-    "read_traces": "rank1_hf.tracing.trace",
-    "to_arrow": "rank1_hf.tracing.trace",
-    "to_pandas": "rank1_hf.tracing.trace",
-    "write_traces": "rank1_hf.tracing.trace",
+    "read_traces": "rank1_hf.results.trace",
+    "to_arrow": "rank1_hf.results.trace",
+    "to_pandas": "rank1_hf.results.trace",
+    "write_traces": "rank1_hf.results.trace",
 }
 
 __all__ = [

@@ -19,7 +19,7 @@ from rank1_hf.prompts.chain_text import cut_to_last_sentence
 from rank1_hf.results.judgment import Judgment
 
 if TYPE_CHECKING:
-    from rank1_hf.tracing.trace import Trace
+    from rank1_hf.results.trace import Trace
 
 Shade = Literal["entropy", "margin"]
 

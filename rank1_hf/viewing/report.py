@@ -24,7 +24,7 @@ from rank1_hf.viewing.pieces import belief, divergence, n_kept, pieces
 from rank1_hf.viewing.texts import pair_texts
 
 if TYPE_CHECKING:
-    from rank1_hf.tracing.trace import Trace
+    from rank1_hf.results.trace import Trace
 
 _ASSETS = files("rank1_hf") / "assets" / "report"
 

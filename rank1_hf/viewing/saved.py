@@ -9,7 +9,8 @@ from typing import Any
 from rank1_hf.files.sources import Source
 from rank1_hf.files.textfiles import InputError, read_jsonl
 from rank1_hf.prompts.prompt import Passage, Query
-from rank1_hf.results.judgment import Judgment, Judgments
+from rank1_hf.results.judgment import Judgment
+from rank1_hf.viewing.judgments import Judgments
 
 Places = dict[tuple[str, str], int]
 """(query id, document id) -> the index of that pair."""

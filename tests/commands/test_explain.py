@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from rank1_hf import reranker
 from rank1_hf.commands import cli
-from rank1_hf.results.judgment import Interrupted, Judgment, Judgments
+from rank1_hf.results.judgment import Interrupted, Judgment
 from rank1_hf.tracing import TraceOptions
+from rank1_hf.viewing.judgments import Judgments
 from tests.evaluation.stub import Stub, run, write_collection
 from tests.tracing.test_report import Page
 from tests.viewing.made import judgment

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rank1_hf import Rank1
-from rank1_hf.results.judgment import COLUMNS
+from rank1_hf.viewing.judgments import COLUMNS
 from tests import models
 
 QUERIES = ["how do wings carry?", "what does bread need?"] * 2

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.results.judgment import Judgment, Judgments, ranking_key, sigmoid
+from rank1_hf.results.judgment import Judgment, ranking_key, sigmoid
+from rank1_hf.viewing.judgments import Judgments
 
 
 def judgment(index: int, log_odds: float) -> Judgment:

@@ -8,7 +8,7 @@ from zlib import crc32
 
 from rank1_hf.chains.chain import BeliefPoint
 from rank1_hf.results.judgment import Judgment, sigmoid
-from rank1_hf.tracing.trace import Trace
+from rank1_hf.results.trace import Trace
 
 _SENTENCES = (
     "the query asks about wings and lift . this passage describes how pressure under a wing carries the aircraft . "

@@ -2,7 +2,8 @@
 
 from html.parser import HTMLParser
 
-from rank1_hf.results.judgment import Judgment, Judgments, Ranking
+from rank1_hf.results.judgment import Judgment
+from rank1_hf.viewing.judgments import Judgments, Ranking
 from tests.viewing.made import HOSTILE, chain_text, judgment, trace_of, traced
 
 PAIRS = [("wings", "A wing."), ("wings", "Flour.")]

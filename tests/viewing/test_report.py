@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.results.judgment import Judgment, Judgments
+from rank1_hf.results.judgment import Judgment
+from rank1_hf.viewing.judgments import Judgments
 from rank1_hf.viewing.report import page, report_data, write_html
 from tests.viewing.made import HOSTILE, chain_text, judgment, trace_of, traced
 

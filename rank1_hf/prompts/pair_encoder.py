@@ -1,0 +1,97 @@
+"""From a pair to a prompt that leaves room for a chain: how long prompts and chains may be."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from rank1_hf.prompts.pairs import unpack
+from rank1_hf.prompts.prompt import (
+    Pair,
+    PairError,
+    Passage,
+    Prompt,
+    PromptEncoder,
+    PromptTooLongError,
+    Query,
+    Truncation,
+)
+
+DEFAULT_BUDGET = 8192
+"""The official code's `max_output_tokens`."""
+
+_CLOSE_RESERVE = 8  # what a forced close adds behind a chain besides `</think>`: two line breaks, and pieces that split
+
+
+class PairEncoder:
+    """Encodes pairs within the context, and says how long each one's chain may be.
+
+    Args:
+        encoder: text to ids.
+        context: the most tokens of prompt and chain together.
+        max_new_tokens: the most tokens of a chain; None: `DEFAULT_BUDGET`, or half of a smaller context.
+        min_thinking_tokens: a chain that would end with fewer tokens is made to think again.
+        truncation: "passage" cuts the end of a passage that does not fit; "error" raises.
+
+    Raises:
+        ValueError: no prompt fits beside such a chain, or a chain may have fewer tokens than it must.
+    """
+
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        *,
+        context: int,
+        max_new_tokens: int | None = None,
+        min_thinking_tokens: int = 0,
+        truncation: Truncation = "passage",
+    ) -> None:
+        if truncation not in ("passage", "error"):
+            raise ValueError(f"truncation must be 'passage' or 'error', not {truncation!r}")
+        self.encoder = encoder
+        self.context = context
+        self.max_new_tokens = min(DEFAULT_BUDGET, context // 2) if max_new_tokens is None else max_new_tokens
+        self.min_thinking_tokens = min_thinking_tokens
+        self.truncation = truncation
+        self._close_tokens = _CLOSE_RESERVE + len(encoder.close_ids)
+        # The context less the budget, but enough to close a chain of one token.
+        self._prompt_room = context - max(self.max_new_tokens, 1 + self._close_tokens)
+        if min_thinking_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_thinking_tokens={min_thinking_tokens} is more than a chain may have: "
+                f"max_new_tokens={self.max_new_tokens}"
+            )
+        shortest = len(encoder.encode("?", "").ids)
+        if shortest > self._prompt_room:
+            raise ValueError(
+                f"max_new_tokens={self.max_new_tokens} does not fit: the context is {context} tokens (the smaller of "
+                f"max_length and the model's own limit) and the shortest prompt needs {shortest} of them; "
+                f"use at most {max(context - shortest, 0)}"
+            )
+
+    def encode(self, query: Query, passage: Passage) -> Prompt:
+        """The prompt of one pair, cut as it will be decoded.
+
+        Raises:
+            PairError: the pair cannot be judged.
+        """
+        return self.encoder.encode(query, passage, max_tokens=self._prompt_room, truncation=self.truncation)
+
+    def chain_limit(self, n_prompt_tokens: int) -> tuple[int, Literal["budget", "context"]]:
+        """The most tokens a chain may have behind a prompt of this length, and what reaching that is called."""
+        limit = min(self.max_new_tokens, self.context - n_prompt_tokens - self._close_tokens)
+        return limit, "budget" if limit == self.max_new_tokens else "context"
+
+    def check_lengths(self, pairs: Sequence[Pair]) -> None:
+        """With truncation="error", refuse pairs before any work.
+
+        Raises:
+            PromptTooLongError: for the first that does not fit.
+        """
+        if self.truncation != "error":
+            return
+        for index, pair in enumerate(pairs):
+            try:
+                self.encode(*unpack(pair))
+            except PromptTooLongError as error:
+                raise PromptTooLongError(f"pair {index}: {error}") from None
+            except PairError:
+                pass  # its judgment will say so
