@@ -97,8 +97,9 @@ def grade_of(value: object, where: str) -> int:
     with suppress(ValueError, OverflowError, TypeError):  # which int raises for NaN, infinity and complex numbers
         if isinstance(value, str) and _WHOLE.fullmatch(value):
             number = int(value.partition(".")[0])
-        if isinstance(number, Number):
-            grade: int = int(number)  # type: ignore[call-overload]
+        is_number = isinstance(number, Number)  # numpy's are, too
+        if is_number:
+            grade = int(number)
             if grade == number and abs(grade) <= _LARGEST_GRADE:
                 return grade
     raise InputError(f"{where}: a grade must be a whole number (up to {_LARGEST_GRADE:,}), not {value!r}")
