@@ -23,12 +23,13 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rank1_hf import Rank1
+from rank1_hf.cards import GIB
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
 from rank1_hf.evaluation.beir import SAMPLE, read_beir
 from rank1_hf.evaluation.trec import read_run
 from rank1_hf.family import FAMILY
 from rank1_hf.loading import DTYPES, load_model, open_checkpoint, resolve_device
-from rank1_hf.planning import GIB, Size
+from rank1_hf.planning import Size
 
 EMBEDDED = "rank1-tiny"
 SHAPES = {f"qwen2.5-{size}": FAMILY[f"jhu-clsp/rank1-{size}"] for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b")}

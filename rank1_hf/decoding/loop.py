@@ -31,6 +31,7 @@ from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
 from rank1_hf.decoding.placement import device_of, layer_devices
 from rank1_hf.decoding.probe import Probe
+from rank1_hf.decoding.products import step_sizes
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.row import Row
@@ -108,10 +109,11 @@ class Decoder:
         # A CPU is busy with a few hundred tokens; a GPU needs thousands to be.
         self._max_prefill_tokens = max_prefill_tokens or (512 if on_cpu else GPU_PREFILL_TOKENS)
         # More rows make better use of the weights that a step reads; a reproducible step is always as wide as this.
-        self._default_rows = 32 if reproducible else 128 if on_cpu else 256
+        rows, spare = (128, 32) if on_cpu else step_sizes(model, self._device)
+        self._default_rows = 32 if reproducible else rows
         if reproducible:
             spare_tokens = 0
-        self._spare_tokens = (32 if on_cpu else 128) if spare_tokens is None else spare_tokens
+        self._spare_tokens = spare if spare_tokens is None else spare_tokens
         self._runs_ahead = self._device.type == "cuda" if run_ahead is None else run_ahead
         if kv_cache_tokens is None:
             layers = Counter(layer_devices(model))
