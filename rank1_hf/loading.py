@@ -12,10 +12,12 @@ import logging
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from packaging.version import Version
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,7 +33,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, has_f
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from rank1_hf.cards import has_bfloat16
 from rank1_hf.decoding.placement import offloaded_bytes
+from rank1_hf.dtypes import compute_in_float16, overflown_weight, usable_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,8 @@ Quantization: TypeAlias = str | QuantizationConfigMixin
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 _TO_GPU, _FROM_DISK = 25e9, 3e9  # bytes a second, about: PCIe 4.0 x16, an NVMe disk
+
+_BITSANDBYTES = Version("0.50")
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -118,7 +124,8 @@ def load_model(
 
     Args:
         checkpoint: what `open_checkpoint` gave.
-        dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own.
+        dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own, but float16 for a bfloat16
+            one on a GPU without bfloat16.
         device: None: CUDA, MPS or CPU, the first there is.
         quantization: quantize the weights as they are read; see `quantization_config`.
         device_map: how accelerate spreads the layers over devices: "auto", "balanced", "sequential", or a device for
@@ -135,6 +142,8 @@ def load_model(
     _check_devices([*(device_map.values() if isinstance(device_map, Mapping) else []), *(max_memory or {})])
     placement: str | dict[str, Any] = device_map or ("auto" if max_memory else {"": target})
     quantized = quantization_config(quantization, checkpoint.config, target)
+    spread = [torch.device("cuda", n) for n in range(torch.cuda.device_count())] if device_map or max_memory else []
+    torch_dtype = usable_dtype(torch_dtype, checkpoint.path, checkpoint.source, checkpoint.config, [target, *spread])
     is_awq = stored_quantization(checkpoint.config) == "awq"
     if is_awq and importlib.util.find_spec("gptqmodel") is None:
         raise CheckpointError(f"{checkpoint.path} has AWQ weights, which need gptqmodel: pip install 'rank1-hf[awq]'")
@@ -162,6 +171,11 @@ def load_model(
             f"({missing}, ...); download or save the checkpoint again"
         )
     loaded: PreTrainedModel = model.eval()
+    if torch_dtype == torch.float16:
+        if (name := overflown_weight(loaded)) is not None:
+            raise CheckpointError(f"{name} of {checkpoint.path} has values that float16 has not: give dtype='float32'")
+        if not has_bfloat16(target):
+            compute_in_float16(loaded)
     _say_what_is_offloaded(checkpoint.path, offloaded_bytes(loaded))
     return loaded
 
@@ -175,9 +189,12 @@ def quantization_config(
     bitsandbytes has both. The embedding and the output layer, where the verdict is read, keep their precision.
 
     Raises:
-        ValueError: it is none of these, bitsandbytes is not installed, or the checkpoint is quantized already.
+        ValueError: it is none of these, bitsandbytes is missing or too old, or the checkpoint is quantized already.
     """
     if quantization is None or isinstance(quantization, QuantizationConfigMixin):
+        stored = stored_quantization(config) or ""
+        if isinstance(quantization, BitsAndBytesConfig) or stored.startswith("bitsandbytes"):
+            _check_bitsandbytes()
         return quantization
     if quantization not in ("8bit", "4bit"):
         raise ValueError(
@@ -185,18 +202,15 @@ def quantization_config(
         )
     if stored_quantization(config) is not None:
         raise ValueError(f"the checkpoint is quantized already; leave quantization={quantization!r} out")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"quantization={quantization!r} needs bitsandbytes: pip install 'rank1-hf[quantization]'")
+    _check_bitsandbytes()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a cast at every product
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
-    # Cards before Ampere have no bfloat16.
-    has_bfloat16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16 else torch.float16,
+        bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16(device) else torch.float16,
         llm_int8_skip_modules=["lm_head"],
     )
 
@@ -290,6 +304,16 @@ def _check_code(path: str | Path, source: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{path} asks for code of its own ({reason}), which rank1_hf never runs; if you trust it, load model and "
             "tokenizer yourself and hand them over: Rank1(model, tokenizer=tokenizer)"
+        )
+
+
+def _check_bitsandbytes() -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("8-bit and 4-bit weights need bitsandbytes: pip install 'rank1-hf[quantization]'")
+    if Version(version("bitsandbytes")) < _BITSANDBYTES:  # older ones have a fused 4-bit kernel for one token only
+        raise ValueError(
+            f"8-bit and 4-bit weights need bitsandbytes {_BITSANDBYTES} or newer, and {version('bitsandbytes')} is "
+            "installed: pip install -U 'rank1-hf[quantization]'"
         )
 
 
