@@ -66,7 +66,9 @@ class Part:
 def parts(report: Path, *, on_cpu: bool) -> list[Part]:
     """All parts. On a CPU the same with the embedded model and little work, to see that everything runs."""
     config, config_14b = ([], []) if on_cpu else (["--config", "qwen2.5-7b"], ["qwen2.5-14b"])
-    planner = ["--device", "cpu", "--pairs", "12", "--chain-tokens", "8", "--kv-cache-tokens", "1600"] if on_cpu else []
+    planner = (
+        ["--device", "cpu", "--pairs", "60", "--chain-tokens", "24", "--kv-cache-tokens", "4800"] if on_cpu else []
+    )
     sizes = ["--quick", "--device", "cpu", "--pairs", "4"] if on_cpu else ["--repeats", "1", "--batch-sizes", "256"]
     check, pytest = f"{ROOT}/scripts", ["-m", "pytest", "-v", "-rA", "-p", "no:cacheprovider"]
 
