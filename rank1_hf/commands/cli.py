@@ -300,12 +300,12 @@ def plan(
 
     The speed is a bound that no program reaches: the GPU's full memory bandwidth and full tensor throughput.
     """
-    from rank1_hf.models import planning
+    from rank1_hf.models import cards, planning
     from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
     from rank1_hf.models.loading import CheckpointError, open_checkpoint
 
     try:
-        device = planning.parse_gpu(gpu) if gpu else planning.gpu_here()
+        device = cards.parse_gpu(gpu) if gpu else cards.gpu_here()
         planning.check_quantization(quantization)
         names = [model] if model else [*FAMILY, *AWQ_FAMILY, *RELATIVES]
         configs = {name: planning.family_config(name) or open_checkpoint(name).config for name in names}
@@ -338,7 +338,7 @@ def plan(
         _print_plans(device.name, rows)
         typer.echo(f"the largest rank1 that fits: {'none' if largest is None else _named(*largest)}")
         if device.speed is None:
-            typer.echo(f"for a bound on the speed name the GPU: {planning.known_gpus()}")
+            typer.echo(f"for a bound on the speed name the GPU: {cards.known_gpus()}")
 
 
 def _named(model: str, quantization: str | None) -> str:

@@ -11,8 +11,10 @@ from rank1_hf.decoding.graphs import can_be_captured
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
 from rank1_hf.models.placement import device_of, layer_devices
+from rank1_hf.models.products import step_sizes
 
 _CPU_PREFILL_TOKENS = 512  # which keep a CPU busy; a GPU needs thousands
+_CPU_STEP = 128, 32  # rows, and the fixed cost of a step in tokens
 
 
 def resolve(options: DecodingOptions, model: PreTrainedModel) -> DecodingOptions:
@@ -21,15 +23,16 @@ def resolve(options: DecodingOptions, model: PreTrainedModel) -> DecodingOptions
     on_cpu, reproducible = device.type == "cpu", options.reproducible
     prefill_chunk = options.prefill_chunk or (_CPU_PREFILL_TOKENS if on_cpu else GPU_PREFILL_TOKENS)
     kernels = options.kernels and attention_kernel(device) is not None
+    rows, overhead = _CPU_STEP if on_cpu else step_sizes(model, device)
     return replace(
         options,
         # More rows make better use of the weights that a step reads; a reproducible step is always as wide as this.
-        batch_size=options.batch_size or (32 if reproducible else 128 if on_cpu else 256),
+        batch_size=options.batch_size or (32 if reproducible else rows),
         prefill_chunk=prefill_chunk,
         kv_cache_tokens=options.kv_cache_tokens
         or _kv_cache_tokens(model, prefill_chunk, options.gpu_memory_utilization),
         speculate=options.speculate and not reproducible,
-        step_overhead_tokens=options.step_overhead_tokens or (32 if on_cpu else 128),
+        step_overhead_tokens=options.step_overhead_tokens or overhead,
         graphs=options.graphs and kernels and not reproducible and can_be_captured(model),
         kernels=kernels,
         overlap=device.type == "cuda" if options.overlap is None else options.overlap,

@@ -29,6 +29,7 @@ from rank1_hf.decoding.graphs import DecodeGraphs
 from rank1_hf.decoding.in_flight import InFlightStep, NextToken
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.overflow import overflown_layer
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.probe import Probe
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
@@ -280,9 +281,9 @@ class Decoder:
         row = part.row
         for next_token, drafted in zip(next_tokens, [*part.draft, None], strict=True):
             if row.chain.ended is not None:
-                return _verdict(row, next_token)
+                return _verdict(row, next_token, self._cache, self.model)
             if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
-                return _not_finite(row)
+                return _not_finite(row, self._cache, self.model)
             branch = row.chain.branch()
             if branch is not None:
                 scheduler.branch(row, branch)
@@ -348,19 +349,20 @@ def _chosen(row: Row, next_token: NextToken) -> int:
     return chosen_by(row.request.processor, row.chain.tokens, next_token.reading.logits)
 
 
-def _verdict(row: Row, next_token: NextToken) -> Decoded:
+def _verdict(row: Row, next_token: NextToken, cache: KVCache, model: PreTrainedModel) -> Decoded:
     true_logit, false_logit = next_token.answers
     if not (math.isfinite(true_logit) and math.isfinite(false_logit)):
-        return _not_finite(row)
+        return _not_finite(row, cache, model)
     row.notify("verdict", len(row.chain.tokens), None, next_token.reading)
     return Decoded(row.request.index, row.chain.thought, row.chain.ended, true_logit, false_logit)
 
 
-def _not_finite(row: Row) -> Decoded:
-    return row.failed(
-        f"the model's logits are not finite (NaN or inf) after {len(row.chain.tokens)} tokens; "
-        "try dtype='bfloat16' or 'float32', and check the checkpoint's weights"
-    )
+def _not_finite(row: Row, cache: KVCache, model: PreTrainedModel) -> Decoded:
+    n_layers, found = model.config.num_hidden_layers, "the model's logits are not finite (NaN or inf)"
+    if model.dtype == torch.float16:
+        found = f"float16, which ends at 65,504, overflowed in layer {overflown_layer(cache, row.kv, n_layers)}"
+    advice = "try dtype='bfloat16' or 'float32', and check the checkpoint's weights"
+    return row.failed(f"{found} after {len(row.chain.tokens)} tokens; {advice}")
 
 
 def _too_large(row: Row) -> Decoded:

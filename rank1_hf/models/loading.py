@@ -30,7 +30,9 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config, tok
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, has_file
 from transformers.utils import logging as transformers_logging
 
+from rank1_hf.models.cards import has_bfloat16
 from rank1_hf.models.devices import check_devices, memory_limits, resolve_device, resolve_dtype
+from rank1_hf.models.dtypes import compute_in_float16, overflown_weight, usable_dtype
 from rank1_hf.models.placement import offloaded_bytes
 from rank1_hf.models.quantization import Quantization, quantization_config, stored_quantization
 
@@ -116,7 +118,8 @@ def load_model(
 
     Args:
         checkpoint: what `open_checkpoint` gave.
-        dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own.
+        dtype: "float32", "float16", "bfloat16" or a torch dtype; None: the checkpoint's own, but float16 for a bfloat16
+            one on a GPU without bfloat16.
         device: None: CUDA, MPS or CPU, the first there is.
         quantization: quantize the weights as they are read; see `quantization_config`.
         device_map: how accelerate spreads the layers over devices: "auto", "balanced", "sequential", or a device for
@@ -135,6 +138,8 @@ def load_model(
     check_devices([*(device_map.values() if isinstance(device_map, Mapping) else []), *(limits or {})])
     placement = device_map or ("auto" if limits else {"": target})
     quantized = quantization_config(quantization, checkpoint.config, target)
+    spread = [torch.device("cuda", n) for n in range(torch.cuda.device_count())] if device_map or max_memory else []
+    torch_dtype = usable_dtype(torch_dtype, checkpoint.path, checkpoint.source, checkpoint.config, [target, *spread])
     is_awq = stored_quantization(checkpoint.config) == "awq"
     if is_awq and importlib.util.find_spec("gptqmodel") is None:
         raise CheckpointError(f"{checkpoint.path} has AWQ weights, which need gptqmodel: pip install 'rank1-hf[awq]'")
@@ -162,6 +167,11 @@ def load_model(
             f"({missing}, ...); download or save the checkpoint again"
         )
     loaded: PreTrainedModel = model.eval()
+    if torch_dtype == torch.float16:
+        if (name := overflown_weight(loaded)) is not None:
+            raise CheckpointError(f"{name} of {checkpoint.path} has values that float16 has not: give dtype='float32'")
+        if not has_bfloat16(target):
+            compute_in_float16(loaded)
     _say_what_is_offloaded(checkpoint.path, offloaded_bytes(loaded))
     return loaded
 

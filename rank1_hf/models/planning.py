@@ -1,17 +1,19 @@
 """What fits on a GPU, and how fast it can be at best, known from a config before anything is loaded."""
 
-import re
+import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from rank1_hf.models.cards import GIB, FusedTokens, Gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
+from rank1_hf.models.products import Product, best_rows
 from rank1_hf.models.quantization import stored_quantization
 
-GIB = 2**30
 CUDA_CONTEXT_BYTES = GIB // 2
 """What the CUDA context and the libraries' workspaces take, about, before the first tensor."""
 
@@ -32,44 +34,6 @@ QUANTIZATIONS = ("8bit", "4bit")
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """What a GPU can do: bytes read from its memory, and 16-bit operations of its tensor cores, a second."""
-
-    bandwidth: float
-    operations: float
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU: its memory in bytes, and its speed where it is known."""
-
-    name: str
-    memory: int
-    speed: Speed | None = None
-
-
-GPUS = {
-    name.lower(): Gpu(name, gib * GIB, Speed(gigabytes * 1e9, teraflops * 1e12))
-    for name, gib, gigabytes, teraflops in [
-        ("T4", 16, 320, 65),
-        ("L4", 24, 300, 121),
-        ("A10", 24, 600, 125),
-        ("RTX3060", 12, 360, 25),
-        ("RTX3090", 24, 936, 71),
-        ("RTX4060Ti", 16, 288, 44),
-        ("RTX4070", 12, 504, 58),
-        ("RTX4080", 16, 717, 97),
-        ("RTX4090", 24, 1008, 165),
-        ("RTX5090", 32, 1792, 209),
-        ("A100", 80, 2039, 312),
-        ("H100", 80, 3350, 989),
-        ("H200", 141, 4800, 989),
-    ]
-}
-"""From NVIDIA's data sheets, of the variant with this much memory; operations without sparsity, summed in float32."""
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """How a model would run on a GPU. Sizes in bytes.
 
@@ -78,7 +42,7 @@ class Plan:
         reserve: what a step takes besides, with the CUDA context and the share that is left to others.
         kv_per_token: keys and values of one token.
         kv_tokens: the tokens that the KV cache has room for; 0 or less where the model does not fit.
-        rows: the pairs that decode together.
+        rows: the pairs that decode together: as many as have room, or fewer where a step is then cheaper for each.
         pairs_per_minute: at most, by the roofline (Williams et al. 2009); None: the GPU's speed is unknown.
     """
 
@@ -93,48 +57,6 @@ class Plan:
     def fits(self) -> bool:
         """Whether at least one pair can be judged."""
         return self.rows >= 1
-
-
-def parse_gpu(text: str) -> Gpu:
-    """A GPU by its name or by its memory: "RTX4090", "24GiB", "24GB", "24".
-
-    Raises:
-        ValueError: it is neither.
-    """
-    known = GPUS.get(re.sub(r"[^a-z0-9]", "", text.lower()))
-    if known is not None:
-        return known
-    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gib|gb|g)?\s*", text.lower())
-    if size is None or float(size[1]) == 0:
-        raise ValueError(
-            f"{text!r} is no GPU known here and no memory size; give one like 24GiB, or one of {known_gpus()}"
-        )
-    # Vendors say GB and mean GiB, for memory.
-    return Gpu(f"{size[1]} GiB", int(float(size[1]) * GIB))
-
-
-def gpu_here() -> Gpu:
-    """The GPU of this machine.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not torch.cuda.is_available():
-        raise ValueError(f"there is no CUDA GPU here; name one with --gpu, like 24GiB or one of {known_gpus()}")
-    properties = torch.cuda.get_device_properties(0)
-    return Gpu(properties.name, properties.total_memory, speed_of(properties.name))
-
-
-def speed_of(name: str) -> Speed | None:
-    """The speed of a GPU by the name that its driver gives, like "NVIDIA A100-SXM4-80GB"; None: it is not known here.
-
-    Names are compared by whole words: an L40S is no L4, an RTX 4070 Ti no RTX 4070.
-    """
-    words = [word for word in re.findall(r"[a-z0-9]+", name.lower()) if word not in ("nvidia", "tesla", "geforce")]
-    names = [
-        "".join(words[:n]) for n in range(1, len(words) + 1) if words[n:][:1] not in (["ti"], ["super"], ["laptop"])
-    ]
-    return next((GPUS[name].speed for name in names if name in GPUS), None)
 
 
 def check_quantization(quantization: str | None) -> None:
@@ -161,11 +83,6 @@ def ways_to_load(config: PretrainedConfig) -> tuple[str | None, ...]:
     return (stored,)
 
 
-def known_gpus() -> str:
-    """The names that `parse_gpu` knows."""
-    return ", ".join(gpu.name for gpu in GPUS.values())
-
-
 def family_config(name: str) -> PretrainedConfig | None:
     """The config of a family member or of a relative, from the tables; None for other names."""
     members = FAMILY | AWQ_FAMILY | RELATIVES
@@ -175,9 +92,16 @@ def family_config(name: str) -> PretrainedConfig | None:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many weights a model has: in the linear layers that quantization shrinks, and elsewhere."""
+    """How many weights a model has: in the linear layers that quantization shrinks, and elsewhere.
 
-    linear: int
+    Attributes:
+        shapes: of the linear layers but the output layer: outputs and inputs.
+        output: the weights of the output layer, which each step reads too; of `others`.
+        others: all weights besides, those that are shared counted once.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    output: int
     others: int
 
     @classmethod
@@ -187,8 +111,13 @@ class Size:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         output = model.get_output_embeddings()
         layers = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not output]
-        linear = sum(layer.weight.numel() for layer in layers)
-        return cls(linear, model.num_parameters() - linear)
+        shapes = tuple((layer.out_features, layer.in_features) for layer in layers)
+        return cls(shapes, output.weight.numel(), model.num_parameters() - sum(n * k for n, k in shapes))
+
+    @property
+    def linear(self) -> int:
+        """The weights of the linear layers."""
+        return sum(n * k for n, k in self.shapes)
 
     @property
     def total(self) -> int:
@@ -199,6 +128,19 @@ class Size:
         """What the weights take; `dtype` is that of those which are not quantized."""
         per_weight = _BYTES_PER_WEIGHT[quantization] if quantization else dtype.itemsize
         return int(self.others * dtype.itemsize + self.linear * per_weight)
+
+    def products(self, dtype: torch.dtype, quantization: str | None, fused: FusedTokens | None) -> list[Product]:
+        """What a step multiplies by; `fused` is the card's, and does for 4 bits only."""
+        per_weight = _BYTES_PER_WEIGHT[quantization] if quantization else dtype.itemsize
+        layers = [
+            Product(
+                n_layers * n * k,
+                n_layers * n * k * per_weight,
+                fused.of(n, k) if fused is not None and quantization == "4bit" else math.inf,
+            )
+            for (n, k), n_layers in Counter(self.shapes).items()
+        ]
+        return [*layers, Product(self.output, self.output * dtype.itemsize)]
 
 
 def plan(
@@ -234,11 +176,12 @@ def plan(
     rows = max(0, min(EXPECTED_ROWS, kv_tokens // (prompt_tokens + chain_tokens)))
     pairs_per_minute = None
     if gpu.speed and rows:
-        # A step reads all weights and every row's context, which is half of its chain long on average.
-        step_bytes = weights + rows * (prompt_tokens + chain_tokens / 2) * kv_per_token
-        operations_per_token = 2 * size.linear
-        step = max(step_bytes / gpu.speed.bandwidth, rows * operations_per_token / gpu.speed.operations)
-        prefill = prompt_tokens * operations_per_token / gpu.speed.operations
+        products = size.products(dtype, quantization, gpu.fused_4bit)
+        rows = best_rows(products, gpu.speed, rows)
+        # A step reads every row's context too, which has half of its chain on average.
+        kv_bytes = rows * (prompt_tokens + chain_tokens / 2) * kv_per_token
+        step = sum(product.seconds(rows, gpu.speed) for product in products) + kv_bytes / gpu.speed.bandwidth
+        prefill = prompt_tokens * 2 * size.linear / gpu.speed.operations
         pairs_per_minute = 60 / (prefill + chain_tokens * step / rows)
     return Plan(weights, reserve, kv_per_token, kv_tokens, rows, pairs_per_minute)
 

@@ -3,11 +3,17 @@
 import importlib.util
 import logging
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import torch
+from packaging.version import Version
 from transformers import BitsAndBytesConfig, PretrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from rank1_hf.models.cards import has_bfloat16
+
+_BITSANDBYTES = Version("0.50")
 
 Quantization: TypeAlias = str | QuantizationConfigMixin
 """A kind that `quantization_config` knows, "8bit" or "4bit", or a quantization config of Transformers."""
@@ -22,9 +28,12 @@ def quantization_config(
     bitsandbytes has both. The embedding and the output layer, where the verdict is read, keep their precision.
 
     Raises:
-        ValueError: it is none of these, bitsandbytes is not installed, or the checkpoint is quantized already.
+        ValueError: it is none of these, bitsandbytes is missing or too old, or the checkpoint is quantized already.
     """
     if quantization is None or isinstance(quantization, QuantizationConfigMixin):
+        stored = stored_quantization(config) or ""
+        if isinstance(quantization, BitsAndBytesConfig) or stored.startswith("bitsandbytes"):
+            _check_bitsandbytes()
         return quantization
     if quantization not in ("8bit", "4bit"):
         raise ValueError(
@@ -32,18 +41,15 @@ def quantization_config(
         )
     if stored_quantization(config) is not None:
         raise ValueError(f"the checkpoint is quantized already; leave quantization={quantization!r} out")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"quantization={quantization!r} needs bitsandbytes: pip install 'rank1-hf[quantization]'")
+    _check_bitsandbytes()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a cast at every product
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
-    # Cards before Ampere have no bfloat16.
-    has_bfloat16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16 else torch.float16,
+        bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16(device) else torch.float16,
         llm_int8_skip_modules=["lm_head"],
     )
 
@@ -83,4 +89,14 @@ def check_batch_invariance(quantization: Quantization | Mapping[str, Any] | None
             "and reproducible=True cannot hold; use quantization='4bit', or quantization=BitsAndBytesConfig("
             "load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=['lm_head']), which leaves outliers in 8 "
             "bits"
+        )
+
+
+def _check_bitsandbytes() -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("8-bit and 4-bit weights need bitsandbytes: pip install 'rank1-hf[quantization]'")
+    if Version(version("bitsandbytes")) < _BITSANDBYTES:  # older ones have a fused 4-bit kernel for one token only
+        raise ValueError(
+            f"8-bit and 4-bit weights need bitsandbytes {_BITSANDBYTES} or newer, and {version('bitsandbytes')} is "
+            "installed: pip install -U 'rank1-hf[quantization]'"
         )

@@ -1,8 +1,9 @@
 """The planner, against models that are really loaded and against sizes that are known."""
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,23 +11,21 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from rank1_hf.decoding.kv_cache import KVCache
+from rank1_hf.models.cards import GIB, GPUS, FusedTokens, Gpu, Speed, parse_gpu
 from rank1_hf.models.family import FAMILY
 from rank1_hf.models.loading import EMBEDDED_MODEL, load_model, open_checkpoint
 from rank1_hf.models.planning import (
-    GIB,
-    GPUS,
-    Gpu,
     Size,
     family_config,
-    gpu_here,
     largest_that_fits,
-    parse_gpu,
     plan,
     ways_to_load,
     why_too_large,
 )
+from rank1_hf.models.products import fused_4bit_tokens
 from scripts.quantization_agreement import linear_bytes
 from tests import models
+from tests.cards import CUDA, put_in
 
 BILLIONS = {  # as the base models' cards give them
     "0.5b": 0.49,
@@ -147,42 +146,6 @@ def test_the_largest_that_fits() -> None:
     assert list(FAMILY).index(small[0]) < list(FAMILY).index(large[0])
 
 
-@pytest.mark.parametrize(
-    ("text", "gib"), [("24GiB", 24), ("24GB", 24), (" 8 gb ", 8), ("10.5", 10.5), ("rtx 4090", 24)]
-)
-def test_gpus_are_named_or_measured(text: str, gib: float) -> None:
-    assert parse_gpu(text).memory == gib * GIB
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 MiB"])
-def test_what_is_no_gpu_is_an_error_that_lists_them(text: str) -> None:
-    with pytest.raises(ValueError, match="RTX4090"):
-        parse_gpu(text)
-
-
-@pytest.mark.parametrize(
-    ("driver", "known"),
-    [
-        ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA A10", "a10"),
-        ("Tesla T4", "t4"),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA L40S", None),
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA GeForce RTX 4060 Ti", "rtx4060ti"),
-        ("NVIDIA GeForce RTX 4070", "rtx4070"),
-        ("NVIDIA GeForce RTX 4070 Ti", None),
-        ("NVIDIA GeForce RTX 4080 SUPER", None),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-    ],
-)
-def test_the_gpu_here_is_known_by_its_drivers_name(driver: str, known: str | None, monkeypatch) -> None:
-    properties = SimpleNamespace(name=driver, total_memory=GIB)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    assert gpu_here() == Gpu(driver, GIB, None if known is None else GPUS[known].speed)
-
-
 def test_speed_is_bounded_by_reading_the_weights_and_by_the_operations() -> None:
     gpu, config = GPUS["h200"], family_config("rank1-7b")
     found = plan(config, gpu, prompt_tokens=400, chain_tokens=300)
@@ -208,3 +171,50 @@ def test_where_nothing_fits_the_reason_says_so() -> None:
     reason = why_too_large(family_config("rank1-0.5b"), torch.bfloat16, "4bit", GIB // 10)
     assert reason is not None
     assert "a smaller model, or a larger GPU, would fit" in reason
+
+
+class Asked:
+    """`FusedTokens` for any matrix, as bitsandbytes answers on the card that this machine seems to have."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.of = partial(fused_4bit_tokens, CUDA, dtype)
+
+
+@pytest.mark.parametrize("card", ["RTX3060", "RTX4070"])
+@pytest.mark.parametrize("model", ["rank1-7b", "rank1-14b"])
+def test_4_bits_on_12_gb_are_as_fast_as_bitsandbytes_lets_them(card: str, model: str, monkeypatch) -> None:
+    gpu, config = GPUS[card.lower()], family_config(model)
+    found = plan(config, gpu, quantization="4bit")
+    asked = plan(config, replace(gpu, fused_4bit=Asked(put_in(card, monkeypatch))), quantization="4bit")
+    assert found.rows == asked.rows
+    assert found.pairs_per_minute == pytest.approx(asked.pairs_per_minute, rel=0.1)
+
+
+@pytest.mark.parametrize("card", GPUS)
+def test_4_bits_promise_less_where_they_are_written_out(card: str) -> None:
+    gpu, config = GPUS[card], family_config("rank1-7b")
+    found, always, never = (
+        plan(config, replace(gpu, fused_4bit=fused), quantization="4bit")
+        for fused in (gpu.fused_4bit, None, FusedTokens(0, 0, 0, 0))
+    )
+    assert never.pairs_per_minute <= found.pairs_per_minute <= always.pairs_per_minute
+    assert always.rows == never.rows
+    assert found.rows in {always.rows, *asdict(gpu.fused_4bit).values()}
+
+
+def test_rows_beyond_what_a_card_multiplies_at_once_are_not_planned() -> None:
+    """A 3090 has room for 256 pairs of a 7B model, and multiplies 4-bit weights as they are for 64."""
+    assert plan(family_config("rank1-7b"), GPUS["rtx3090"], quantization="4bit").rows == 64
+    assert plan(family_config("rank1-7b"), GPUS["rtx3090"], quantization="8bit").rows == 256
+    assert plan(family_config("rank1-7b"), parse_gpu("24GiB"), quantization="4bit").rows == 256, "an unknown card"
+
+
+def test_weights_that_are_written_out_are_read_in_16_bits() -> None:
+    """By hand: one row, no context to speak of, a card that never fuses, at 1 GB a second and unlimited operations."""
+    config, gpu = family_config("rank1-7b"), Gpu("", 80 * GIB, Speed(1e9, 1e30), FusedTokens(0, 0, 0, 0))
+    size = Size.of(config)
+    found = plan(config, gpu, quantization="4bit", prompt_tokens=10**6, chain_tokens=1)
+    per_step = size.n_bytes(torch.bfloat16, "4bit") - 2 * (size.others - size.output) + 4 * size.linear
+    seconds = (per_step + found.kv_per_token * (10**6 + 0.5)) / 1e9
+    assert found.rows == 1
+    assert found.pairs_per_minute == pytest.approx(60 / seconds, rel=1e-3)
