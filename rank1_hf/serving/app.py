@@ -10,7 +10,6 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 
-import rank1_hf
 from rank1_hf.serving.about import Info, ModelList, info, model_list
 from rank1_hf.serving.engine import Engine
 from rank1_hf.serving.errors import DOCUMENTED, UNAUTHORIZED, ErrorResponse, handle_errors
@@ -20,6 +19,7 @@ from rank1_hf.serving.middleware import AllIsJson, BodyLimit, NoQueryString
 from rank1_hf.serving.requests import AnyScoreRequest, EitherRequest, RerankRequest, TextsRequest
 from rank1_hf.serving.responses import RerankResponse, ScoreResponse, TextRank
 from rank1_hf.serving.service import NDJSON, Service
+from rank1_hf.version import __version__
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -45,7 +45,7 @@ def make_app(
     metrics = Metrics(engine)
     app = FastAPIOffline(
         title="rank1_hf",
-        version=rank1_hf.__version__,
+        version=__version__,
         description="Reranks documents with a reasoning reranker, in the form that Jina, Cohere, vLLM and TEI speak.",
         redoc_url=None,
     )
