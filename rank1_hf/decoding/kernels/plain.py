@@ -47,8 +47,8 @@ def attend(
     starts, lengths = batch.query_starts.tolist(), batch.context_lengths.tolist()
     for start, stop, length, pages in zip(starts[:-1], starts[1:], lengths, batch.block_table, strict=True):
         if length:
-            context = (joined(pool, pages[: pages_for(length)], length) for pool in (key_pool, value_pool))
-            output[start:stop] = _attend_row(queries[start:stop], *context, scaling, window)
+            keys, values = (joined(pool, pages[: pages_for(length)], length) for pool in (key_pool, value_pool))
+            output[start:stop] = _attend_row(queries[start:stop], keys, values, scaling, window)
     return output
 
 
@@ -66,7 +66,8 @@ def read_logits(logits: Tensor, answers: Tensor) -> Tensor:
 
 def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[tokens, heads, head dim] by [tokens, rotated dims], contiguous."""
-    rotated, rest = states.split([cos.shape[-1], states.shape[-1] - cos.shape[-1]], -1)
+    n_rotated = cos.shape[-1]
+    rotated, rest = states[..., :n_rotated], states[..., n_rotated:]
     first, second = rotated.chunk(2, -1)
     turned = torch.cat([-second, first], -1)
     return torch.cat([rotated * cos[:, None] + turned * sin[:, None], rest], -1)
@@ -78,8 +79,7 @@ def _attend_row(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, w
     positions = torch.arange(n_context, device=queries.device)
     distance = positions[n_context - n_new :, None] - positions
     hidden = (distance < 0) | (distance >= (n_context if window is None else window))
-    by_head = queries.unflatten(1, (len(keys), -1)).permute(1, 2, 0, 3)  # [KV heads, group, tokens, head dim]
-    scores = by_head.float() @ keys.float().transpose(1, 2)[:, None] * scaling
+    grouped = queries.float().view(n_new, len(keys), -1, queries.shape[-1])
+    scores = torch.einsum("tkgd,kcd->kgtc", grouped, keys.float()) * scaling
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).to(values.dtype)
-    attended = weights.float() @ values.float()[:, None]
-    return attended.to(queries.dtype).permute(2, 0, 1, 3).flatten(1, 2)
+    return torch.einsum("kgtc,kcd->tkgd", weights.float(), values.float()).to(queries.dtype).flatten(1, 2)

@@ -47,14 +47,14 @@ def add_rms_norm(states: Tensor, residual: Tensor | None, weight: Tensor, eps: f
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _add_rms_norm(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    states,  # noqa: ANN001
-    residual,  # noqa: ANN001
-    weight,  # noqa: ANN001
-    normalized,  # noqa: ANN001
-    total,  # noqa: ANN001
-    eps,  # noqa: ANN001
-    stride,  # noqa: ANN001
+def _add_rms_norm(  # type: ignore[no-untyped-def]
+    states,
+    residual,
+    weight,
+    normalized,
+    total,
+    eps,
+    stride,
     n_inner: tl.constexpr,
     size: tl.constexpr,
     block: tl.constexpr,
@@ -118,22 +118,22 @@ def rotate_and_write(
     return output
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _rotate_and_write(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    queries,  # noqa: ANN001
-    keys,  # noqa: ANN001
-    values,  # noqa: ANN001
-    cos,  # noqa: ANN001
-    sin,  # noqa: ANN001
-    key_pool,  # noqa: ANN001
-    value_pool,  # noqa: ANN001
-    slots,  # noqa: ANN001
-    output,  # noqa: ANN001
-    query_stride,  # noqa: ANN001
-    key_stride,  # noqa: ANN001
-    value_stride,  # noqa: ANN001
-    cos_stride,  # noqa: ANN001
-    sin_stride,  # noqa: ANN001
+@triton.jit(do_not_specialize_on_alignment=["slots"])  # type: ignore[untyped-decorator]
+def _rotate_and_write(  # type: ignore[no-untyped-def]
+    queries,
+    keys,
+    values,
+    cos,
+    sin,
+    key_pool,
+    value_pool,
+    slots,
+    output,
+    query_stride,
+    key_stride,
+    value_stride,
+    cos_stride,
+    sin_stride,
     group: tl.constexpr,
     head_dim: tl.constexpr,
     half: tl.constexpr,
@@ -181,7 +181,7 @@ def _rotate_and_write(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rotated(state, cos, other, sin):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _rotated(state, cos, other, sin):  # type: ignore[no-untyped-def]
     """`state * cos + other * sin`, each product rounded to the dtype, as PyTorch does."""
     first = (state.to(tl.float32) * cos.to(tl.float32)).to(state.dtype).to(tl.float32)
     second = (other.to(tl.float32) * sin).to(state.dtype).to(tl.float32)
@@ -201,7 +201,7 @@ def gate(gate_up: Tensor, activation: str) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _gate(gate_up, output, size: tl.constexpr, is_silu: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _gate(gate_up, output, size: tl.constexpr, is_silu: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
     """A part of one token. Both activations are `x * sigmoid(...)`, since `1 + tanh(x) = 2 * sigmoid(2 * x)`."""
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
     is_column = column < size
@@ -225,7 +225,7 @@ def read_logits(logits: Tensor, answers: Tensor) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _read_logits(logits, answers, output, stride, n_vocabulary: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _read_logits(logits, answers, output, stride, n_vocabulary: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
     """One token. Each lane keeps the first of its highest logits."""
     token = tl.program_id(0).to(tl.int64)
     logits += token * stride

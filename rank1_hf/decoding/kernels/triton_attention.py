@@ -145,8 +145,9 @@ def choose_blocks(
     elif is_small:  # waits for memory: to load ahead is worth more than large blocks
         blocks = [Blocks(least_rows, keys, 4, stages) for stages in (3, 2) for keys in (64, 32, 16)]
     else:
-        blocks = [Blocks(n, keys, 4, stages) for n in (64, 32, 16) for keys in (32, 16) for stages in (3, 2)]
-        if (9, 0) <= capability < (12, 0):
+        rows = (64, 32, 16) if head_dim <= 128 else (32, 16)  # the outputs are in registers: 64 of a thread's 255
+        blocks = [Blocks(n, keys, 4, stages) for n in rows for keys in (32, 16) for stages in (3, 2)]
+        if (9, 0) <= capability < (12, 0) and head_dim <= 128:
             blocks.insert(0, _FROM_SHARED_MEMORY)
         blocks = [block._replace(rows=max(block.rows, least_rows)) for block in blocks]
     if capability < (8, 0):  # cannot load ahead
@@ -171,22 +172,25 @@ def _padded(size: int) -> int:
     return max(triton.next_power_of_2(size), _SMALLEST)
 
 
-@triton.jit(do_not_specialize=["window", "table_stride", "n_splits", "split_size"])  # type: ignore[untyped-decorator]
-def _attend(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    queries,  # noqa: ANN001
-    keys,  # noqa: ANN001
-    values,  # noqa: ANN001
-    query_starts,  # noqa: ANN001
-    context_lengths,  # noqa: ANN001
-    block_table,  # noqa: ANN001
-    parts,  # noqa: ANN001
-    log_totals,  # noqa: ANN001
-    scale,  # noqa: ANN001
-    window,  # noqa: ANN001
-    query_stride,  # noqa: ANN001
-    table_stride,  # noqa: ANN001
-    n_splits,  # noqa: ANN001
-    split_size,  # noqa: ANN001
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["window", "table_stride", "n_splits", "split_size"],
+    do_not_specialize_on_alignment=["query_starts", "context_lengths", "block_table"],
+)
+def _attend(  # type: ignore[no-untyped-def]
+    queries,
+    keys,
+    values,
+    query_starts,
+    context_lengths,
+    block_table,
+    parts,
+    log_totals,
+    scale,
+    window,
+    query_stride,
+    table_stride,
+    n_splits,
+    split_size,
     group: tl.constexpr,
     head_dim: tl.constexpr,
     page_size: tl.constexpr,
@@ -262,11 +266,11 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit(do_not_specialize=["n_splits"])  # type: ignore[untyped-decorator]
-def _merge(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    parts,  # noqa: ANN001
-    log_totals,  # noqa: ANN001
-    output,  # noqa: ANN001
-    n_splits,  # noqa: ANN001
+def _merge(  # type: ignore[no-untyped-def]
+    parts,
+    log_totals,
+    output,
+    n_splits,
     head_dim: tl.constexpr,
     block_splits: tl.constexpr,
     block_dim: tl.constexpr,
