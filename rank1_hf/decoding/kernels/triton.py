@@ -180,7 +180,7 @@ def _rotate_and_write(  # type: ignore[no-untyped-def]
         tl.store(value_pool + place * head_dim + all_columns, value, is_column)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _rotated(state, cos, other, sin):  # type: ignore[no-untyped-def]
     """`state * cos + other * sin`, each product rounded to the dtype, as PyTorch does."""
     first = (state.to(tl.float32) * cos.to(tl.float32)).to(state.dtype).to(tl.float32)

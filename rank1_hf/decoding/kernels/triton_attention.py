@@ -136,8 +136,9 @@ def choose_blocks(
     Raises:
         ValueError: a head is too large for the device.
     """
-    least_rows = max(triton.next_power_of_2(group), _SMALLEST)
+    least_rows = _padded(group)
     is_small = longest_query * group <= least_rows
+    rows: tuple[int, ...]
     if itemsize == 4 or capability < (8, 0):  # without matrix units; with larger blocks registers do not suffice
         itemsize = 4  # the compiler multiplies 16 bits in float32 there
         rows = (least_rows,) if is_small else (32, 16)
@@ -165,11 +166,11 @@ def _limits(device: torch.device) -> tuple[tuple[int, int], int]:
     if device.type != "cuda":
         return (9, 0), 232_448
     properties = torch.cuda.get_device_properties(device)
-    return (properties.major, properties.minor), properties.shared_memory_per_block_optin
+    return (properties.major, properties.minor), properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 def _padded(size: int) -> int:
-    return max(triton.next_power_of_2(size), _SMALLEST)
+    return max(1 << (size - 1).bit_length(), _SMALLEST)
 
 
 @triton.jit(  # type: ignore[untyped-decorator]

@@ -17,9 +17,9 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton interprets its kernels", allow_module_level=True)
 
-from rank1_hf.decoding.kernels import triton as kernels  # noqa: E402
-from rank1_hf.decoding.kernels.triton_attention import Blocks, choose_blocks, splits  # noqa: E402
-from tests.decoding.kernels.cards import CARDS, Card, Compiled, compiling_for  # noqa: E402
+from rank1_hf.decoding.kernels import triton as kernels
+from rank1_hf.decoding.kernels.triton_attention import Blocks, choose_blocks, splits
+from tests.decoding.kernels.cards import CARDS, Card, Compiled, compiling_for
 
 KV_HEADS, GROUP = 4, 7  # of Qwen2.5 7B
 LONGEST = [1, 300]  # decoding, and prefill
