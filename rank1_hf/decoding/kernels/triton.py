@@ -17,7 +17,7 @@ from rank1_hf.decoding.kv_cache import PAGE_SIZE
 __all__ = ["add_rms_norm", "attend", "gate", "read_logits", "rotate_and_write"]
 
 _GATE_BLOCK = 1024
-_VOCABULARY_BLOCK = 8192  # a large one, since a single token has a single program
+_VOCABULARY_BLOCK = 4096  # a large one, since a single token has a single program
 
 
 def add_rms_norm(states: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -163,19 +163,20 @@ def _rotate_and_write(  # type: ignore[no-untyped-def]
     is_column = all_columns < head_dim
     is_rest = is_column & (all_columns >= 2 * half)
     if head_dim > 2 * half:
-        is_query = (member < group) & is_rest
-        tl.store(target + all_columns, tl.load(source + all_columns, is_query, 0.0), is_query)
+        is_query_rest = (member < group) & is_rest
+        tl.store(target + all_columns, tl.load(source + all_columns, is_query_rest, 0.0), is_query_rest)
 
     slot = tl.load(slots + token)
     if slot >= 0:
         place = ((slot // page_size).to(tl.int64) * n_kv_heads + kv_head) * page_size + slot % page_size
-        source = keys + token * key_stride + kv_head * head_dim
-        target = key_pool + place * head_dim
-        first, second = tl.load(source + column, is_rotated, 0.0), tl.load(source + half + column, is_rotated, 0.0)
-        tl.store(target + column, _rotated(first, cos_first, second, -sin_first), is_rotated)
-        tl.store(target + half + column, _rotated(second, cos_second, first, sin_second), is_rotated)
+        key_source = keys + token * key_stride + kv_head * head_dim
+        key_target = key_pool + place * head_dim
+        key_first = tl.load(key_source + column, is_rotated, 0.0)
+        key_second = tl.load(key_source + half + column, is_rotated, 0.0)
+        tl.store(key_target + column, _rotated(key_first, cos_first, key_second, -sin_first), is_rotated)
+        tl.store(key_target + half + column, _rotated(key_second, cos_second, key_first, sin_second), is_rotated)
         if head_dim > 2 * half:
-            tl.store(target + all_columns, tl.load(source + all_columns, is_rest, 0.0), is_rest)
+            tl.store(key_target + all_columns, tl.load(key_source + all_columns, is_rest, 0.0), is_rest)
         value = tl.load(values + token * value_stride + kv_head * head_dim + all_columns, is_column, 0.0)
         tl.store(value_pool + place * head_dim + all_columns, value, is_column)
 
@@ -226,23 +227,23 @@ def read_logits(logits: Tensor, answers: Tensor) -> Tensor:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _read_logits(logits, answers, output, stride, n_vocabulary: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One token. Each lane keeps the first of its highest logits."""
+    """One token. Each lane keeps the first of its highest logits; NaN is the highest, as in PyTorch."""
     token = tl.program_id(0).to(tl.int64)
     logits += token * stride
     lane = tl.arange(0, block)
     highest = tl.full((block,), float("-inf"), tl.float32)
     where = lane
-    is_nan = tl.zeros((block,), tl.int32)
-    for start in range(0, n_vocabulary, block):
+    for start in tl.range(0, n_vocabulary, block, num_stages=3):  # loads ahead
         index = start + lane
         logit = tl.load(logits + index, index < n_vocabulary, float("-inf")).to(tl.float32)
-        is_higher = logit > highest
+        is_higher = (logit > highest) | (logit != logit)
+        is_higher &= highest == highest
         highest, where = tl.where(is_higher, logit, highest), tl.where(is_higher, index, where)
-        is_nan |= (logit != logit).to(tl.int32)
-    top = tl.max(highest, 0)
-    first = tl.min(tl.where(highest == top, where, n_vocabulary), 0)
-    top = tl.where(tl.max(is_nan, 0) > 0, float("nan"), top)
+    is_nan = (highest != highest).to(tl.int32)
+    has_nan = tl.max(is_nan, 0)
+    top = tl.max(tl.where(is_nan > 0, float("-inf"), highest), 0)
+    first = tl.min(tl.where((is_nan == has_nan) & ((highest == top) | (is_nan > 0)), where, n_vocabulary), 0)
     tl.store(output + token * 4, first.to(tl.float32))
-    tl.store(output + token * 4 + 1, top)
+    tl.store(output + token * 4 + 1, tl.where(has_nan > 0, float("nan"), top))
     answer = tl.arange(0, 2)
     tl.store(output + token * 4 + 2 + answer, tl.load(logits + tl.load(answers + answer)).to(tl.float32))

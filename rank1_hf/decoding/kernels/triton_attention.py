@@ -40,7 +40,7 @@ def attend(
     group = n_heads // n_kv_heads
     n_rows, width = batch.block_table.shape
     n_splits, split_size = splits(width) if batch.longest_query <= MAX_SPLIT_TOKENS else (1, width * PAGE_SIZE)
-    blocks = choose_blocks(*_limits(queries.device), queries.dtype.itemsize, head_dim, group, batch.longest_query)
+    blocks = choose_blocks(*device_limits(queries.device), queries.dtype.itemsize, head_dim, group, batch.longest_query)
     n_query_blocks = triton.cdiv(batch.longest_query, blocks.rows // group)
 
     output = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
@@ -161,7 +161,7 @@ def choose_blocks(
 
 
 @cache
-def _limits(device: torch.device) -> tuple[tuple[int, int], int]:
+def device_limits(device: torch.device) -> tuple[tuple[int, int], int]:
     """Compute capability and shared memory; on a CPU, for Triton's interpreter, those of an H100."""
     if device.type != "cuda":
         return (9, 0), 232_448

@@ -107,7 +107,10 @@ def compiling_for(card: Card) -> Iterator[list[Compiled]]:
     before = driver._active
     driver.set_active(target)
     try:
-        with patch.object(JITFunction, "run", warm_up), patch.object(triton_attention, "_limits", lambda _: limits):
+        with (
+            patch.object(JITFunction, "run", warm_up),
+            patch.object(triton_attention, "device_limits", lambda _: limits),
+        ):
             yield found
     finally:
         driver._active = before

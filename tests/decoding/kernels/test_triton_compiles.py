@@ -92,7 +92,10 @@ def test_the_other_operations(card: Card, dtype: torch.dtype):
         assert_runs(kernel, card, dtype)
         assert kernel.spilled == 0
         assert kernel.programs >= 2
-        assert "ld.global.v4" in kernel.ptx or kernel.name == "_rotate_and_write"  # 16 bytes at once
+        assert (
+            kernel.name == "_rotate_and_write" or "global.v4" in kernel.ptx or "cp.async.cg" in kernel.ptx
+        )  # 16 bytes
+    assert compiled[-1].loads_ahead == (card.capability >= 80)
 
 
 def test_a_model_needs_each_kernel_once():
@@ -113,7 +116,7 @@ def blocks_on(card: Card, dtype: torch.dtype, head_dim: int, longest: int = 1, g
 @pytest.mark.parametrize("group", [1, 7, 20])
 def test_every_head_size_fits_every_card(card: Card, dtype: torch.dtype, longest: int, group: int):
     itemsize = 4 if card.capability < 80 else dtype.itemsize
-    for head_dim in range(8, 257, 8):
+    for head_dim in range(8, 257 if group <= 16 else 129, 8):
         blocks = blocks_on(card, dtype, head_dim, longest, group)
         needed = blocks.shared_memory(itemsize, head_dim)
         assert needed * (2 if head_dim <= 128 and group <= 16 else 1) <= card.shared_memory
