@@ -73,7 +73,7 @@ def test_attention(card: Card, dtype: torch.dtype, head_dim: int, longest: int):
         assert attention.programs >= 2
     if card.capability >= 80:
         assert attention.uses_tensor_cores == (dtype.itemsize == 2)
-        assert attention.loads_ahead or longest > 1
+        assert attention.loads_ahead or longest > 1 or head_dim > 128
 
 
 @pytest.mark.parametrize("card", CARDS, ids=str)
