@@ -1,25 +1,23 @@
 """Attention of a packed step over the paged KV cache, registered through Transformers' attention interface.
 
 The model's own forward runs unchanged; where it would call its attention kernel it calls `paged_attention`, which
-stores the step's keys and values in their pages first, so that every token finds its whole context there.
+stores the step's keys and values in their pages first, so that every token finds its whole context there. Where there
+are kernels for the device (`kernels/`), they attend; the functions below are what PyTorch's own operations can do.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.utils import is_triton_available
 
 from rank1_hf.decoding.kv_cache import joined
 from rank1_hf.decoding.step import Segment, SharedPages, Step, TokenStep
 
 NAME = "rank1_paged"
 _MAX_ROUNDING = 0.25  # of a score; none at all would make a run on a CPU a seventh slower
-AttentionKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int | None], tuple[Tensor, Tensor]]
 
 
 def use_paged_attention(model: PreTrainedModel) -> None:
@@ -79,8 +77,13 @@ def paged_attention(
     queries = query[0].transpose(0, 1)
     if step.probe is not None:
         step.probe.attended(layer, queries, scaling, sliding_window)
-    output = torch.empty_like(queries)
+    output = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)  # (tokens, heads, head dim)
     output[step.n_tokens :] = 0
+    if step.kernels is not None:
+        for part, batch in step.batches:
+            output[part] = step.kernels.attend(queries[part], keys, values, batch, scaling, sliding_window)
+        return output[None], None
+    assert isinstance(step, Step)  # a TokenStep is made for kernels only
     if step.n_decoding:
         part = slice(0, step.n_decoding)
         output[part] = _attend_decoding(queries[part], keys, values, step, scaling, sliding_window)
@@ -90,17 +93,8 @@ def paged_attention(
     return output[None], None
 
 
-def attention_kernel(device: torch.device) -> AttentionKernel | None:
-    """The kernel that attends rows through a table of their pages, where there is one for the device."""
-    if device.type != "cuda" or not is_triton_available():
-        return None
-    from rank1_hf.decoding.triton_attention import attend_tokens
-
-    return attend_tokens
-
-
 def _attend_decoding(
-    queries: Tensor, keys: Tensor, values: Tensor, step: Step | TokenStep, scaling: float, window: int | None
+    queries: Tensor, keys: Tensor, values: Tensor, step: Step, scaling: float, window: int | None
 ) -> Tensor:
     """Few query tokens a row, over all its pages: [tokens, heads, head dim] in and out.
 
@@ -109,17 +103,11 @@ def _attend_decoding(
     n_tokens, n_heads, head_dim = queries.shape
     n_kv_heads = keys.shape[1]
     queries = queries.view(n_tokens, n_kv_heads, n_heads // n_kv_heads, head_dim)
-    kernel = attention_kernel(queries.device) if step.kernels else None
-    if kernel is not None:
-        positions = step.positions[: step.n_decoding]
-        merged = _merged(*kernel(queries, keys, values, step.block_table, positions, scaling, window))
-    else:
-        assert isinstance(step, Step)  # a TokenStep is made for the kernel only
-        exact = 2.0 ** math.floor(math.log2(scaling))  # changes no digit; unscaled scores may be too large for float16
-        queries = queries * exact
-        by_row = queries.index_select(0, step.slots.flatten()).view(*step.slots.shape, *queries.shape[1:])
-        merged = _merged(*_attend_all_pages(by_row.transpose(1, 2), keys, values, step, scaling / exact, window))
-        merged = merged.transpose(1, 2).flatten(0, 1).index_select(0, step.slot_of_token)
+    exact = 2.0 ** math.floor(math.log2(scaling))  # changes no digit; unscaled scores may be too large for float16
+    queries = queries * exact
+    by_row = queries.index_select(0, step.slots.flatten()).view(*step.slots.shape, *queries.shape[1:])
+    merged = _merged(*_attend_all_pages(by_row.transpose(1, 2), keys, values, step, scaling / exact, window))
+    merged = merged.transpose(1, 2).flatten(0, 1).index_select(0, step.slot_of_token)
     return merged.to(queries.dtype).view(n_tokens, n_heads, head_dim)
 
 

@@ -2,7 +2,7 @@
 
 Tokens of several rows are packed end to end. `queries`, `keys` and `values` may be views of one merged product: the
 stride of their first dimension is free, the others are contiguous. `key_pool` and `value_pool` are one layer's KV
-cache, [pages, KV heads, PAGE_SIZE, head dim]. Sums run in float32, whatever the dtype.
+cache, [pages, KV heads, page size, head dim]. Sums run in float32, whatever the dtype.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,10 @@ class PagedBatch:
 
 
 class Kernels(Protocol):
-    """One implementation of the operations."""
+    """One implementation of the operations: a module with these functions."""
+
+    UNIFORM_PAGES: int
+    """Up to this width of a block table, what a row computes does not depend on how wide the table is."""
 
     def add_rms_norm(
         self, states: Tensor, residual: Tensor | None, weight: Tensor, eps: float
@@ -74,7 +77,7 @@ class Kernels(Protocol):
             keys, values: [tokens, KV heads, head dim].
             cos, sin: [tokens, rotated dims], at most head dim; the dims behind them are left as they are.
             key_pool, value_pool: see above; written in place.
-            slots: [tokens], int32: `page * PAGE_SIZE + offset`, where each token is stored; -1: it is not.
+            slots: [tokens], int32: `page * page size + offset`, where each token is stored; -1: it is not.
 
         Returns:
             The rotated queries, [tokens, heads, head dim], contiguous.

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rank1_hf.decoding.kernels.contract import PagedBatch
-from rank1_hf.decoding.kv_cache import PAGE_SIZE, joined, pages_for
+from rank1_hf.decoding.kv_cache import joined, pages_for
+
+UNIFORM_PAGES = 2**30  # every row is computed by itself
 
 
 def add_rms_norm(states: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -33,7 +35,7 @@ def rotate_and_write(
 ) -> Tensor:
     """See the contract."""
     stored = (slots >= 0).nonzero()[:, 0]
-    pages, offsets = slots[stored] // PAGE_SIZE, slots[stored] % PAGE_SIZE
+    pages, offsets = slots[stored] // key_pool.shape[2], slots[stored] % key_pool.shape[2]
     key_pool[pages, :, offsets] = _rotated(keys, cos, sin)[stored]
     value_pool[pages, :, offsets] = values[stored]
     return _rotated(queries, cos, sin)
@@ -44,10 +46,12 @@ def attend(
 ) -> Tensor:
     """See the contract."""
     output = torch.zeros(queries.shape, dtype=queries.dtype, device=queries.device)
-    starts, lengths = batch.query_starts.tolist(), batch.context_lengths.tolist()
+    starts, lengths, page_size = batch.query_starts.tolist(), batch.context_lengths.tolist(), key_pool.shape[2]
     for start, stop, length, pages in zip(starts[:-1], starts[1:], lengths, batch.block_table, strict=True):
         if length:
-            keys, values = (joined(pool, pages[: pages_for(length)], length) for pool in (key_pool, value_pool))
+            keys, values = (
+                joined(pool, pages[: pages_for(length, page_size)], length) for pool in (key_pool, value_pool)
+            )
             output[start:stop] = _attend_row(queries[start:stop], keys, values, scaling, window)
     return output
 

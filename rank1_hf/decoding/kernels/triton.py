@@ -11,10 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rank1_hf.decoding.kernels.triton_attention import attend
-from rank1_hf.decoding.kv_cache import PAGE_SIZE
+from rank1_hf.decoding.kernels.triton_attention import UNIFORM_PAGES, attend, check_fit
 
-__all__ = ["add_rms_norm", "attend", "gate", "read_logits", "rotate_and_write"]
+__all__ = ["UNIFORM_PAGES", "add_rms_norm", "attend", "check_fit", "gate", "read_logits", "rotate_and_write"]
 
 _GATE_BLOCK = 1024
 _VOCABULARY_BLOCK = 4096  # a large one, since a single token has a single program
@@ -109,7 +108,7 @@ def rotate_and_write(
             group=group,
             head_dim=head_dim,
             half=n_rotated // 2,
-            page_size=PAGE_SIZE,
+            page_size=key_pool.shape[2],
             block_group=triton.next_power_of_2(group),
             block_half=triton.next_power_of_2(n_rotated // 2),
             block_dim=triton.next_power_of_2(head_dim),

@@ -15,9 +15,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from rank1_hf.decoding.kernels.contract import PagedBatch
-from rank1_hf.decoding.kv_cache import PAGE_SIZE
+from rank1_hf.decoding.options import PAGE_SIZE
 
 MAX_SPLIT_TOKENS = 16
 """Rows that bring more tokens than this have programs enough without a split."""
@@ -26,6 +27,7 @@ MAX_SPLITS = 32
 """The most parts of a context; bounds the memory for what is to be merged."""
 
 _SPLIT_PAGES = 4  # a part's results are then 5% of what it reads (group 7, head dim 128)
+UNIFORM_PAGES = _SPLIT_PAGES * MAX_SPLITS
 _SMALLEST = 16  # the least extent of a matrix product in Triton
 _SHARED_BESIDES = 1024 + 256  # bytes: what a program costs by itself, and what its warps exchange
 _UNBOUNDED = 2**30
@@ -36,10 +38,12 @@ def attend(
 ) -> Tensor:
     """See the contract. One launch, and one more where contexts are split."""
     n_tokens, n_heads, head_dim = queries.shape
-    n_kv_heads = key_pool.shape[1]
+    n_kv_heads, page_size = key_pool.shape[1:3]
     group = n_heads // n_kv_heads
     n_rows, width = batch.block_table.shape
-    n_splits, split_size = splits(width) if batch.longest_query <= MAX_SPLIT_TOKENS else (1, width * PAGE_SIZE)
+    n_splits, split_size = 1, width * page_size
+    if batch.longest_query <= MAX_SPLIT_TOKENS:
+        n_splits, split_size = splits(width, page_size)
     blocks = choose_blocks(*device_limits(queries.device), queries.dtype.itemsize, head_dim, group, batch.longest_query)
     n_query_blocks = triton.cdiv(batch.longest_query, blocks.rows // group)
 
@@ -66,9 +70,9 @@ def attend(
             split_size,
             group=group,
             head_dim=head_dim,
-            page_size=PAGE_SIZE,
+            page_size=page_size,
             block_rows=blocks.rows,
-            block_keys=blocks.keys,
+            block_keys=min(blocks.keys, page_size),
             block_dim=_padded(head_dim),
             num_warps=blocks.warps,
             num_stages=blocks.stages,
@@ -86,10 +90,10 @@ def attend(
     return output
 
 
-def splits(width: int) -> tuple[int, int]:
+def splits(width: int, page_size: int = PAGE_SIZE) -> tuple[int, int]:
     """Into how many parts contexts of up to `width` pages are split, and how many tokens a part has."""
     pages = _SPLIT_PAGES * triton.cdiv(width, _SPLIT_PAGES * MAX_SPLITS)
-    return triton.cdiv(width, pages), pages * PAGE_SIZE
+    return triton.cdiv(width, pages), pages * page_size
 
 
 class Blocks(NamedTuple):
@@ -158,6 +162,19 @@ def choose_blocks(
             if programs * block.shared_memory(itemsize, head_dim) <= shared_memory:
                 return block
     raise ValueError(f"heads of {head_dim} numbers are too large for this GPU's {shared_memory} bytes of shared memory")
+
+
+def check_fit(device: torch.device, config: PretrainedConfig, dtype: torch.dtype) -> None:
+    """Say before any step that a model's heads are too large for a device.
+
+    Raises:
+        ValueError: they are.
+    """
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    group = heads // (getattr(config, "num_key_value_heads", None) or heads)
+    for longest_query in (1, 1024):  # a decode step, a prefill chunk
+        choose_blocks(*device_limits(device), dtype.itemsize, head_dim, group, longest_query)
 
 
 @cache
