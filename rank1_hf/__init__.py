@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from rank1_hf.version import __version__
-
 if TYPE_CHECKING:
     from rank1_hf.chains.chain import EarlyExit, Rule
     from rank1_hf.integrations.official import rank1
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
     from rank1_hf.tracing.contest import TopKExit
     from rank1_hf.viewing.judgments import Judgments
 
+
+__version__ = "0.1.0"
 
 # torch and transformers take seconds to import, so each name is imported when it is first used.
 _HOMES = {
@@ -52,7 +52,6 @@ __all__ = [
     "TopKExit",
     "Trace",
     "TraceOptions",
-    "__version__",
     "rank1",
 ]
 

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from rank1_hf import __version__
 from rank1_hf.serving.engine import Engine
 from rank1_hf.serving.limits import Limits
-from rank1_hf.version import __version__
 
 
 class ModelCard(BaseModel):

@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 
+from rank1_hf import __version__
 from rank1_hf.serving.about import Info, ModelList, info, model_list
 from rank1_hf.serving.engine import Engine
 from rank1_hf.serving.errors import DOCUMENTED, UNAUTHORIZED, ErrorResponse, handle_errors
@@ -19,7 +20,6 @@ from rank1_hf.serving.middleware import AllIsJson, BodyLimit, NoQueryString
 from rank1_hf.serving.requests import AnyScoreRequest, EitherRequest, RerankRequest, TextsRequest
 from rank1_hf.serving.responses import RerankResponse, ScoreResponse, TextRank
 from rank1_hf.serving.service import NDJSON, Service
-from rank1_hf.version import __version__
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
