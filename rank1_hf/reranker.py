@@ -4,7 +4,6 @@
 
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence, Sized
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
@@ -168,6 +167,10 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         """The most tokens of a chain."""
         return self.pair_encoder.max_new_tokens
 
+    @max_new_tokens.setter
+    def max_new_tokens(self, budget: int) -> None:
+        self.pair_encoder.max_new_tokens = budget
+
     @property
     def min_thinking_tokens(self) -> int:
         """The least tokens of a chain."""
@@ -296,13 +299,9 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         if options.watches and isinstance(self.decoder, PlainDecoder):
             raise ValueError("engine='plain' has no traces, observers or early exit; leave out engine, or these")
         call = Call(self.pair_encoder, self.model, pairs, options)
-        with (
-            Progress(total, show) as progress,
-            closing(self.decoder.steps(call.requests(), max_rows=batch_size, on_step=progress.step)) as steps,
-        ):
-            for finished in steps:
-                for decoded in finished:
-                    call.finish(decoded)
+        with Progress(total, show) as progress:
+            for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
+                call.finish(decoded)
                 for judgment in call.take_ready():
                     progress.done()
                     yield judgment

@@ -7,7 +7,8 @@ reopened to think again. Everything else in this folder makes this loop faster, 
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,14 +21,7 @@ from rank1_hf.decoding.stats import Stats
 
 
 class PlainDecoder:
-    """Decodes one request after the other. The model keeps its own attention.
-
-    Args:
-        model: a causal LM, in eval mode.
-        rules: what the token ids mean to a chain.
-        true_id, false_id: the ids whose logits are the verdict.
-        rethinks: how many times a closed chain is reopened.
-    """
+    """Decodes one request after the other. Takes what `Decoder` takes; the model keeps its own attention."""
 
     def __init__(
         self, model: PreTrainedModel, rules: ChainRules, *, true_id: int, false_id: int, rethinks: int = 0
@@ -47,6 +41,11 @@ class PlainDecoder:
             yield [] if request is None else [self.decode(request)]
             if on_step is not None:
                 on_step(self.stats)
+
+    def run(self, requests: Iterable[Request | None], **options: Any) -> Iterator[Decoded]:  # noqa: ANN401
+        """As `Decoder.run`; the options are those of `steps`."""
+        for finished in self.steps(requests, **options):
+            yield from finished
 
     @torch.inference_mode()
     def decode(self, request: Request) -> Decoded:

@@ -52,8 +52,6 @@ class PairEncoder:
         self.min_thinking_tokens = min_thinking_tokens
         self.truncation = truncation
         self._close_tokens = _CLOSE_RESERVE + len(encoder.close_ids)
-        # The context less the budget, but enough to close a chain of one token.
-        self._prompt_room = context - max(self.max_new_tokens, 1 + self._close_tokens)
         if min_thinking_tokens > self.max_new_tokens:
             raise ValueError(
                 f"min_thinking_tokens={min_thinking_tokens} is more than a chain may have: "
@@ -66,6 +64,11 @@ class PairEncoder:
                 f"max_length and the model's own limit) and the shortest prompt needs {shortest} of them; "
                 f"use at most {max(context - shortest, 0)}"
             )
+
+    @property
+    def _prompt_room(self) -> int:
+        """The most tokens of a prompt: the context less the budget, but enough to close a chain of one token."""
+        return self.context - max(self.max_new_tokens, 1 + self._close_tokens)
 
     def encode(self, query: Query, passage: Passage) -> Prompt:
         """The prompt of one pair, cut as it will be decoded.

@@ -363,7 +363,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: str | by
 
 
 def test_stdin_that_cannot_be_read() -> None:
-    check_refusal(run("rerank", QUERY, stdin=b"\xff\xfe"), 2, "standard input, line 1: not UTF-8")
+    check_refusal(run("rerank", QUERY, stdin=b"\xff\xff"), 2, "standard input, line 1: not UTF-8")
     check_refusal(run("rerank", QUERY, "--format", "jsonl", stdin="{"), 2, "standard input, line 1: not valid JSON")
     check_refusal(run("rerank", QUERY, "--format", "xml", stdin="<a/>"), 2, "txt, jsonl or csv")
 
