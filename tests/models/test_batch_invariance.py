@@ -19,6 +19,7 @@ from transformers import (
 
 from rank1_hf import Rank1
 from rank1_hf.models.batch_invariance import make_batch_invariant
+from rank1_hf.reranking import model_source
 from tests import tiny_models
 
 PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line]
@@ -143,7 +144,7 @@ class TestLlmInt8:
     """Its outliers are those of a whole step."""
 
     def test_it_is_refused_before_weights_are_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rank1_hf.reranking.model_source.load_model", lambda *args, **options: pytest.fail("weights were read"))
+        monkeypatch.setattr(model_source, "load_model", lambda *args, **options: pytest.fail("weights were read"))
         for kind in ("8bit", BitsAndBytesConfig(load_in_8bit=True), BitsAndBytesConfig(True, llm_int8_threshold=3.0)):
             with pytest.raises(ValueError, match=r"reproducible=True cannot hold.*llm_int8_threshold=0\.0"):
                 Rank1(quantization=kind, reproducible=True)

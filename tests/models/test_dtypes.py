@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from rank1_hf import Rank1
-from rank1_hf.models import dtypes, quantization
+from rank1_hf.models import dtypes, loading
+from rank1_hf.models import quantization as quantizing
 from rank1_hf.models.loading import EMBEDDED_MODEL, CheckpointError, load_model, open_checkpoint
 
 PAIR = ("what carries an aircraft", "The wing carries the aircraft.")
@@ -19,7 +20,7 @@ PAIR = ("what carries an aircraft", "The wing carries the aircraft.")
 @pytest.fixture
 def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU be such a device."""
-    for module in (dtypes, loading):
+    for module in (dtypes, loading, quantizing):
         monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
 
 
@@ -121,7 +122,7 @@ def test_weights_beyond_float16_are_named(bfloat16_checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("given", ["8bit", "4bit", BitsAndBytesConfig(load_in_4bit=True), None])
 def test_an_old_bitsandbytes_is_refused(bfloat16_checkpoint: Path, given: object, monkeypatch) -> None:
-    monkeypatch.setattr(quantization, "version", lambda name: "0.49.2")
+    monkeypatch.setattr(quantizing, "version", lambda name: "0.49.2")
     if given is None:
         set_config(bfloat16_checkpoint, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     with pytest.raises(ValueError, match=r"bitsandbytes 0\.50 or newer, and 0\.49\.2 is installed"):

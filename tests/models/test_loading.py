@@ -21,6 +21,7 @@ from rank1_hf.models.loading import (
     open_checkpoint,
 )
 from rank1_hf.prompts.prompt import PromptEncoder
+from rank1_hf.reranking import model_source
 from tests import tiny_models
 
 
@@ -222,7 +223,7 @@ class TestArguments:
             Rank1(tmp_path / "nowhere", dtype="int8")
 
     def test_what_is_wrong_with_the_rest_is_said_before_weights_are_read(self, folder, monkeypatch):
-        monkeypatch.setattr("rank1_hf.reranking.model_source.load_model", lambda *args, **options: pytest.fail("weights were read"))
+        monkeypatch.setattr(model_source, "load_model", lambda *args, **options: pytest.fail("weights were read"))
         with pytest.raises(ValueError, match="FILL_QUERY_HERE"):
             Rank1(folder, prompt_template="no place for the query")
         with pytest.raises(ValueError, match="max_new_tokens=5000 does not fit"):
