@@ -33,8 +33,11 @@ def main(name: str = str(EMBEDDED_MODEL)) -> None:
 
     def generate() -> int:
         ids = theirs.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=eos, **stop)
-        texts = tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
-        return sum(len(ours.encoder.chain_ids(text.split(ours.encoder.markers.close)[0])) for text in texts)
+        return sum(length(row) for row in ids[:, batch.input_ids.shape[1] :].tolist())
+
+    def length(row: list[int]) -> int:  # up to `</think>`, as ours counts
+        ends = (place for place in range(len(row)) if row[place] in eos or row[place : place + len(close)] == close)
+        return next(ends, len(row))
 
     for label, decode in (("rank1_hf", judge), ("generate()", generate)):
         decode()  # warms up

@@ -1,4 +1,4 @@
-"""Ten minutes with rank1: rerank a small collection, look at one chain and its belief curve, and write it all as a page.
+"""Ten minutes with rank1: rerank a small collection, look at one chain and its belief curve, write it all as a page.
 
     python scripts/examples/ten_minutes.py [MODEL [PAGE]]
 

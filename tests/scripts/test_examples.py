@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = {
-    "ten_minutes": r"nDCG@10  BM25 0\.\d+  reranked 0\.\d+.*-> .*Query words:.*after +0 tokens.*the verdict.*ten_minutes\.html",
+    "ten_minutes": r"BM25 0\.\d+  reranked 0\.\d+.*-> .*Query words:.*after   0 tokens.*the verdict.*ten_minutes\.html",
     "watch_a_chain": r"closed: relevant True, log_odds [\d.]+\s+where the model was least sure.*alternative_text",
     "belief_curve": r"\(before thinking\).*\(the verdict\).*\d+ points, for \d+ more tokens",
     "layer_lens": r"layer   0  log_odds.*the verdict  log_odds.*is head \d+ of layer \d+:\n +[01]\.\d+  '",
