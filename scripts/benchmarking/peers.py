@@ -33,6 +33,9 @@ Setting = dict[str, int | bool]
 """What a peer lets its user choose, by name."""
 
 
+_COUNTED = ("steps", "prefill_tokens", "decode_tokens", "draft_tokens", "accepted_tokens", "preemptions")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one run of one peer gave.
@@ -149,17 +152,7 @@ class Ours:
             [result.true_logit - result.false_logit for result in decoded],
             [len(result.thought) for result in decoded],
             sum(result.ended == "closed" for result in decoded),
-            {
-                name: getattr(decoder.stats, name) - getattr(stats, name)
-                for name in (
-                    "steps",
-                    "prefill_tokens",
-                    "decode_tokens",
-                    "draft_tokens",
-                    "accepted_tokens",
-                    "preemptions",
-                )
-            },
+            {name: getattr(decoder.stats, name) - getattr(stats, name) for name in _COUNTED},
         )
 
 
