@@ -112,9 +112,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
     ) -> None:
         if engine not in ("paged", "plain"):
             raise ValueError(f"engine must be 'paged' or 'plain', not {engine!r}")
-        if not isinstance(decoding, DecodingOptions):
-            decoding = DecodingOptions.parse(decoding or "")
-        decoding = decoding.with_old_names(old_options, "Rank1")
+        decoding = DecodingOptions.of(decoding).with_old_names(old_options, "Rank1")
         max_length = whole_number("max_length", max_length, least=1)
         rethink = whole_number("rethink", rethink, least=0)
         min_thinking_tokens = whole_number("min_thinking_tokens", min_thinking_tokens, least=0)

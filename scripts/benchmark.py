@@ -13,6 +13,7 @@ engines, and with random weights it means nothing.
 
 `--vllm-python` names the Python of an environment with vLLM, which then runs the recipe of the rank1 model card.
 `--vary` also measures how speed changes with one thing at a time, and draws curves (`pip install 'rank1-hf[bench]'`).
+`--vary switches` prints one table: what each switch of the engine is worth on this machine.
 """
 
 import argparse
@@ -41,12 +42,14 @@ from benchmarking.peers import (
     cores,
     free_memory,
 )
-from benchmarking.vary import Curve, Sizes, vary_lengths, vary_modes, vary_pairs, vary_sharing
+from benchmarking.switches import Turned, measure_switches
+from benchmarking.vary import Curve, Sizes, vary_lengths, vary_pairs, vary_sharing
 from benchmarking.workloads import NAMES, Source, Workload, read_source
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.files.beir import SAMPLE
 from rank1_hf.models.devices import DTYPES, resolve_device
 from rank1_hf.models.family import FAMILY
@@ -63,7 +66,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """Shapes that `--config` builds with random weights, for the speed of a model that is not at hand."""
 
 
-VARIED = ("lengths", "sharing", "modes", "pairs")
+VARIED = ("switches", "lengths", "sharing", "pairs")
 """What `--vary` can vary; the number of pairs only with the embedded model, which is small enough for thousands."""
 
 
@@ -110,11 +113,13 @@ def main() -> None:
         limits = measure_limits(device, dtype, quick=options.quick)
         results["limits"] = dataclasses.asdict(limits)
         results["phases"] = measure_phases(checkpoint, source, limits, quick=options.quick)
-        results["workloads"], results["curves"] = {}, []
+        results["workloads"], results["switches"], results["curves"] = {}, [], []
         for workload in workloads:
             results["workloads"][workload.name] = compare(workload, peers, options)
             report.write(options.output, results)  # it took long: keep it, whatever comes next
-        for curve in vary(source, checkpoint, peers, options):
+        results["switches"] = [dataclasses.asdict(turned) for turned in vary_switches(source, checkpoint, options)]
+        report.write(options.output, results)
+        for curve in vary(source, peers, options):
             results["curves"].append(dataclasses.asdict(curve))
     files = report.write(options.output, results)
     for table in report.tables(results):
@@ -202,7 +207,10 @@ def measure_phases(
     quick: bool,
 ) -> list[dict[str, Any]]:
     """Decode steps of few and many rows, and a prefill, beside the machine's limits."""
-    cost, decoder = Cost.of(checkpoint.model), Ours(checkpoint, (), speculate=False).decoder(closes=False)
+    cost, decoder = (
+        Cost.of(checkpoint.model),
+        Ours(checkpoint, (), DecodingOptions(speculate=False)).decoder(closes=False),
+    )
     n_prompt, n_chain, rows = (96, 4, (1, 2)) if quick else (300, 48, (1, 8, 32))
     phases = []
     for n_rows in rows:
@@ -279,7 +287,14 @@ def agreement(one: Outcome, other: Outcome) -> float:
     return sum((a > 0) == (b > 0) for a, b in pairs) / len(pairs)
 
 
-def vary(source: Source, checkpoint: Checkpoint, peers: Sequence[Peer], options: argparse.Namespace) -> list[Curve]:
+def vary_switches(source: Source, checkpoint: Checkpoint, options: argparse.Namespace) -> list[Turned]:
+    """What each switch of the engine is worth, if it was asked for."""
+    if options.vary is None or "switches" not in (options.vary or VARIED):
+        return []
+    return measure_switches(checkpoint, source.natural(options.pairs), options.batch_sizes[-1], options.repeats)
+
+
+def vary(source: Source, peers: Sequence[Peer], options: argparse.Namespace) -> list[Curve]:
     """The curves that were asked for."""
     if options.vary is None:
         return []
@@ -292,8 +307,6 @@ def vary(source: Source, checkpoint: Checkpoint, peers: Sequence[Peer], options:
         curves += vary_lengths(source, [peer for peer in peers if isinstance(peer, Ours | Generate)], sizes)
     if "sharing" in wanted:
         curves.append(vary_sharing(source, ours, sizes))
-    if "modes" in wanted:
-        curves.append(vary_modes(source, checkpoint, sizes))
     if "pairs" in wanted and options.model is None and options.config is None:
         curves += vary_pairs(source, ours, sizes, options.batch_sizes[-1])
     return curves

@@ -25,6 +25,7 @@ from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.stats import Stats
 from rank1_hf.files.beir import SAMPLE
@@ -55,7 +56,7 @@ class Setup:
 
     def decoder(self, **options: Any) -> Decoder:  # noqa: ANN401
         """A new decode loop over the model, whose chains go on to their budget."""
-        return Ours(self.checkpoint, (), **options).decoder(closes=False)
+        return Ours(self.checkpoint, (), DecodingOptions(**options)).decoder(closes=False)
 
     def workload(self, n_pairs: int, n_prompt: int, n_chain: int) -> Workload:
         """Pairs that are alike in length; fewer and shorter for a small model."""

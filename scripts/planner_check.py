@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rank1_hf import Rank1
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.files.trec import read_run
 from rank1_hf.models.cards import GIB
@@ -127,7 +128,8 @@ def check(
     """
     collection, run = read_beir(SAMPLE), read_run(SAMPLE / "bm25.trec")
     pairs = [(collection.queries[q], collection.corpus[d].passage) for q, found in run.items() for d in found][:n_pairs]
-    reranker = Rank1(model, tokenizer=tokenizer, max_new_tokens=chain_tokens, kv_cache_tokens=kv_cache_tokens)
+    decoding = DecodingOptions(kv_cache_tokens=kv_cache_tokens)
+    reranker = Rank1(model, tokenizer=tokenizer, max_new_tokens=chain_tokens, decoding=decoding)
     n_tokens = sum(len(reranker.encode(*pair).ids) + chain_tokens for pair in pairs)
     n_rows = min(len(pairs) * kv_cache_tokens // n_tokens, len(pairs), EXPECTED_ROWS)
     peak = peak_bytes(model.device, lambda: reranker.judge(pairs, batch_size=EXPECTED_ROWS, show_progress_bar=False))

@@ -169,9 +169,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def is_empty(engine: Engine) -> bool:
     """Whether nothing is left in the queue, in the loop and in the KV cache, at once or soon."""
-    assert isinstance(engine.reranker.decoder, Decoder)
+    decoder = engine.reranker.decoder
+    assert isinstance(decoder, Decoder)
     for _ in range(1000):
-        if not (engine.n_pairs or engine.n_waiting or engine.reranker.decoder._cache.n_pages_used):
+        if not (engine.n_pairs or engine.n_waiting or decoder._cache.n_pages_used):
             return True
         time.sleep(0.01)
     return False

@@ -5,6 +5,7 @@ import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that reaches for the hub is a bug
 
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder named by RANK1_SHARED")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was skipped and why: a line for each reason, with its files."""
+    places: dict[str, Counter[str]] = defaultdict(Counter)
+    for report in terminalreporter.stats.get("skipped", []):
+        if isinstance(report.longrepr, tuple):  # (file, line, reason); an expected failure has something else
+            places[report.longrepr[2].removeprefix("Skipped: ")][report.nodeid.split("::")[0]] += 1
+    if places:
+        terminalreporter.section("skipped, by reason")
+    for reason, files in sorted(places.items(), key=lambda item: -item[1].total()):
+        where = ", ".join(f"{file} ({n})" for file, n in files.most_common())
+        terminalreporter.write_line(f"{files.total():4d}  {reason}: {where}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

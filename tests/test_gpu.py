@@ -182,7 +182,9 @@ def test_reserved_memory_stays_within_the_budget():
     share = (total - free + 2**30) / total
     if share > 0.9:
         pytest.skip("needs a GPU with some free memory")
-    model = Rank1(device=DEVICE, dtype="float32", max_new_tokens=64, gpu_memory_utilization=share)
+    model = Rank1(
+        device=DEVICE, dtype="float32", max_new_tokens=64, decoding=DecodingOptions(gpu_memory_utilization=share)
+    )
     pairs = [(f"{query} {i}", passage) for i in range(12) for query, passage in PAIRS]
     least_free = free
     forward = model.decoder._forward
@@ -216,7 +218,7 @@ def test_a_fresh_decoder_under_tight_memory_judges_all_pairs():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_reproducible_bits(dtype: str):
-    model = Rank1(device=DEVICE, dtype=dtype, max_new_tokens=48, reproducible=True)
+    model = Rank1(device=DEVICE, dtype=dtype, max_new_tokens=48, decoding=DecodingOptions(reproducible=True))
     together = model.judge(PAIRS)
     backwards = model.judge(PAIRS[::-1])[::-1]
     alone = [model.judge([pair])[0] for pair in PAIRS[:5]]

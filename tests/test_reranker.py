@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM
 
 from rank1_hf import Interrupted, PairError, Rank1
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.requests import Decoded
 from rank1_hf.models.loading import load_model, open_checkpoint
 from rank1_hf.results.judgment import sigmoid
@@ -499,11 +500,15 @@ class TestBrokenNumbers:
 
 class TestMemory:
     def test_a_small_kv_cache_gives_the_same_results(self, checkpoint, reranker):
-        small = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, kv_cache_tokens=300)
+        small = Rank1(
+            checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, decoding=DecodingOptions(kv_cache_tokens=300)
+        )
         assert same(small.judge(PAIRS), reranker.judge(PAIRS))
 
     def test_a_pair_that_can_never_fit_fails_alone(self, checkpoint, reranker):
-        small = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, kv_cache_tokens=256)
+        small = Rank1(
+            checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, decoding=DecodingOptions(kv_cache_tokens=256)
+        )
         long, *others = small.judge([("wings", "air " * 300), *PAIRS[:3]])
         assert "no memory for this pair" in long.error
         assert "kv_cache_tokens" in long.error
@@ -512,7 +517,7 @@ class TestMemory:
     @pytest.mark.parametrize("tokens", [0, -1, True, 1.5])
     def test_a_kv_cache_of_nothing(self, checkpoint, tokens):
         with pytest.raises(ValueError, match="kv_cache_tokens must be a whole number of at least 1"):
-            Rank1(checkpoint("qwen2"), device="cpu", kv_cache_tokens=tokens)
+            Rank1(checkpoint("qwen2"), device="cpu", decoding=DecodingOptions(kv_cache_tokens=tokens))
 
 
 class TestModels:
@@ -578,7 +583,9 @@ class TestThreads:
     @pytest.fixture
     def small(self, checkpoint) -> Rank1:
         """With memory for about the pairs of one call."""
-        return Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, kv_cache_tokens=1024)
+        return Rank1(
+            checkpoint("qwen2"), device="cpu", max_new_tokens=BUDGET, decoding=DecodingOptions(kv_cache_tokens=1024)
+        )
 
     def test_calls_that_come_together_give_what_they_give_alone(self, small):
         alone = [small.judge(pairs) for pairs in self.CALLS]

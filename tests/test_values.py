@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rank1_hf import EarlyExit, Rank1, TopKExit, TraceOptions
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.files.inputs import document_of
 from rank1_hf.integrations.official import rank1
 from rank1_hf.prompts.prompt import passage_text, query_text
@@ -59,10 +60,11 @@ def test_numbers_of_numpy_are_taken_everywhere(checkpoint):
         "rethink": np.uint8(0),
         "num_gpus": np.int64(1),
         "min_thinking_tokens": np.int64(2),
-        "kv_cache_tokens": np.int64(2048),
     }
-    plain = Rank1(checkpoint("qwen2"), device="cpu", **{name: int(value) for name, value in options.items()})
-    reranker = Rank1(checkpoint("qwen2"), device="cpu", **options)
+    decoding, plain_decoding = DecodingOptions(kv_cache_tokens=np.int64(2048)), DecodingOptions(kv_cache_tokens=2048)
+    plain_options = {name: int(value) for name, value in options.items()}
+    plain = Rank1(checkpoint("qwen2"), device="cpu", decoding=plain_decoding, **plain_options)
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", decoding=decoding, **options)
     assert json.dumps([reranker.max_new_tokens, reranker.min_thinking_tokens, reranker.context])
     assert reranker.judge(PAIRS, batch_size=np.int64(2)) == plain.judge(PAIRS, batch_size=2)
     passages = [passage for _, passage in PAIRS]

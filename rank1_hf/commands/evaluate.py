@@ -17,6 +17,7 @@ from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 
 if TYPE_CHECKING:
+    from rank1_hf.decoding.options import DecodingOptions
     from rank1_hf.evaluation.candidates import Inputs
     from rank1_hf.evaluation.job import Outcome
     from rank1_hf.evaluation.metrics import Comparison
@@ -85,6 +86,7 @@ def evaluate(
     quantization: options.QuantizationOption = None,
     prompt_template: options.TemplateOption = None,
     reproducible: options.ReproducibleOption = False,
+    decoding: options.DecodingOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -112,7 +114,8 @@ def evaluate(
     try:
         check_measures(measures)
         template = _template(prompt_template, task, prompts)
-        _check_options(dtype, device, quantization, reproducible)
+        engine_options = options.decoding(decoding, reproducible)
+        _check_options(dtype, device, quantization, engine_options.reproducible)
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
@@ -122,17 +125,15 @@ def evaluate(
             "quantization": quantization,
             "max_new_tokens": max_new_tokens,
             "prompt_template": template,
-            "reproducible": reproducible,
         }
-        # Elsewhere the batch size decides nothing.
-        decisive = {"model": _identity(model), **choices, "batch_size": batch_size if reproducible else None}
+        decisive = {"model": _identity(model), **choices, **_decisive(engine_options, batch_size)}
         if (output / "journal.jsonl").exists():
             note(f"going on with the job in {output}", quiet)
         outcome = run_job(
             inputs,
             output,
             decisive,
-            lambda: options.load(model, quiet, device=device, **choices),
+            lambda: options.load(model, quiet, device=device, decoding=engine_options, **choices),
             batch_size=batch_size,
             measures=measures,
             run_json=run_format is RunFormat.JSON,
@@ -177,6 +178,14 @@ def _check_options(dtype: str | None, device: str | None, quantization: str | No
             check_batch_invariance(quantization)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _decisive(decoding: "DecodingOptions", batch_size: int | None) -> dict[str, Any]:
+    """What of the decoding decides a judgment: in reproducible mode steps are as wide as the batch, whatever is in it.
+    The other options say how fast it is found.
+    """
+    reproducible = decoding.reproducible
+    return {"reproducible": reproducible, "batch_size": (batch_size or decoding.batch_size) if reproducible else None}
 
 
 def _read_inputs(

@@ -51,6 +51,7 @@ def explain(
     prompt_template: options.TemplateOption = None,
     instruction: options.InstructionOption = None,
     reproducible: options.ReproducibleOption = False,
+    decoding: options.DecodingOption = None,
     quiet: options.QuietOption = False,
 ) -> None:
     """Show what the model thought about each passage, and how sure it was: here, or with --html as a page.
@@ -69,6 +70,7 @@ def explain(
             raise InputError("--other and --corpus go with --judgments")
         asked = query_text({"text": query, "instruction": instruction})
         template = options.template_text(prompt_template)
+        engine_options = options.decoding(decoding, reproducible)
         passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), options.BAD_INPUT)
@@ -83,7 +85,7 @@ def explain(
         quantization=quantization,
         max_new_tokens=max_new_tokens,
         prompt_template=template,
-        reproducible=reproducible,
+        decoding=engine_options,
     )
     pairs = [(asked, passage.passage) for passage in passages]
     from rank1_hf.tracing import TraceOptions

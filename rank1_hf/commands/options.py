@@ -1,5 +1,6 @@
 """What the commands share: options, exit codes, what is said on stderr, reading passages, loading a model, judging."""
 
+import json
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from rank1_hf.decoding.options import FIELDS, DecodingOptions
 from rank1_hf.files.inputs import Document, InputError, read_file, read_stream, read_text
 from rank1_hf.prompts.markers import ContractError, Markers
 from rank1_hf.prompts.prompt import Passage, check_template
@@ -80,7 +82,20 @@ MarkerOption = Annotated[
 ]
 ReproducibleOption = Annotated[
     bool,
-    typer.Option("--reproducible", help="The same bits for a passage whatever the others are; somewhat slower."),
+    typer.Option(
+        "--reproducible",
+        help="The same bits for a passage whatever the others are; somewhat slower. Short for --decoding "
+        "reproducible=on.",
+    ),
+]
+DecodingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--decoding",
+        metavar="NAME=VALUE,...",
+        help=f"How chains are decoded, as in speculate=off,batch_size=32: {', '.join(FIELDS)}. rank1-hf info shows "
+        "what is in force.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
@@ -113,6 +128,12 @@ def plain_console() -> Console:
     return Console(markup=False, highlight=False, emoji=False)
 
 
+def print_json(value: dict[str, Any]) -> None:
+    """One line of JSON on stdout."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    typer.echo(line.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes \udXXX, which is JSON's own escape
+
+
 def template_text(option: str | None) -> str | None:
     """The template that `--prompt-template` names.
 
@@ -143,6 +164,21 @@ def markers(given: list[str] | None) -> Markers:
             raise InputError(f"--marker takes NAME=TEXT, where NAME is one of {', '.join(known)}, not {one!r}")
         named[name] = text
     return Markers(**named)
+
+
+def decoding(given: str | None, reproducible: bool = False) -> DecodingOptions:
+    """What `--decoding` and `--reproducible` say.
+
+    Raises:
+        InputError: `--decoding` names no option, gives one a value that makes no sense, or contradicts the other.
+    """
+    try:
+        chosen = DecodingOptions.parse(f"reproducible={'on' if reproducible else 'off'},{given or ''}")
+    except ValueError as error:
+        raise InputError(f"--decoding: {error}") from error
+    if reproducible and not chosen.reproducible:
+        raise InputError("--reproducible contradicts --decoding reproducible=off; leave one of them out")
+    return chosen
 
 
 def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401

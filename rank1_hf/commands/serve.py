@@ -31,6 +31,7 @@ def serve(
     quantization: options.QuantizationOption = None,
     prompt_template: options.TemplateOption = None,
     reproducible: options.ReproducibleOption = False,
+    decoding: options.DecodingOption = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(help=f"Clients must send the key in this file. The variable {KEY_VARIABLE} may hold it instead."),
@@ -63,6 +64,7 @@ def serve(
     try:
         key = _api_key(api_key_file)
         template = options.template_text(prompt_template)
+        engine_options = options.decoding(decoding, reproducible)
         listening = _bound(host, port)
     except InputError as error:
         fail(str(error), BAD_INPUT)
@@ -79,7 +81,7 @@ def serve(
         quantization=quantization,
         max_new_tokens=max_new_tokens,
         prompt_template=template,
-        reproducible=reproducible,
+        decoding=engine_options,
     )
     with Engine(reranker, max_pairs=max_queue, batch_size=batch_size) as engine:
         app = make_app(engine, model=model or "rank1-tiny", api_key=key, limits=Limits(max_documents, max_characters))

@@ -90,8 +90,27 @@ class DecodingOptions:
             values[name] = _parsed(name, value)
         return cls(**values)
 
-    def with_old_names(self, old: dict[str, Any], owner: str) -> Self:
+    @classmethod
+    def of(cls, given: Self | str | None) -> Self:
+        """The options that a caller gave, as they are or as text; None: the defaults.
+
+        Raises:
+            TypeError: they are neither.
+            ValueError: the text is no such list, or names no option.
+        """
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, str | None):
+            raise TypeError(f"decoding must be DecodingOptions or text like 'speculate=off', not {given!r}")
+        return cls.parse(given or "")
+
+    def with_old_names(self, old: dict[str, Any], owner: str, *, stacklevel: int = 3) -> Self:
         """These options, and what keyword arguments said that `owner` took before there were options.
+
+        Args:
+            old: the arguments, by their old names.
+            owner: the class or function that took them.
+            stacklevel: of the warnings, seen from here; 3: the caller of `owner`, which called this.
 
         Raises:
             TypeError: `owner` never took such an argument.
@@ -107,7 +126,7 @@ class DecodingOptions:
             warnings.warn(
                 f"{owner}({name}=...) is now {owner}(decoding=DecodingOptions({new}={value!r}))",
                 DeprecationWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
         return dataclasses.replace(self, **values)
 
@@ -117,6 +136,8 @@ class DecodingOptions:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(DecodingOptions))
+OLD_NAMES = (*FIELDS, *_RENAMED)
+"""What was an argument of its own before there were options."""
 _SWITCHES = {"on": True, "off": False, "auto": None}
 
 
@@ -140,7 +161,8 @@ def _parsed(name: str, value: str) -> Any:  # noqa: ANN401
             return float(value) if name == "gpu_memory_utilization" else int(value)
         except ValueError:
             pass
-    raise ValueError(f"{name}={value}: write {'on or off' if is_switch else 'a number or auto'}")
+    kind = "on or off" if is_switch else "a number"
+    raise ValueError(f"{name}={value}: write {kind}{' or auto' if may_be_auto else ''}")
 
 
 def _written(value: object) -> str:

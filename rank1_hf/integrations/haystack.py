@@ -15,6 +15,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.integrations.ranking import metadata, ranked
 from rank1_hf.prompts.prompt import Passage
 from rank1_hf.reranker import Rank1
@@ -47,11 +48,12 @@ class Rank1Ranker:
         instruction: what else decides about relevance.
         meta_fields_to_embed: meta fields that stand before the content in the passage, like a title, each where a
             document has it: None and NaN, which is how pandas writes an empty cell, are left out.
-        model_kwargs: anything else that `Rank1` takes, like {"max_new_tokens": 512, "quantization": "4bit"}. They are
-            written to pipeline files as they are.
+        model_kwargs: anything else that `Rank1` takes, like {"max_new_tokens": 512, "decoding": "speculate=off"}. They
+            are written to pipeline files as they are, `DecodingOptions` as text.
 
     Raises:
-        ValueError: `top_k` is not above 0, or `model_kwargs` has what has an argument of its own.
+        ValueError: `top_k` is not above 0, or `model_kwargs` has what has an argument of its own, or decoding options
+            that make no sense.
         TypeError: `token` is no `Secret`.
     """
 
@@ -82,6 +84,7 @@ class Rank1Ranker:
         self.instruction = instruction
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.model_kwargs = model_kwargs or {}
+        DecodingOptions.of(self.model_kwargs.get("decoding"))  # says now what is wrong with it, not in the first run
         self._reranker: Rank1 | None = None
         self._loading = threading.Lock()
 
@@ -95,6 +98,10 @@ class Rank1Ranker:
 
     def to_dict(self) -> dict[str, Any]:
         """The component as a pipeline file has it."""
+        kwargs = {
+            name: str(value) if isinstance(value, DecodingOptions) else value
+            for name, value in self.model_kwargs.items()
+        }
         data: dict[str, Any] = default_to_dict(
             self,
             model=self.model,
@@ -103,7 +110,7 @@ class Rank1Ranker:
             token=self.token,
             instruction=self.instruction,
             meta_fields_to_embed=self.meta_fields_to_embed,
-            model_kwargs=self.model_kwargs,
+            model_kwargs=kwargs,
         )
         return data
 

@@ -27,7 +27,9 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from rank1_hf.decoding.options import OLD_NAMES, DecodingOptions
 from rank1_hf.files.dataset_prompts import Prompts, built_in_prompts, dataset_prompt, fill, read_prompts
+from rank1_hf.integrations.ranking import with_decoding
 from rank1_hf.models.devices import resolve_dtype
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
 from rank1_hf.models.identity import checkpoint_identity
@@ -58,12 +60,15 @@ _BASES = {
     "jhu-clsp/rank1-mistral-2501-24b": "mistralai/Mistral-Small-24B-Base-2501",
 }
 _DECISIVE = (
-    *("dtype", "quantization", "reproducible", "subfolder"),
+    *("dtype", "quantization", "subfolder"),
     *("max_new_tokens", "max_length", "truncation"),
     *("prompt_template", "markers", "rethink", "min_thinking_tokens"),
 )
 """The options of `Rank1` that decide a result; the others say where and how fast it is found, or which checkpoint it
 comes from, which the revision tells."""
+
+_DECISIVE_DECODING = ("reproducible",)
+"""The fields of `DecodingOptions` that do."""
 
 _DIGEST = "digest"
 _PARAMETERS = inspect.signature(Rank1).parameters
@@ -89,7 +94,7 @@ class Rank1CrossEncoder:
         batch_size: how many pairs decode together at most; None: what is fast. (MTEB's own `batch_size` is about how it
             reads its data, and decides nothing here.)
         prompts: dataset prompts by task, or "TASK/SUBSET"; or a file of them; None: those that ship; {}: none.
-        options: of `Rank1`: `max_new_tokens`, `quantization`, `reproducible`, ...
+        options: of `Rank1`: `max_new_tokens`, `quantization`, `decoding`, ...
 
     Attributes:
         mteb_model_meta: what MTEB is told of the model, and what names and describes its results. The options that
@@ -111,6 +116,7 @@ class Rank1CrossEncoder:
         given = read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
         self._prompts = built_in_prompts() if given is None else given
         self._batch_size = batch_size
+        options = with_decoding(options, "Rank1CrossEncoder")
         self._decisive = _decisive_options(options, self._prompts)
         source = {name: options[name] for name in ("subfolder", "token", "allow_pickles") if name in options}
         identity = checkpoint_identity(model_name_or_path, revision=revision, **source)
@@ -168,7 +174,7 @@ class Rank1CrossEncoder:
         return scores
 
 
-_NOT_OTHERS = {_DIGEST, *_PARAMETERS, *inspect.signature(Rank1CrossEncoder).parameters}
+_NOT_OTHERS = {_DIGEST, *OLD_NAMES, *_PARAMETERS, *inspect.signature(Rank1CrossEncoder).parameters}
 
 rank1 = Rank1CrossEncoder
 """As the model cards spell it."""
@@ -191,6 +197,8 @@ def _decisive_options(options: Mapping[str, Any], prompts: Prompts) -> dict[str,
     given = {
         name: options[name] for name in _DECISIVE if name in options and options[name] != _PARAMETERS[name].default
     }
+    decoding = DecodingOptions.of(options.get("decoding"))
+    given |= {name: getattr(decoding, name) for name in _DECISIVE_DECODING if getattr(decoding, name)}
     if "dtype" in given:
         given["dtype"] = resolve_dtype(given["dtype"])
     if prompts != built_in_prompts():

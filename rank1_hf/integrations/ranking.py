@@ -1,9 +1,11 @@
 """What the adapters of retrieval frameworks share: how passages are ranked, and what their documents are told of it."""
 
+import inspect
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.prompts.prompt import Passage
 from rank1_hf.reranker import Rank1
 from rank1_hf.results.judgment import Judgment
@@ -12,6 +14,27 @@ _TOLD = ("log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated", "
 
 KEYS = ("relevance_score", *(f"rank1_{name}" for name in _TOLD))
 """What a document's metadata gets, in every framework."""
+
+
+_PARAMETERS = inspect.signature(Rank1).parameters
+
+
+def with_decoding(options: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Options of `Rank1` for an adapter that hands them on: all about decoding in one `DecodingOptions` under
+    "decoding", which is left out where it is the default.
+
+    Args:
+        options: as the adapter's caller gave them; "decoding" may be text.
+        owner: the adapter, which the warnings about deprecated arguments name.
+
+    Raises:
+        TypeError: there is an option that `Rank1` does not have.
+        ValueError: an option of decoding makes no sense.
+    """
+    others = {name: value for name, value in options.items() if name in _PARAMETERS and name != "decoding"}
+    old = {name: value for name, value in options.items() if name not in _PARAMETERS}
+    decoding = DecodingOptions.of(options.get("decoding")).with_old_names(old, owner, stacklevel=4)
+    return others if decoding == DecodingOptions() else others | {"decoding": decoding}
 
 
 def metadata(judgment: Judgment) -> dict[str, Any]:

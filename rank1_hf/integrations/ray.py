@@ -15,6 +15,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.integrations.ranking import with_decoding
 from rank1_hf.models.quantization import check_batch_invariance
 from rank1_hf.reranker import Rank1
 from rank1_hf.values import is_whole_number, whole_number
@@ -58,9 +60,9 @@ def rerank(
             more actors.
         query_column, passage_column: where the pairs are.
         ray_options: other arguments of `Dataset.map_batches`: `num_cpus`, `memory`, `accelerator_type`, `runtime_env`.
-        options: of `Rank1`. With `reproducible=True` results do not depend on how the pairs fell into batches. No token
-            as text: Ray keeps arguments where others can read them. Each machine takes its own, from `HF_TOKEN` in the
-            environment in which Ray was started there, or from `hf auth login`.
+        options: of `Rank1`. With `decoding="reproducible=on"` results do not depend on how the pairs fell into batches.
+            No token as text: Ray keeps arguments where others can read them. Each machine takes its own, from
+            `HF_TOKEN` in the environment in which Ray was started there, or from `hf auth login`.
 
     Returns:
         The dataset with the columns of `rank1_hf.results.judgment.COLUMNS`; null where there is no score.
@@ -80,12 +82,13 @@ def rerank(
     elif num_gpus > 1:
         options = {"device_map": "auto"} | options
     inspect.signature(Rank1).bind(model, **options)
+    options = with_decoding(options, "rerank")
     if not isinstance(options.get("token"), bool | None):
         raise ValueError(
             "Ray would keep the token where others can read it; leave it out, and set HF_TOKEN in the environment of "
             "each machine before Ray is started there, or log in there with `hf auth login`"
         )
-    if options.get("reproducible"):
+    if DecodingOptions.of(options.get("decoding")).reproducible:
         check_batch_invariance(options.get("quantization"))
     _check_cluster(concurrency, (ray_options or {}).get("num_cpus"))
     if model is not None and Path(model).is_dir():

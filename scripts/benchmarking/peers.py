@@ -26,11 +26,14 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.models.loading import eos_ids
-from rank1_hf.models.packed import pack_linear_layers
+from rank1_hf.models.packed import PackedLinear, pack_linear_layers
 from rank1_hf.prompts.prompt import PromptEncoder
 
 Setting = dict[str, int | bool]
 """What a peer lets its user choose, by name."""
+
+
+_COUNTED = ("steps", "prefill_tokens", "decode_tokens", "draft_tokens", "accepted_tokens", "preemptions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +93,14 @@ class Checkpoint:
 
 
 class Ours:
-    """This project. `options` are fields of `DecodingOptions`."""
+    """This project."""
 
     name = "rank1_hf"
 
-    def __init__(self, checkpoint: Checkpoint, batch_sizes: Sequence[int], **options: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self, checkpoint: Checkpoint, batch_sizes: Sequence[int], options: DecodingOptions | None = None
+    ) -> None:
+        options = options or DecodingOptions()
         self.settings: list[Setting] = [{"batch_size": size} for size in batch_sizes]
         rules, encoder = checkpoint.rules, checkpoint.encoder
         self._rules = {
@@ -102,14 +108,21 @@ class Ours:
             False: replace(rules, close=(-1,), eos=frozenset()),  # no such tokens: no chain ends before its budget
         }
         model = checkpoint.copy_of_model()
-        pack_linear_layers(model)
+        if options.pack:
+            pack_linear_layers(model)
         self._decoder = Decoder(
             model,
             rules,
             true_id=encoder.true_id,
             false_id=encoder.false_id,
-            options=DecodingOptions(**options),
+            options=options,
         )
+
+    @property
+    def in_force(self) -> DecodingOptions:
+        """The options as they are on this device; layers are packed by the one who loads the model."""
+        packed = any(isinstance(layer, PackedLinear) for layer in self._decoder.model.modules())
+        return replace(self._decoder.options, pack=packed)
 
     def decoder(self, *, closes: bool) -> Decoder:
         """The decode loop, with chains that end themselves or with chains that do not."""
@@ -139,17 +152,7 @@ class Ours:
             [result.true_logit - result.false_logit for result in decoded],
             [len(result.thought) for result in decoded],
             sum(result.ended == "closed" for result in decoded),
-            {
-                name: getattr(decoder.stats, name) - getattr(stats, name)
-                for name in (
-                    "steps",
-                    "prefill_tokens",
-                    "decode_tokens",
-                    "draft_tokens",
-                    "accepted_tokens",
-                    "preemptions",
-                )
-            },
+            {name: getattr(decoder.stats, name) - getattr(stats, name) for name in _COUNTED},
         )
 
 

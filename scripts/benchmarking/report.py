@@ -58,6 +58,8 @@ def tables(results: Results) -> list[Table]:
     made = [_workload_table(name, results["workloads"][name]) for name in results["workloads"]]
     if results["phases"]:
         made.append(_phase_table(results))
+    if results["switches"]:
+        made.append(_switch_table(results["switches"]))
     made += [_curve_table(curve) for curve in results["curves"]]
     return made
 
@@ -133,6 +135,19 @@ def _phase_table(results: Results) -> Table:
     for phase in results["phases"]:
         times = (f"{1e3 * phase[key]:.1f} ms" for key in ("seconds", "read_seconds", "compute_seconds"))
         table.add_row(phase["name"], str(phase["n_rows"]), str(phase["n_context"]), *times, f"{phase['fraction']:.0%}")
+    return table
+
+
+def _switch_table(switches: Sequence[Results]) -> Table:
+    table = _table("Switches of the engine, pairs/s beside the default")
+    table.add_column("--decoding", no_wrap=True)
+    table.add_column("pairs/s", justify="right")
+    table.add_column("of the default", justify="right")
+    default = switches[0]["pairs_per_second"]
+    for turned in switches:
+        speeds = turned["pairs_per_second"]
+        share = f"{statistics.median(ratios(speeds, default)):.2f}" if speeds else "the same here"
+        table.add_row(turned["options"] or "(default)", _spread(speeds, 2), share)
     return table
 
 

@@ -1,15 +1,14 @@
-"""One thing at a time: how speed and memory change with it."""
+"""One thing at a time: how speed and memory change with it. The switches of the engine are in `switches.py`."""
 
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import psutil
 import torch
 
-from benchmarking.peers import Checkpoint, Ours, Peer
+from benchmarking.peers import Ours, Peer
 from benchmarking.workloads import Item, Source, Workload
 
 
@@ -74,27 +73,6 @@ def vary_sharing(source: Source, ours: Ours, sizes: Sizes) -> Curve:
         for name, workload in (("shared", shared), ("not shared", without_sharing(shared))):
             lines[name].append(n_rows / ours.run(workload, {"batch_size": n_rows}).seconds)
     return Curve("prefix-sharing", "tokens of the query", "pairs/s", lengths, lines)
-
-
-def vary_modes(source: Source, checkpoint: Checkpoint, sizes: Sizes) -> Curve:
-    """Real chains with the defaults, and with one of them turned off or reproducible mode on, against the rows."""
-    modes: dict[str, dict[str, Any]] = {
-        "default": {},
-        "no speculation": {"speculate": False},
-        "reproducible": {"reproducible": True},
-    }
-    if checkpoint.model.device.type == "cuda":
-        modes["no CUDA graphs"] = {"graphs": False}
-        modes["every step awaited"] = {"overlap": False}
-        modes["compiled"] = {"compile": True}
-    peers = {name: Ours(checkpoint, sizes.rows, **options) for name, options in modes.items()}
-    lines: dict[str, list[float]] = {name: [] for name in modes}
-    rows = [n_rows for n_rows in sizes.rows if n_rows <= 64]
-    for n_rows in rows:
-        workload = source.natural(max(2 * n_rows, 8))
-        for name, peer in peers.items():
-            lines[name].append(len(workload.items) / peer.run(workload, {"batch_size": n_rows}).seconds)
-    return Curve("modes", "rows that decode together", "pairs/s", rows, lines)
 
 
 def without_sharing(workload: Workload) -> Workload:

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from rank1_hf import Markers, Rank1, reranker
 from rank1_hf.commands import cli, options
+from rank1_hf.decoding.options import FIELDS, DecodingOptions
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.files.inputs import InputError
@@ -293,6 +295,8 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "--prompt-template",
         "Find FILL_QUERY_HERE",
         "--reproducible",
+        "--decoding",
+        "speculate=off",
         "--marker",
         "true= yes",
     )
@@ -305,7 +309,7 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "quantization": "4bit",
         "prompt_template": "Find FILL_QUERY_HERE",
         "markers": Markers(true=" yes"),
-        "reproducible": True,
+        "decoding": DecodingOptions(reproducible=True, speculate=False),
         "num_gpus": 1,
     }
     assert script.pairs == [("q only new ones", {"title": "", "text": "d"})]
@@ -506,8 +510,66 @@ def test_info_says_what_a_checkpoint_is(checkpoint: Callable[..., Path]) -> None
             "false_id": loaded.encoder.false_id,
             "bos_ids": [loaded.tokenizer.bos_token_id],
             "contract_error": None,
+            "decoding": result.objects[0]["decoding"],
         }
     ]
+
+
+@pytest.mark.parametrize("text", ["", "speculate=off,batch_size=7,kv_cache_tokens=4096", "reproducible=on"])
+@pytest.mark.parametrize("folder", [None, "llama"])
+def test_info_says_what_is_in_force_here(checkpoint: Callable[..., Path], folder: str | None, text: str) -> None:
+    path = checkpoint(folder) if folder else loading.EMBEDDED_MODEL
+    told = DecodingOptions(**run("info", path, "--json", "--decoding", text).objects[0]["decoding"])
+    in_force = Rank1(path, decoding=text).decoder.options
+    assert told.kv_cache_tokens == pytest.approx(in_force.kv_cache_tokens, rel=0.3)  # free memory comes and goes
+    assert replace(told, kv_cache_tokens=1) == replace(in_force, kv_cache_tokens=1)
+
+
+def test_info_prints_the_options_as_decoding_takes_them(model: Path) -> None:
+    out = run("info", model, "--decoding", "speculate=off,kv_cache_tokens=4096").out
+    _, _, listed = out.partition("decoding in force on this machine:\n")
+    lines = listed.splitlines()
+    assert [line.partition("=")[0] for line in lines] == list(FIELDS)
+    assert {"speculate=off", "kv_cache_tokens=4096", "share_prefixes=on"} <= set(lines)
+    assert run("info", model, "--decoding", ",".join(lines)).out == out
+
+
+@pytest.mark.parametrize(
+    "command", [("rerank", QUERY, "doc"), ("explain", QUERY, "doc"), ("info",), ("demo",), ("serve",)]
+)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("specualte=off", "'specualte=off' is no decoding option; write NAME=VALUE, with one of batch_size, "),
+        ("graphs=maybe", "graphs=maybe: write on or off"),
+        ("page_size=48", "page_size must be a power of two"),
+    ],
+)
+def test_decoding_that_makes_no_sense_is_refused_before_anything_is_loaded(
+    script: Script, command: tuple[str, ...], text: str, said: str
+) -> None:
+    check_refusal(run(*command, "--decoding", text), 2, said)
+    assert script.options == {}
+
+
+def test_reproducible_is_short_for_decoding(script: Script) -> None:
+    for arguments in (["--reproducible"], ["--decoding", "reproducible=on"]):
+        run("rerank", QUERY, "doc", *arguments)
+        assert script.options["decoding"] == DecodingOptions(reproducible=True)
+    run("rerank", QUERY, "doc", "--reproducible", "--decoding", "reproducible=on,batch_size=2")
+    assert script.options["decoding"] == DecodingOptions(reproducible=True, batch_size=2)
+    result = run("rerank", QUERY, "doc", "--reproducible", "--decoding", "reproducible=off")
+    check_refusal(result, 2, "--reproducible contradicts --decoding reproducible=off")
+
+
+def test_decoding_changes_how_a_model_decodes_and_nothing_that_it_says(model: Path) -> None:
+    told = [
+        run("rerank", QUERY, *DOCS, "-m", model, "--max-new-tokens", 6, "--json", "--decoding", text).objects
+        for text in ("", "speculate=off,share_prefixes=off,pack=off,batch_size=1,page_size=16")
+    ]
+    for one, other in zip(*told, strict=True):
+        assert one["log_odds"] == pytest.approx(other["log_odds"], abs=1e-4)
+        assert (one["chain"], one["index"]) == (other["chain"], other["index"])
 
 
 def test_info_counts_the_ids_of_a_marker_in_pieces(checkpoint: Callable[..., Path]) -> None:
@@ -571,7 +633,7 @@ def test_demo_ranks_the_sample_and_measures_it(script: Script) -> None:
     perfect = {query: {document: float(qrels[query].get(document, 0)) for document in bm25[query]} for query in qrels}
     assert result.code == 0
     assert "demonstration model, not a reranker" in result.err
-    assert script.options == {"max_new_tokens": 9, "num_gpus": 1}
+    assert script.options == {"max_new_tokens": 9, "num_gpus": 1, "decoding": DecodingOptions()}
     assert script.judge_options["batch_size"] == 4
     assert len(script.pairs) == 3 * 20
     for query in list(qrels)[:2]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from rank1_hf import reranker
 from rank1_hf.commands import cli
 from rank1_hf.commands.evaluate import _table
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.evaluation import job
 from rank1_hf.evaluation.candidates import queries_are_documents
 from rank1_hf.evaluation.metrics import Comparison
@@ -206,7 +207,7 @@ def test_every_option_reaches_the_reranker(collection: Path, tmp_path: Path, mod
         "device": "cpu",
         "quantization": "4bit",
         "prompt_template": "Find FILL_QUERY_HERE",
-        "reproducible": True,
+        "decoding": DecodingOptions(reproducible=True),
         "num_gpus": 1,
     }
 
@@ -228,6 +229,7 @@ def test_a_task_has_its_dataset_prompt_from_the_package_or_a_file(collection: Pa
         (("--max-new-tokens", 7), "max_new_tokens was null, now 7"),
         (("--dtype", "float32"), "dtype was null"),
         (("--reproducible",), "reproducible was false, now true"),
+        (("--decoding", "reproducible=on"), "reproducible was false, now true"),
     ],
 )
 def test_another_job_s_journal_is_refused(
@@ -238,6 +240,30 @@ def test_another_job_s_journal_is_refused(
     assert result.code == 2
     assert said in result.err
     assert result.err.count("\n") == 1
+
+
+def test_a_journal_goes_on_with_other_decoding_that_decides_nothing(
+    collection: Path, tmp_path: Path, model: Stub
+) -> None:
+    output = tmp_path / "output"
+    assert Result(*given(collection, output, "--decoding", "speculate=off,batch_size=3")).code == 0
+    assert Result(*given(collection, output, "--batch-size", 5)).code == 0
+
+
+def test_a_reproducible_journal_knows_the_batch_size_however_it_was_given(
+    collection: Path, tmp_path: Path, model: Stub
+) -> None:
+    output = tmp_path / "output"
+    assert Result(*given(collection, output, "--reproducible", "--batch-size", 4)).code == 0
+    assert Result(*given(collection, output, "--decoding", "reproducible=on,batch_size=4,pack=off")).code == 0
+    other = Result(*given(collection, output, "--reproducible", "--decoding", "batch_size=5"))
+    assert (other.code, "batch_size was 4, now 5" in other.err) == (2, True)
+
+
+def test_decoding_that_makes_no_sense_is_refused_before_anything_is_read(tmp_path: Path, model: Stub) -> None:
+    result = Result(*given(tmp_path / "missing", tmp_path / "output", "--decoding", "speculate=maybe"))
+    assert (result.code, "speculate=maybe: write on or off" in result.err) == (2, True)
+    assert not (tmp_path / "output").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -16,7 +16,7 @@ def run_tiny(collection: Path, output: Path) -> None:
         inputs(collection),
         output,
         {"model": "rank1-tiny"},
-        lambda: Rank1(device="cpu", max_new_tokens=6, reproducible=True),
+        lambda: Rank1(device="cpu", max_new_tokens=6, decoding="reproducible=on"),
         batch_size=8,
         show_progress=False,
     )

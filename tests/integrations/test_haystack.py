@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.models.loading import EMBEDDED_MODEL
 from rank1_hf.reranker import Rank1
 from tests.integrations.passages import OTHER_QUERY, PASSAGES, QUERY, TOO_LONG
@@ -206,6 +207,20 @@ def test_a_pipeline_can_be_written_and_read() -> None:
     read.warm_up()
     assert read._reranker.max_new_tokens == 8
     assert str(read._reranker.model.dtype) == "torch.float32"
+
+
+@pytest.mark.parametrize("decoding", ["speculate=off", DecodingOptions(speculate=False)], ids=["text", "options"])
+def test_decoding_is_written_to_a_pipeline_as_text(decoding: str | DecodingOptions) -> None:
+    given = Rank1Ranker(device=ComponentDevice.from_str("cpu"), model_kwargs={"decoding": decoding})
+    read = Pipeline.loads(pipeline(given).dumps(), allowed_modules=["rank1_hf.*"]).get_component("ranker")
+    assert DecodingOptions.parse(read.model_kwargs["decoding"]) == DecodingOptions(speculate=False)
+    read.warm_up()
+    assert not read._reranker.decoder.options.speculate
+
+
+def test_decoding_that_makes_no_sense_is_refused_before_the_first_run() -> None:
+    with pytest.raises(ValueError, match="speculate=maybe: write on or off"):
+        Rank1Ranker(model_kwargs={"decoding": "speculate=maybe"})
 
 
 @pytest.mark.parametrize("name", ["model", "device", "token"])

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BitsAndBytesConfig
 
+from rank1_hf.decoding.options import FIELDS, DecodingOptions
 from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.metrics import measure, p_mrr, pairwise_accuracy
@@ -283,7 +284,7 @@ def test_two_stages(model: Any, tmp_path: Path) -> None:
 
 def test_a_real_model_gives_mteb_the_ndcg_of_our_run_file(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     content = data(QUERIES, QRELS)
-    options: dict[str, Any] = {"max_new_tokens": 6, "reproducible": True}
+    options: dict[str, Any] = {"max_new_tokens": 6, "decoding": DecodingOptions(reproducible=True)}
     model = integration.rank1(str(checkpoint("qwen2")), device="cpu", **options)
     scores, _ = evaluate(model, task("LocalReranking", "Reranking", content))
     check_equal(scores, QRELS, our_run(tmp_path / "ours", content, Rank1(checkpoint("qwen2"), **options)))
@@ -413,16 +414,27 @@ class TestCacheKey:
             self.key(rethink=1),
             self.key(min_thinking_tokens=3),
             self.key(truncation="error"),
-            self.key(reproducible=True),
+            self.key(decoding=DecodingOptions(reproducible=True)),
             self.key(subfolder="a/b"),
             self.key(subfolder="a_b"),
         ]
         assert len(set(keys)) == len(keys)
         decisive = {*integration._DECISIVE}
         where = {"model", "tokenizer", "device", "device_map", "max_memory", "num_gpus", "revision", "token"}
-        where |= {"kv_cache_tokens", "gpu_memory_utilization", "compile", "allow_pickles"}
+        where |= {"allow_pickles", "engine", "old_options"}
         known = {name for name in inspect.signature(Rank1).parameters if name not in where}
-        assert known == decisive, "a new option decides a result or does not: say which"
+        assert known == decisive | {"decoding"}, "a new option decides a result or does not: say which"
+        how_fast = {
+            "batch_size",
+            "prefill_chunk",
+            "page_size",
+            "kv_cache_tokens",
+            "gpu_memory_utilization",
+            "speculate",
+        }
+        how_fast |= {"step_overhead_tokens", "share_prefixes", "graphs", "kernels", "overlap", "pack", "compile"}
+        decides = {*integration._DECISIVE_DECODING}
+        assert {*FIELDS} - how_fast == decides, "a new option of decoding decides a result or does not: say which"
 
     def test_the_same_content_is_one_key(self) -> None:
         assert self.key(dtype="bfloat16") == self.key(dtype=torch.bfloat16) == self.key(dtype="torch.bfloat16")
@@ -430,13 +442,16 @@ class TestCacheKey:
         configs = [BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=3.0) for _ in range(2)]
         assert self.key(quantization=configs[0]) == self.key(quantization=configs[1])
         assert self.key(markers=Markers(wait=" Hm")) == self.key(markers=Markers(wait=" Hm"))
+        same = ("reproducible=on,speculate=off", DecodingOptions(reproducible=True), "reproducible=on")
+        assert len({self.key(decoding=each) for each in same}) == 1
         defaults = {"dtype": "auto", "rethink": 0, "max_length": 16000, "markers": Markers(), "quantization": None}
         assert self.key(**defaults, prompts=built_in_prompts()) == self.key()
 
     def test_options_that_do_not_decide_it_are_nowhere(self) -> None:
         token = "hf_planted"
-        options = {"device": "cpu", "batch_size": 3, "token": token, "kv_cache_tokens": 4096, "num_gpus": 2}
-        options |= {"gpu_memory_utilization": 0.5, "compile": True, "max_memory": {"cpu": "1GiB"}}
+        options = {"device": "cpu", "batch_size": 3, "token": token, "num_gpus": 2, "max_memory": {"cpu": "1GiB"}}
+        options |= {"decoding": DecodingOptions(kv_cache_tokens=4096, gpu_memory_utilization=0.5, compile=True)}
+        options |= {"engine": "plain"}
         model = integration.rank1(**options)
         assert self.key(**options) == self.key()
         assert token not in repr(model.mteb_model_meta)
@@ -448,6 +463,23 @@ class TestCacheKey:
         assert loaded.mteb_model_meta.experiment_kwargs == {"max_new_tokens": 64}
         assert "hf_planted" not in json.dumps(loaded.mteb_model_meta.to_dict())
         assert loaded.mteb_model_meta.experiment_name == self.key("some/model", max_new_tokens=64)[2]
+
+    def test_old_names_have_the_key_of_what_they_became(self) -> None:
+        with pytest.warns(
+            DeprecationWarning, match=r"is now Rank1CrossEncoder\(decoding=DecodingOptions\(reproducible=True"
+        ):
+            key = self.key(reproducible=True)
+        assert key == self.key(decoding="reproducible=on")
+        with pytest.warns(DeprecationWarning, match="kv_cache_tokens"):
+            assert self.key(kv_cache_tokens=4096) == self.key()
+        with pytest.warns(DeprecationWarning, match="reproducible"):
+            loaded = integration.model_meta("some/model").load_model(device="cpu", reproducible=True)
+        assert loaded.mteb_model_meta.experiment_kwargs == {"reproducible": True}
+        assert loaded._reranker.options["decoding"] == DecodingOptions(reproducible=True)
+
+    def test_an_option_that_rank1_does_not_have_is_refused(self) -> None:
+        with pytest.raises(TypeError, match=r"Rank1CrossEncoder\(\) got an unexpected keyword argument 'reproducable'"):
+            integration.rank1(reproducable=True)
 
     def test_a_prompts_file_is_known_by_its_text(self, tmp_path: Path) -> None:
         first, second = tmp_path / "secret-place.json", tmp_path / "second.yaml"

@@ -188,7 +188,18 @@ class TestRefused:
 
     def test_what_is_not_reproducible(self):
         with pytest.raises(ValueError, match="reproducible=True cannot hold"):
+            rerank(None, num_gpus=1, quantization="8bit", decoding="reproducible=on")
+
+    def test_old_names_say_what_they_became(self):
+        with (
+            pytest.warns(DeprecationWarning, match=r"is now rerank\(decoding=DecodingOptions\(reproducible=True"),
+            pytest.raises(ValueError, match="reproducible=True cannot hold"),
+        ):
             rerank(None, num_gpus=1, quantization="8bit", reproducible=True)
+
+    def test_decoding_that_makes_no_sense(self):
+        with pytest.raises(ValueError, match="speculate=maybe: write on or off"):
+            rerank(None, num_gpus=1, decoding="speculate=maybe")
 
     def test_a_loaded_model(self):
         with pytest.raises(TypeError, match="give a hub name or a folder, not Rank1"):

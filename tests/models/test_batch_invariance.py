@@ -77,7 +77,7 @@ def test_a_scale_over_all_rows_is_refused_and_one_of_each_row_is_not() -> None:
     make_batch_invariant(dense())
     tokenizer = tiny_models.build_tokenizer("qwen2")
     with pytest.raises(ValueError, match="reproducible=True cannot hold"):
-        Rank1(with_layer(PerTensor), tokenizer=tokenizer, reproducible=True)
+        Rank1(with_layer(PerTensor), tokenizer=tokenizer, decoding="reproducible=on")
     Rank1(with_layer(PerTensor), tokenizer=tokenizer)
 
 
@@ -103,7 +103,7 @@ def test_a_mixture_of_experts_gives_a_pair_the_same_bits(kind: str, dtype: torch
     """In float32 two of three pairs get other bits with the experts that Transformers takes by itself."""
     tokenizer = tiny_models.build_tokenizer("qwen2")
     model = mixture(kind, tokenizer).to(dtype)
-    assert_independent(Rank1(model, tokenizer=tokenizer, max_new_tokens=8, reproducible=True))
+    assert_independent(Rank1(model, tokenizer=tokenizer, max_new_tokens=8, decoding="reproducible=on"))
 
 
 @pytest.mark.parametrize("kind", ["qwen2_moe", "mixtral"])
@@ -136,7 +136,7 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_other_quantizers_of_bitsandbytes_keep_rows_apart(name: str) -> None:
     pytest.importorskip("bitsandbytes")
-    options = {"device": "cpu", "dtype": "bfloat16", "max_new_tokens": 8, "reproducible": True}
+    options = {"device": "cpu", "dtype": "bfloat16", "max_new_tokens": 8, "decoding": "reproducible=on"}
     assert_independent(Rank1(quantization=CONFIGS[name], **options))
 
 
@@ -147,12 +147,12 @@ class TestLlmInt8:
         monkeypatch.setattr(model_source, "load_model", lambda *args, **options: pytest.fail("weights were read"))
         for kind in ("8bit", BitsAndBytesConfig(load_in_8bit=True), BitsAndBytesConfig(True, llm_int8_threshold=3.0)):
             with pytest.raises(ValueError, match=r"reproducible=True cannot hold.*llm_int8_threshold=0\.0"):
-                Rank1(quantization=kind, reproducible=True)
+                Rank1(quantization=kind, decoding="reproducible=on")
 
     def test_it_is_refused_in_a_model_that_was_loaded_before(self) -> None:
         loaded = Rank1(device="cpu", quantization="8bit")
         with pytest.raises(ValueError, match=r"LLM\.int8 looks for outliers in all rows"):
-            Rank1(loaded.model, tokenizer=loaded.tokenizer, reproducible=True)
+            Rank1(loaded.model, tokenizer=loaded.tokenizer, decoding="reproducible=on")
         del loaded.model.config.quantization_config  # where nothing says so, it is found out
         with pytest.raises(ValueError, match=r"\(Linear8bitLt\) gives for one row depends on the others"):
-            Rank1(loaded.model, tokenizer=loaded.tokenizer, reproducible=True)
+            Rank1(loaded.model, tokenizer=loaded.tokenizer, decoding="reproducible=on")

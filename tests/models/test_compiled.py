@@ -39,7 +39,7 @@ def test_chains_and_verdicts_equal_full_forward_passes(case, shape: str):
 
 
 def test_packed_weights_and_observers_work_in_compiled_layers():
-    plain, compiled = Rank1(max_new_tokens=24), Rank1(max_new_tokens=24, compile=True)
+    plain, compiled = Rank1(max_new_tokens=24), Rank1(max_new_tokens=24, decoding="compile=on")
     expected = plain.judge(PAIRS, trace=True)
     for ours, theirs in zip(compiled.judge(PAIRS, trace=True), expected, strict=True):
         assert ours.chain == theirs.chain

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rank1_hf import Rank1
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.models import memory
 from tests import tiny_models
 
@@ -45,4 +46,4 @@ def test_the_budget_of_a_gpu_leaves_what_it_must():
 @pytest.mark.parametrize("share", [0, -0.1, 1.1])
 def test_a_share_that_is_none(checkpoint, share):
     with pytest.raises(ValueError, match="gpu_memory_utilization must be above 0 and at most 1"):
-        Rank1(checkpoint("qwen2"), device="cpu", gpu_memory_utilization=share)
+        Rank1(checkpoint("qwen2"), device="cpu", decoding=DecodingOptions(gpu_memory_utilization=share))

@@ -6,9 +6,12 @@ import re
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from rank1_hf.decoding.options import FIELDS, DecodingOptions
 
 ROOT = Path(__file__).parents[2]
 WORKLOADS = ("natural", "ragged", "long-query", "interactive")
@@ -95,12 +98,43 @@ def test_phases_are_beside_the_limits_of_the_machine(results):
 
 def test_curves_have_a_value_for_every_point_and_a_picture_where_matplotlib_is_installed(folder, results):
     titles = [curve["title"] for curve in results["curves"]]
-    assert titles == ["rows", "prompt-length", "chain-length", "prefix-sharing", "modes", "pairs-time", "pairs-memory"]
+    assert titles == ["rows", "prompt-length", "chain-length", "prefix-sharing", "pairs-time", "pairs-memory"]
     for curve in results["curves"]:
         assert all(len(values) == len(curve["x"]) and min(values) > 0 for values in curve["lines"].values())
     pytest.importorskip("matplotlib")
     for title in titles:
         assert (folder / f"{title}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_switch_is_measured_alone_and_all_together_beside_the_default(results):
+    turned = {row["options"]: row["pairs_per_second"] for row in results["switches"]}
+    options = [DecodingOptions.parse(text) for text in turned]
+    switches = {name for name in FIELDS if isinstance(getattr(DecodingOptions(), name), bool)} | {"overlap"}
+    alone = [
+        name for each in options for name in switches if each == replace(DecodingOptions(), **{name: not on(name)})
+    ]
+    assert options[0] == DecodingOptions()
+    assert set(alone) == switches - ({"compile"} if results["model"]["device"] == "cpu" else set())
+    assert options[-1] == replace(DecodingOptions(), **{name: False for name in switches if on(name)})
+    assert all(len(speeds) in (0, 2) and all(speed > 0 for speed in speeds) for speeds in turned.values())
+    for name in ("", "speculate=off", "share_prefixes=off", "reproducible=on", list(turned)[-1]):
+        assert turned[name], f"{name} changes what any machine does"
+
+
+def on(name: str) -> bool:
+    """Whether a switch is on by default, where the device can have it."""
+    return getattr(DecodingOptions(), name) is not False
+
+
+def test_the_table_of_switches_shows_medians_and_ratios(folder, results):
+    table = (folder / "benchmark.md").read_text(encoding="utf-8")
+    default = results["switches"][0]["pairs_per_second"]
+    for row in results["switches"]:
+        speeds = row["pairs_per_second"]
+        name = row["options"] or "(default)"
+        ratio = [mine / theirs for mine, theirs in zip(speeds, default, strict=False)]
+        shown = f"{statistics.median(ratio):.2f}" if speeds else "the same here"
+        assert re.search(rf"^\| {re.escape(name)} +\| .*\| +{re.escape(shown)} \|$", table, flags=re.MULTILINE), name
 
 
 def test_the_report_names_no_folder_of_the_machine(folder):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = {
+    "ten_minutes": r"BM25 0\.\d+  reranked 0\.\d+.*-> .*Query words:.*after   0 tokens.*the verdict.*ten_minutes\.html",
     "watch_a_chain": r"closed: relevant True, log_odds [\d.]+\s+where the model was least sure.*alternative_text",
     "belief_curve": r"\(before thinking\).*\(the verdict\).*\d+ points, for \d+ more tokens",
     "layer_lens": r"layer   0  log_odds.*the verdict  log_odds.*is head \d+ of layer \d+:\n +[01]\.\d+  '",
@@ -16,10 +17,12 @@ EXAMPLES = {
     "plot_calibration": r"60 passages: the model says \d+% are relevant, the qrels say \d+%; see calibration\.svg",
 }
 WRITES = {
+    "ten_minutes": ["ten_minutes.html"],
     "compare_quantizations": ["8bit.html", "8bit.svg", "4bit.html", "4bit.svg"],
     "plot_calibration": ["calibration.svg"],
 }
 NEEDS = {
+    "ten_minutes": ["ir_measures"],
     "watch_a_chain": ["pyarrow", "pandas"],
     "compare_quantizations": ["bitsandbytes", "matplotlib"],
     "plot_calibration": ["matplotlib"],

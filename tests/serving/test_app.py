@@ -282,7 +282,7 @@ def test_all_errors_have_one_shape(server: Running, method: str, path: str, stat
 
 
 def test_a_document_that_cannot_be_judged_does_not_cost_the_others(checkpoint, serve):
-    small = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=12, kv_cache_tokens=128)
+    small = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=12, decoding="kv_cache_tokens=128")
     server = serve(small)
     long = " ".join(DOCUMENTS * 3)
     body = server.rerank(QUERY, ["A wing.", long, "Bread."]).json()

@@ -1,0 +1,52 @@
+"""Ten minutes with rank1: rerank a small collection, look at one chain and its belief curve, write it all as a page.
+
+    python scripts/examples/ten_minutes.py [MODEL [PAGE]]
+
+Needs `pip install 'rank1-hf[eval]'` for nDCG@10.
+"""
+
+import sys
+from itertools import islice
+
+from rank1_hf import Rank1, TraceOptions
+from rank1_hf.evaluation.metrics import ndcg
+from rank1_hf.files.beir import SAMPLE, read_beir
+from rank1_hf.files.trec import read_run
+
+N_QUERIES, DEPTH = 3, 10
+
+
+def main(model: str | None = None, page: str = "ten_minutes.html") -> None:
+    """Go through it step by step."""
+    # 1. A collection: queries, documents, judgments (qrels), and a first stage's ranking.
+    collection, run = read_beir(SAMPLE), dict(islice(read_run(SAMPLE / "bm25.trec").items(), N_QUERIES))
+    bm25 = {query: dict(list(scores.items())[:DEPTH]) for query, scores in run.items()}
+    places = [(query, document) for query, scores in bm25.items() for document in scores]
+    pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in places]
+
+    # 2. Rerank: the model thinks about every pair, and its scores order the documents.
+    reranker = Rank1(model, max_new_tokens=128)
+    judgments = reranker.judge(pairs, trace=TraceOptions(belief="sentences"))
+    reranked: dict[str, dict[str, float]] = {query: {} for query in bm25}
+    for (query, document), judgment in zip(places, judgments, strict=True):
+        reranked[query][document] = judgment.log_odds
+    qrels = {query: collection.qrels[query] for query in bm25}
+    print(f"nDCG@10  BM25 {ndcg(qrels, bm25):.4f}  reranked {ndcg(qrels, reranked):.4f}")
+
+    # 3. One chain: what the model wrote about the passage that it scored highest.
+    best = max(judgments, key=lambda judgment: judgment.log_odds)
+    print(f"\n{pairs[best.index][0]}\n-> {collection.corpus[places[best.index][1]].title}\n{best.chain.strip()}")
+
+    # 4. Its belief curve: the verdict, had the chain been closed behind each sentence.
+    assert best.trace is not None
+    for point in best.trace.belief:
+        print(f"after {point.n_tokens:3d} tokens  log_odds {point.log_odds:6.2f}")
+    print(f"the verdict       log_odds {best.log_odds:6.2f}, relevant: {best.label}")
+
+    # 5. A page with every pair, chain and curve, which needs no network.
+    judgments.to_html(page)
+    print(f"to look at: {page}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
