@@ -12,7 +12,7 @@ import pytest
 from rank1_hf.evaluation.outputs import _COLUMNS
 from rank1_hf.reranker import Rank1
 from rank1_hf.viewing.judgments import COLUMNS
-from tests.pages import ROOT, name, snippets
+from tests.pages import ROOT, snippets
 from tests.tiny_models import TEXT
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported: tests tell nobody
@@ -96,7 +96,7 @@ def judged(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> pa.Tab
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        exec(compile(snippet, f"{name(PAGE)}, the Ray snippet", "exec"), {})
+        exec(compile(snippet, f"{PAGE}, the Ray snippet", "exec"), {})
     finally:
         over.set()
         killer.join()
