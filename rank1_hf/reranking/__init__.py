@@ -1,1 +1,1 @@
-"""What stands between `Rank1` and the decoder."""
+"""The parts of `Rank1`, between its methods and the decoder. Read `call.py` first: one call's way through the decoder."""
