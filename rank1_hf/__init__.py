@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rank1_hf.tracing.contest import TopKExit
     from rank1_hf.viewing.judgments import Judgments
 
+
 __version__ = "0.1.0"
 
 # torch and transformers take seconds to import, so each name is imported when it is first used.

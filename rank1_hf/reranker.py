@@ -23,14 +23,13 @@ from rank1_hf.prompts.markers import Markers
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query, Truncation
-from rank1_hf.reranking.call import Call, CallOptions, Processor
+from rank1_hf.reranking.call import Call, CallOptions, Processor, collect
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods
 from rank1_hf.reranking.inspection import InspectionMethods
 from rank1_hf.reranking.model_source import ModelSource
-from rank1_hf.reranking.processes import Processes
 from rank1_hf.reranking.remarks import warn_of_budget
-from rank1_hf.reranking.shares import pair_costs, shares
-from rank1_hf.results.judgment import Interrupted, Judgment
+from rank1_hf.reranking.shares import own_share
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.lens import n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.tracer import TraceOptions
@@ -266,16 +265,18 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
             self.pair_encoder.check_lengths(many)
         if self._processes is not None:
             many = list(many)
+            share = own_share(many, self.pair_encoder, self._processes.n, self._processes.index)
+            show = show_progress_bar if self._processes.index == 0 else False
             with self._lock:
-                together = self._judge_together(self._processes, many, batch_size, show_progress_bar, options)
-            return Judgments(together, many)
+                judged = self._judge(iter(share), len(share), batch_size, show, options)
+                return Judgments(self._processes.collect(judged, n_pairs=len(many)), many)
         total = len(many) if isinstance(many, Sized) else None
         indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
         judgments = self._judge(indexed, total, batch_size, show_progress_bar, options)
         if stream or not isinstance(many, Sequence):
             return self.locked_per_step(judgments)
         with self._lock:
-            return Judgments(_collect(judgments), many)
+            return Judgments(collect(judgments), many)
 
     def _judge_one(self, query: Query, passage: Passage, options: CallOptions) -> Judgment:
         with self._lock:
@@ -327,24 +328,6 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
             with self._lock:
                 items.close()
 
-    def _judge_together(
-        self,
-        processes: Processes,
-        pairs: Sequence[Pair],
-        batch_size: int | None,
-        show: bool | None,
-        options: CallOptions,
-    ) -> list[Judgment]:
-        """Judge this process's share of the pairs; the judgments of all."""
-        ordered = list(in_decoding_order(pairs))
-        mine = shares(pair_costs(ordered, self.pair_encoder), processes.n)[processes.index]
-        show = show if processes.index == 0 else False
-        share = (ordered[place] for place in mine)
-        judgments = processes.collect(self._judge(share, len(mine), batch_size, show, options))
-        if [judgment.index for judgment in judgments] != list(range(len(pairs))):
-            raise ValueError("the processes of num_gpus must all be given the same pairs; each takes its share itself")
-        return judgments
-
     def encode(self, query: Query, passage: Passage) -> Prompt:
         """The prompt of one pair, cut as it will be decoded.
 
@@ -352,12 +335,3 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
             PairError: the pair cannot be judged.
         """
         return self.pair_encoder.encode(query, passage)
-
-
-def _collect(judgments: Iterator[Judgment]) -> list[Judgment]:
-    finished: list[Judgment] = []
-    try:
-        finished.extend(judgments)
-    except KeyboardInterrupt:
-        raise Interrupted(sorted(finished, key=lambda judgment: judgment.index)) from None
-    return sorted(finished, key=lambda judgment: judgment.index)

@@ -30,6 +30,7 @@ import psutil
 import uvicorn
 
 from rank1_hf import Rank1
+from rank1_hf.decoding.loop import Decoder
 from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.serving.app import make_app
 from rank1_hf.serving.engine import Engine
@@ -168,6 +169,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def is_empty(engine: Engine) -> bool:
     """Whether nothing is left in the queue, in the loop and in the KV cache, at once or soon."""
+    assert isinstance(engine.reranker.decoder, Decoder)
     for _ in range(1000):
         if not (engine.n_pairs or engine.n_waiting or engine.reranker.decoder._cache.n_pages_used):
             return True

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from rank1_hf import Rank1
-from rank1_hf.decoding import attention
+from rank1_hf.decoding import kernels
 from rank1_hf.decoding.options import DecodingOptions
 from tests import tiny_models
 
@@ -19,13 +20,13 @@ PAIRS = [("how do wings carry?", line) for line in tiny_models.TEXT.splitlines()
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "cpu"])
 def test_without_triton_there_is_no_kernel_to_capture(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "is_triton_available", lambda: False)
-    assert attention.attention_kernel(torch.device(device)) is None
+    monkeypatch.setattr(kernels, "is_triton_available", lambda: False)
+    assert kernels.kernels_for(torch.device(device), AutoConfig.for_model("qwen2"), torch.float32) is None
 
 
 def test_a_mac_takes_no_cuda_kernel_where_triton_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "is_triton_available", lambda: True)
-    assert attention.attention_kernel(torch.device("mps")) is None
+    monkeypatch.setattr(kernels, "is_triton_available", lambda: True)
+    assert kernels.kernels_for(torch.device("mps"), AutoConfig.for_model("qwen2"), torch.float32) is None
 
 
 def test_windows_runs_ahead_without_graphs(checkpoint: Callable[..., Path]) -> None:

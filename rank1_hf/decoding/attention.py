@@ -1,25 +1,25 @@
 """Attention of a packed step over the paged KV cache, registered through Transformers' attention interface.
 
 The model's own forward runs unchanged; where it would call its attention kernel it calls `paged_attention`, which
-stores the step's keys and values in their pages first, so that every token finds its whole context there.
+stores the step's keys and values in their pages first, so that every token finds its whole context there. Where there
+are kernels for the device (`kernels/`), they attend; the functions below are what PyTorch's own operations can do.
+
+Shapes: T tokens, H heads, KV heads of keys and values, G = H / KV heads in a group, D numbers a head.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.utils import is_triton_available
 
 from rank1_hf.decoding.kv_cache import joined
 from rank1_hf.decoding.step import Segment, SharedPages, Step, TokenStep
 
 NAME = "rank1_paged"
 _MAX_ROUNDING = 0.25  # of a score; none at all would make a run on a CPU a seventh slower
-AttentionKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int | None], tuple[Tensor, Tensor]]
 
 
 def use_paged_attention(model: PreTrainedModel) -> None:
@@ -73,14 +73,19 @@ def paged_attention(
             raise NotImplementedError(f"{type(module).__name__} needs attention with {name}, which is not supported")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     step = step.on(query.device)
-    new_keys, new_values = (states[0, :, : step.n_tokens].transpose(0, 1) for states in (key, value))
+    new_keys, new_values = (states[0, :, : step.n_tokens].transpose(0, 1) for states in (key, value))  # (T, KV, D)
     step.cache.write(layer, step.pages, step.offsets, new_keys, new_values)
-    keys, values = step.cache.layer(layer)
-    queries = query[0].transpose(0, 1)
+    keys, values = step.cache.layer(layer)  # (pages, KV, page size, D)
+    queries = query[0].transpose(0, 1)  # (T, H, D)
     if step.probe is not None:
         step.probe.attended(layer, queries, scaling, sliding_window)
-    output = torch.empty_like(queries)
+    output = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)  # (T, H, D)
     output[step.n_tokens :] = 0
+    if step.kernels is not None:
+        for part, batch in step.batches:
+            output[part] = step.kernels.attend(queries[part], keys, values, batch, scaling, sliding_window)
+        return output[None], None  # (1, T, H, D)
+    assert isinstance(step, Step)  # a TokenStep is made for kernels only
     if step.n_decoding:
         part = slice(0, step.n_decoding)
         output[part] = _attend_decoding(queries[part], keys, values, step, scaling, sliding_window)
@@ -90,17 +95,8 @@ def paged_attention(
     return output[None], None
 
 
-def attention_kernel(device: torch.device) -> AttentionKernel | None:
-    """The kernel that attends rows through a table of their pages, where there is one for the device."""
-    if device.type != "cuda" or not is_triton_available():
-        return None
-    from rank1_hf.decoding.triton_attention import attend_tokens
-
-    return attend_tokens
-
-
 def _attend_decoding(
-    queries: Tensor, keys: Tensor, values: Tensor, step: Step | TokenStep, scaling: float, window: int | None
+    queries: Tensor, keys: Tensor, values: Tensor, step: Step, scaling: float, window: int | None
 ) -> Tensor:
     """Few query tokens a row, over all its pages: [tokens, heads, head dim] in and out.
 
@@ -108,18 +104,12 @@ def _attend_decoding(
     """
     n_tokens, n_heads, head_dim = queries.shape
     n_kv_heads = keys.shape[1]
-    queries = queries.view(n_tokens, n_kv_heads, n_heads // n_kv_heads, head_dim)
-    kernel = attention_kernel(queries.device) if step.kernels else None
-    if kernel is not None:
-        positions = step.positions[: step.n_decoding]
-        merged = _merged(*kernel(queries, keys, values, step.block_table, positions, scaling, window))
-    else:
-        assert isinstance(step, Step)  # a TokenStep is made for the kernel only
-        exact = 2.0 ** math.floor(math.log2(scaling))  # changes no digit; unscaled scores may be too large for float16
-        queries = queries * exact
-        by_row = queries.index_select(0, step.slots.flatten()).view(*step.slots.shape, *queries.shape[1:])
-        merged = _merged(*_attend_all_pages(by_row.transpose(1, 2), keys, values, step, scaling / exact, window))
-        merged = merged.transpose(1, 2).flatten(0, 1).index_select(0, step.slot_of_token)
+    queries = queries.view(n_tokens, n_kv_heads, n_heads // n_kv_heads, head_dim)  # (T, KV, G, D)
+    exact = 2.0 ** math.floor(math.log2(scaling))  # changes no digit; unscaled scores may be too large for float16
+    queries = queries * exact
+    by_row = queries.index_select(0, step.slots.flatten()).view(*step.slots.shape, *queries.shape[1:])
+    merged = _merged(*_attend_all_pages(by_row.transpose(1, 2), keys, values, step, scaling / exact, window))
+    merged = merged.transpose(1, 2).flatten(0, 1).index_select(0, step.slot_of_token)  # (T, KV, G, D)
     return merged.to(queries.dtype).view(n_tokens, n_heads, head_dim)
 
 
@@ -163,8 +153,8 @@ class Part(NamedTuple):
 def _attend_pages(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, bias: Tensor | None) -> Part:
     """Attend every page by queries of its own: [pages, KV heads, slots, group, head dim]."""
     (n_slots, group, head_dim), page_size = queries.shape[2:], keys.shape[2]
-    rows = queries.reshape(-1, n_slots * group, head_dim)  # each page's KV heads
-    scores = _scores(rows, keys.flatten(0, 1)).view(*queries.shape[:-1], page_size)
+    rows = queries.reshape(-1, n_slots * group, head_dim)  # (pages * KV, slots * G, D)
+    scores = _scores(rows, keys.flatten(0, 1)).view(*queries.shape[:-1], page_size)  # (pages, KV, slots, G, size)
     scores = scores * scaling if bias is None else torch.add(bias, scores, alpha=scaling)
     weights = scores.softmax(-1)
     output = torch.bmm(weights.to(values.dtype).view(*rows.shape[:2], page_size), values.flatten(0, 1))
@@ -199,7 +189,7 @@ def _attend_shared(
     page, row by row.
     """
     n_rows, n_slots, n_pages = len(queries), queries.shape[2], len(shared.pages)
-    together = queries.transpose(0, 1).flatten(1, 2).expand(n_pages, -1, -1, -1, -1)
+    together = queries.transpose(0, 1).flatten(1, 2).expand(n_pages, -1, -1, -1, -1)  # (pages, KV, rows * slots, G, D)
     shared_keys, shared_values = (pool.index_select(0, shared.pages) for pool in (keys, values))
     part = _attend_pages(together, shared_keys, shared_values, scaling, bias)
     by_row = (x.view(n_pages, -1, n_rows, n_slots, *x.shape[3:]).transpose(1, 2).flatten(0, 1) for x in part)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from rank1_hf.decoding.attention import attention_kernel
 from rank1_hf.decoding.graphs import can_be_captured
+from rank1_hf.decoding.kernels import kernels_for
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_budget
 from rank1_hf.models.placement import device_of, layer_devices
@@ -22,7 +22,7 @@ def resolve(options: DecodingOptions, model: PreTrainedModel) -> DecodingOptions
     device = device_of(model.get_input_embeddings())
     on_cpu, reproducible = device.type == "cpu", options.reproducible
     prefill_chunk = options.prefill_chunk or (_CPU_PREFILL_TOKENS if on_cpu else GPU_PREFILL_TOKENS)
-    kernels = options.kernels and attention_kernel(device) is not None
+    kernels = options.kernels and kernels_for(device, model.config, model.dtype) is not None
     rows, overhead = _CPU_STEP if on_cpu else step_sizes(model, device)
     return replace(
         options,

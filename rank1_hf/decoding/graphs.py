@@ -19,6 +19,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.step import RowSlice, TokenStep, fill_placeholders, tensor_on
 from rank1_hf.models.placement import is_split
@@ -64,6 +65,7 @@ class DecodeGraphs:
         model: the one that `forward` runs.
         forward: runs it on a `TokenStep`; [tokens, ...] for as many tokens.
         cache: where the rows keep their KV.
+        kernels: those that attend: they read tables of pages, whose shapes do not follow the rows' lengths.
         device: the model's.
         capture: None: `CudaCapture`.
     """
@@ -73,12 +75,14 @@ class DecodeGraphs:
         model: nn.Module,
         forward: Callable[[TokenStep], Tensor],
         cache: KVCache,
+        kernels: Kernels,
         device: torch.device,
         capture: Capture | None = None,
     ) -> None:
         self._model = model
         self._forward = forward
         self._cache = cache
+        self._kernels = kernels
         self._device = device
         self._capture = capture or CudaCapture(device)
         self._graphs: dict[tuple[int, int], Graph] = {}
@@ -142,7 +146,7 @@ class DecodeGraphs:
         clear_device_cache(garbage_collection=True)
 
     def _captured(self, table: Tensor) -> Graph:
-        found, replay = self._capture(lambda: self._forward(TokenStep(self._cache, table)))
+        found, replay = self._capture(lambda: self._forward(TokenStep(self._cache, table, self._kernels)))
         return Graph(table, found, replay)
 
 

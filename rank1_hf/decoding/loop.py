@@ -27,6 +27,7 @@ from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.defaults import resolve
 from rank1_hf.decoding.graphs import DecodeGraphs
 from rank1_hf.decoding.in_flight import InFlightStep, NextToken
+from rank1_hf.decoding.kernels import kernels_for
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.overflow import overflown_layer
@@ -85,7 +86,11 @@ class Decoder:
             page_size=self.options.page_size,
             grows_at_once=self._device.type == "cuda",
         )
-        self._graphs = DecodeGraphs(model, self._read, self._cache, self._device) if self.options.graphs else None
+        self._kernels = kernels_for(self._device, model.config, model.dtype) if self.options.kernels else None
+        self._graphs: DecodeGraphs | None = None
+        if self.options.graphs:
+            assert self._kernels is not None
+            self._graphs = DecodeGraphs(model, self._read, self._cache, self._kernels, self._device)
 
     def run(
         self,
@@ -235,7 +240,7 @@ class Decoder:
                 previous_tokens=previous_tokens,
                 width=plan.width,
                 probe=probe,
-                kernels=self.options.kernels,
+                kernels=self._kernels,
             )
             with nullcontext() if probe is None else probe.listening(self.model):
                 output = self._read(step, tensor_on(self._device, with_logits))

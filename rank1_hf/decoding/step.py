@@ -8,12 +8,13 @@ by one. A page that several of them own, the start of a long query, is read once
 import math
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import product
+from itertools import accumulate, groupby, product
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rank1_hf.decoding.kernels.contract import Kernels, PagedBatch
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Step:
         width: pad the step to so many tokens, and attend every row by itself, so that a row's numbers depend on no
             other row; None: neither.
         probe: is shown what the layers attend; None: nobody asked.
-        kernels: whether to attend by the kernels written for the device, where there are any.
+        kernels: those written for the device; None: PyTorch's operations attend.
     """
 
     def __init__(
@@ -120,12 +121,14 @@ class Step:
         previous_tokens: Tensor | None = None,
         width: int | None = None,
         probe: "Probe | None" = None,
-        kernels: bool = True,
+        kernels: Kernels | None = None,
     ) -> None:
         self.cache = cache
         self.kernels = kernels
         self.device = device
         self.probe = probe
+        self._slices = slices
+        self._is_separate = width is not None
         self._elsewhere: dict[torch.device, Step] = {}
         self._again = partial(
             Step, cache, slices, previous_tokens=previous_tokens, width=width, probe=probe, kernels=kernels
@@ -141,7 +144,7 @@ class Step:
         pages: list[int] = []
         self.segments: list[Segment] = []
         for number, part in enumerate(slices):
-            if number >= n_rows:
+            if number >= n_rows and kernels is None:
                 stop = len(tokens) + len(part.tokens)
                 self.segments.append(Segment(len(tokens), stop, self._tensor(part.kv.pages), part.kv.length))
             tokens += part.tokens
@@ -166,11 +169,33 @@ class Step:
         return self.position_ids[0, : self.n_tokens]
 
     @cached_property
-    def block_table(self) -> Tensor:
-        """[n_decoding, most pages of a row], int64: the pages of each token's row, in order, filled up with 0."""
-        width = max(len(part.kv.pages) for part in self.decoding)
-        rows = [part.kv.pages + [0] * (width - len(part.kv.pages)) for part in self.decoding for _ in part.tokens]
-        return self._tensor(rows)
+    def batches(self) -> list[tuple[slice, PagedBatch]]:
+        """The rows as kernels take them, and which of the step's tokens they bring: a batch of those with few tokens,
+        and one of the others. Where rows must not depend on each other, one with a very long context is by itself.
+        """
+        assert self.kernels is not None
+        n_alike = self.kernels.UNIFORM_PAGES if self._is_separate else math.inf
+        batches: list[tuple[slice, PagedBatch]] = []
+        start = 0
+        for _, rows in groupby(
+            enumerate(self._slices),
+            lambda row: (len(row[1].tokens) > MAX_BATCHED_NEW_TOKENS, len(row[1].kv.pages) > n_alike and row[0]),
+        ):
+            parts = [part for _, part in rows]
+            stop = start + sum(len(part.tokens) for part in parts)
+            batches.append((slice(start, stop), self._batch(parts)))
+            start = stop
+        return batches
+
+    def _batch(self, parts: list[RowSlice]) -> PagedBatch:
+        n_tokens = [len(part.tokens) for part in parts]
+        width = max(len(part.kv.pages) for part in parts)
+        return PagedBatch(
+            query_starts=self._tensor([0, *accumulate(n_tokens)]).int(),
+            context_lengths=self._tensor([part.kv.length for part in parts]).int(),
+            block_table=self._tensor([part.kv.pages + [0] * (width - len(part.kv.pages)) for part in parts]).int(),
+            longest_query=max(n_tokens),
+        )
 
     @cached_property
     def slots(self) -> Tensor:
@@ -304,21 +329,25 @@ class TokenStep:
     Args:
         cache: the pool that the rows' pages belong to.
         table: [tokens, 2 + most pages], int64: a token's id, its position, and the pages of its row, in order.
+        kernels: those written for the device.
     """
 
-    segments: tuple[Segment, ...] = ()
     probe = None
-    kernels = True
 
-    def __init__(self, cache: KVCache, table: Tensor) -> None:
+    def __init__(self, cache: KVCache, table: Tensor, kernels: Kernels) -> None:
         self.cache = cache
-        self.n_tokens = self.n_decoding = len(table)
+        self.kernels = kernels
+        self.n_tokens = len(table)
         self.input_ids = table[None, :, 0]
         self.position_ids = table[None, :, 1]
         self.positions = table[:, 1]
-        self.block_table = table[:, 2:]
-        self.pages = self.block_table.gather(1, (self.positions // cache.page_size)[:, None])[:, 0]
+        pages = table[:, 2:]
+        self.pages = pages.gather(1, (self.positions // cache.page_size)[:, None])[:, 0]
         self.offsets = self.positions % cache.page_size
+        starts = torch.arange(self.n_tokens + 1, dtype=torch.int32, device=table.device)
+        self.batches = [
+            (slice(0, self.n_tokens), PagedBatch(starts, (self.positions + 1).int(), pages.int(), longest_query=1))
+        ]
 
     def on(self, device: torch.device) -> "TokenStep":
         """The step itself: a model whose layers lie on several devices is not captured."""

@@ -28,7 +28,7 @@ from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
-from rank1_hf.results.judgment import Judgment, sigmoid
+from rank1_hf.results.judgment import Interrupted, Judgment, sigmoid
 from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import LensObserver
 from rank1_hf.tracing.observer import Observed, Observer
@@ -262,3 +262,17 @@ class Call:
             truncated=prompt.truncated,
             error=decoded.error,
         )
+
+
+def collect(judgments: Iterator[Judgment]) -> list[Judgment]:
+    """All judgments of a call, in input order.
+
+    Raises:
+        Interrupted: Ctrl-C; it carries what was finished.
+    """
+    finished: list[Judgment] = []
+    try:
+        finished.extend(judgments)
+    except KeyboardInterrupt:
+        raise Interrupted(sorted(finished, key=lambda judgment: judgment.index)) from None
+    return sorted(finished, key=lambda judgment: judgment.index)

@@ -68,10 +68,15 @@ class Processes:
         self.index: int = state.process_index
         self.device = torch.device(kind) if kind == "cpu" else torch.device(state.device)  # there is one "cpu" only
 
-    def collect(self, judgments: Iterator[Judgment]) -> list[Judgment]:
+    def collect(self, judgments: Iterator[Judgment], n_pairs: int) -> list[Judgment]:
         """Go through this process's judgments, wait for the other processes, and return everyone's, in input order.
 
+        Args:
+            judgments: of this process's share.
+            n_pairs: how many pairs the call has.
+
         Raises:
+            ValueError: the processes were given different pairs.
             Interrupted: Ctrl-C, in any of them; it carries what all had finished.
             RuntimeError: another process failed. The error of this process is raised as it is.
         """
@@ -97,6 +102,8 @@ class Processes:
         together = sorted((one for found, _, _ in outcomes for one in found), key=lambda judgment: judgment.index)
         if held or any(interrupted for _, interrupted, _ in outcomes):
             raise Interrupted(together)
+        if [judgment.index for judgment in together] != list(range(n_pairs)):
+            raise ValueError("the processes of num_gpus must all be given the same pairs; each takes its share itself")
         return together
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from itertools import accumulate, pairwise
 
 from rank1_hf.prompts.pair_encoder import PairEncoder
-from rank1_hf.prompts.pairs import unpack
+from rank1_hf.prompts.pairs import in_decoding_order, unpack
 from rank1_hf.prompts.prompt import Pair, PairError, passage_text, query_text
 
 _TYPICAL_CHAIN = 300  # tokens
@@ -46,3 +46,9 @@ def pair_costs(pairs: Sequence[tuple[int, Pair]], encoder: PairEncoder) -> list[
             before = key
         costs.append(cost)
     return costs
+
+
+def own_share(pairs: Sequence[Pair], encoder: PairEncoder, n: int, index: int) -> list[tuple[int, Pair]]:
+    """What one of n processes takes of the pairs, each with its place in the input."""
+    ordered = list(in_decoding_order(pairs))
+    return [ordered[place] for place in shares(pair_costs(ordered, encoder), n)[index]]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-import rank1_hf
+from rank1_hf import __version__
 from rank1_hf.serving.engine import Engine
 from rank1_hf.serving.limits import Limits
 
@@ -75,5 +75,5 @@ def info(engine: Engine, model: str, limits: Limits) -> Info:
         max_batch_tokens=engine.max_pairs * max_input_length,
         max_client_batch_size=limits.documents,
         auto_truncate=reranker.truncation == "passage",
-        version=rank1_hf.__version__,
+        version=__version__,
     )

@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 
-import rank1_hf
+from rank1_hf import __version__
 from rank1_hf.serving.about import Info, ModelList, info, model_list
 from rank1_hf.serving.engine import Engine
 from rank1_hf.serving.errors import DOCUMENTED, UNAUTHORIZED, ErrorResponse, handle_errors
@@ -45,7 +45,7 @@ def make_app(
     metrics = Metrics(engine)
     app = FastAPIOffline(
         title="rank1_hf",
-        version=rank1_hf.__version__,
+        version=__version__,
         description="Reranks documents with a reasoning reranker, in the form that Jina, Cohere, vLLM and TEI speak.",
         redoc_url=None,
     )

@@ -20,10 +20,10 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from rank1_hf.decoding import attention, loop
+from rank1_hf.decoding import defaults, loop
 from rank1_hf.decoding.graphs import CudaCapture
+from rank1_hf.decoding.kernels import plain
 from tests.decoding.oracle import assert_same
-from tests.decoding.test_graphs import plain_kernel
 
 
 class Stream:
@@ -135,8 +135,8 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cud
     monkeypatch.setattr(torch.cuda, "graph", Capturing)
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: cuda.sync_debug_mode)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(cuda, "sync_debug_mode", mode))
-    for module in (attention, loop):
-        monkeypatch.setattr(module, "attention_kernel", lambda device: plain_kernel)
+    for module in (defaults, loop):
+        monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
     return cuda
 
 

@@ -1,6 +1,5 @@
 """Captured decode steps, with stand-ins for what needs a GPU: a capture that runs its function again, and a kernel."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,29 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import BitsAndBytesConfig
 
-from rank1_hf.decoding import attention, graphs, loop
-from rank1_hf.decoding.kv_cache import PAGE_SIZE
+from rank1_hf.decoding import defaults, graphs, loop
+from rank1_hf.decoding.kernels import plain
 from tests.decoding.oracle import assert_same
-
-
-def plain_kernel(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    block_table: Tensor,
-    positions: Tensor,
-    scaling: float,
-    window: int | None,
-) -> tuple[Tensor, Tensor]:
-    """What the kernel computes, by its definition: every token over a copy of all its row's pages."""
-    context = torch.arange(block_table.shape[1] * PAGE_SIZE)
-    distance = positions[:, None] - context
-    hidden = (distance < 0) | (distance >= (window or torch.inf))
-    k, v = (pool[block_table].transpose(1, 2).flatten(2, 3).float() for pool in (keys, values))
-    scores = torch.einsum("tkgd,tkcd->tkgc", queries.float(), k) * scaling
-    scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
-    output = torch.einsum("tkgc,tkcd->tkgd", scores.softmax(-1), v)
-    return scores.logsumexp(-1, keepdim=True)[:, None], output[:, None]
 
 
 class Recorder:
@@ -67,8 +46,8 @@ class Failing(Recorder):
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Makes decoders capture their steps, on a CPU."""
     recorder = Recorder()
-    for module in (attention, loop):
-        monkeypatch.setattr(module, "attention_kernel", lambda device: plain_kernel)
+    for module in (defaults, loop):
+        monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: recorder)
     return recorder
 
@@ -212,40 +191,3 @@ def test_there_are_few_shapes():
     heights = {graphs._height(n) for n in range(1, graphs.MAX_TOKENS + 1)}
     widths = {graphs._width(n) for n in range(1, 257)}
     assert (len(heights), len(widths)) == (32, 5)
-
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(2, 3, 8), (1, 6, 64), (4, 7, 32)])
-@pytest.mark.parametrize("window", [None, 1, 20, 100])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"),
-    [
-        (torch.float32, 1e-5),
-        (torch.float16, 4e-3),
-        pytest.param(torch.bfloat16, 3e-2, marks=pytest.mark.gpu),  # Triton's interpreter does not know it
-    ],
-)
-def test_the_triton_kernel(
-    kv_heads: int, group: int, head_dim: int, window: int | None, dtype: torch.dtype, tolerance: float
-):
-    """On a GPU, or with TRITON_INTERPRET=1 where Triton is installed."""
-    pytest.importorskip("triton")
-    if DEVICE == "cpu" and not os.environ.get("TRITON_INTERPRET"):
-        pytest.skip("needs a GPU or TRITON_INTERPRET=1")
-    from rank1_hf.decoding.triton_attention import attend_tokens
-
-    torch.manual_seed(0)
-    positions = torch.tensor([0, 63, 64, 200, 300])
-    keys, values = torch.randn(2, 20, kv_heads, PAGE_SIZE, head_dim).to(dtype)
-    pages = torch.stack([torch.randperm(20)[:6] for _ in positions])
-    queries = torch.randn(len(positions), kv_heads, group, head_dim).to(dtype)
-    arguments = queries, keys, values, pages, positions
-
-    def merged(log_total: Tensor, output: Tensor) -> Tensor:
-        return (log_total.softmax(1) * output).sum(1)
-
-    expected = merged(*plain_kernel(*arguments, 0.3, window))
-    found = merged(*attend_tokens(*(x.to(DEVICE) for x in arguments), 0.3, window)).cpu()
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)

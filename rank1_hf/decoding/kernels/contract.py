@@ -2,7 +2,7 @@
 
 Tokens of several rows are packed end to end. `queries`, `keys` and `values` may be views of one merged product: the
 stride of their first dimension is free, the others are contiguous. `key_pool` and `value_pool` are one layer's KV
-cache, [pages, KV heads, PAGE_SIZE, head dim]. Sums run in float32, whatever the dtype.
+cache, [pages, KV heads, page size, head dim]. Sums run in float32, whatever the dtype.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,12 @@ from torch import Tensor
 class PagedBatch:
     """Which part of the KV cache the tokens of a step read. All tensors are int32, on the layer's device.
 
+    Every token belongs to a row; padding is a row without a context.
+
     Attributes:
         query_starts: [rows + 1], where each row's tokens start in the step, and where the last one's stop.
-        context_lengths: [rows], how many tokens each row has in the cache, those of this step included.
+        context_lengths: [rows], how many tokens each row has in the cache, those of this step included; 0: the row is
+            padding, whose tokens attend to nothing and give 0.
         block_table: [rows, most pages], the pages of each row, in order; what lies behind its last page is not read.
         longest_query: the most tokens that a row brings.
     """
@@ -29,7 +32,10 @@ class PagedBatch:
 
 
 class Kernels(Protocol):
-    """One implementation of the operations."""
+    """One implementation of the operations: a module with these functions."""
+
+    UNIFORM_PAGES: int
+    """Up to this width of a block table, what a row computes does not depend on how wide the table is."""
 
     def add_rms_norm(
         self, states: Tensor, residual: Tensor | None, weight: Tensor, eps: float
@@ -40,13 +46,14 @@ class Kernels(Protocol):
         multiplied by the weight.
 
         Args:
-            states: [..., size].
+            states: [..., size]; also heads within a merged product, [tokens, heads, head dim].
             residual: the same shape; None: nothing is added.
             weight: [size].
             eps: added to the mean square.
 
         Returns:
-            The normalized sum and the sum, both [..., size] in the dtype of `states`.
+            The normalized sum and the sum, both [..., size] in the dtype of `states`. Where nothing is added, the sum
+            is `states` itself.
         """
 
     def rotate_and_write(
@@ -62,14 +69,15 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Apply the rotary embedding to queries and keys, and store keys and values in the KV cache.
 
-        Computes `x * cos + rotate_half(x) * sin` as Transformers' `apply_rotary_pos_emb`.
+        Computes `x * cos + rotate_half(x) * sin`, and rounds each product and the sum, as Transformers'
+        `apply_rotary_pos_emb`.
 
         Args:
             queries: [tokens, heads, head dim].
             keys, values: [tokens, KV heads, head dim].
             cos, sin: [tokens, rotated dims], at most head dim; the dims behind them are left as they are.
             key_pool, value_pool: see above; written in place.
-            slots: [tokens], int32: `page * PAGE_SIZE + offset`, where each token is stored; -1: it is not.
+            slots: [tokens], int32: `page * page size + offset`, where each token is stored; -1: it is not.
 
         Returns:
             The rotated queries, [tokens, heads, head dim], contiguous.
@@ -115,7 +123,7 @@ class Kernels(Protocol):
         """The likeliest token of each position, and what the verdict needs.
 
         Args:
-            logits: [tokens, vocabulary].
+            logits: [tokens, vocabulary]; the last dimension is contiguous.
             answers: [2], int64: the ids of the two answers.
 
         Returns:
