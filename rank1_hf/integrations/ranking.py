@@ -1,4 +1,4 @@
-"""What the adapters of retrieval frameworks share: how passages are ranked, and what their documents are told of it."""
+"""What the adapters of retrieval frameworks share: ranking, and the metadata that documents get."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ KEYS = ("relevance_score", *(f"rank1_{name}" for name in _TOLD))
 
 
 def metadata(judgment: Judgment) -> dict[str, Any]:
-    """What a document is told of its judgment: the `KEYS`, ready for JSON. A document without a score has None there,
+    """The metadata of a judged document: the `KEYS`, ready for JSON. A document without a score has None there,
     and `rank1_error` says why.
     """
     fields = judgment.to_dict()

@@ -1,1 +1,1 @@
-"""The parts of `Rank1`, between its methods and the decoder. Read `call.py` first: one call's way through the decoder."""
+"""The parts of `Rank1`. Read `call.py` first: it takes one call's pairs through the decoder."""
