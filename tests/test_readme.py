@@ -33,6 +33,8 @@ DECODING, INTEGRATIONS, MODELS, SERVING = (
 REPRODUCE = ROOT / "scripts" / "reproduce.md"
 RUN_HERE = [page for page in PAGES if page != REPRODUCE]
 
+NOTHING_DEPRECATED = pytest.mark.filterwarnings("error:.*is now .*DecodingOptions:DeprecationWarning")
+
 
 def packages(snippet: str) -> list[str]:
     """What a snippet imports."""
@@ -81,22 +83,13 @@ def test_every_snippet_is_of_a_kind_that_a_test_runs():
     assert len(FRAMEWORKS) + len(OWN_TESTS) == len(snippets(INTEGRATIONS, "py"))
 
 
-@pytest.mark.filterwarnings("error::DeprecationWarning:rank1_hf")
+@NOTHING_DEPRECATED
 @pytest.mark.parametrize("page", [page for page in RUN_HERE if snippets(page, "python")], ids=name)
 def test_python(in_a_folder_with_passages: Path, page: Path):
     namespace: dict[str, object] = {}
     for number, snippet in enumerate(snippets(page, "python"), start=1):
         exec(compile(snippet, f"{name(page)}, python snippet {number}", "exec"), namespace)
     assert "Rank1" in namespace
-
-
-def test_no_snippet_uses_a_deprecated_argument():
-    deprecated = set(FIELDS) - {"batch_size"}  # which `judge` takes too
-    for page in RUN_HERE:
-        for language, snippet in fences(page):
-            for call in re.findall(r"\b(?:Rank1|rank1|Decoder)\(((?:[^()]|\([^()]*\))*)\)", snippet):
-                outer = re.sub(r"\([^()]*\)|\"[^\"]*\"", "", call)
-                assert not deprecated & set(re.findall(r"(\w+)=", outer)), f"{name(page)}, {language}: {call}"
 
 
 def test_mteb(monkeypatch: pytest.MonkeyPatch):
@@ -121,6 +114,7 @@ def as_in_the_first_snippet() -> dict[str, object]:
     return namespace
 
 
+@NOTHING_DEPRECATED
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_framework(framework: str, as_in_the_first_snippet: dict[str, object], capsys: pytest.CaptureFixture[str]):
     snippet = FRAMEWORKS[framework]
