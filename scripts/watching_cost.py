@@ -92,7 +92,7 @@ def measure(reranker: Rank1, pairs: Sequence[tuple[str, Any]], name: str, clock:
 
 @contextmanager
 def taken_out() -> Iterator[None]:
-    """The loop without what could watch or steer it: no probes, nobody who is told, no branches."""
+    """The loop without probes, notifications, branches and logits processors."""
     with ExitStack() as patches:
         for owner, method in ((Probe, "of"), (Row, "notify"), (Chain, "branch")):
             patches.enter_context(mock.patch.object(owner, method, _nothing))
