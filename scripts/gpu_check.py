@@ -1,4 +1,4 @@
-"""What only a GPU can tell, in at most six minutes: run it through gpu_check.sh.
+"""What only a GPU can measure, in at most six minutes: run it through gpu_check.sh.
 
 The parts come most informative first: questions about speed and memory, the GPU tests, the planner beside measured
 memory, the benchmark. Each has its own time limit, leaves its output in the report's folder as it goes, and the table

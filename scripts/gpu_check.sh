@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On a machine with a CUDA GPU, in at most six minutes: what only a GPU can tell, most informative first; see
+# On a machine with a CUDA GPU, in at most six minutes: what only a GPU can measure, most informative first; see
 # gpu_check.py. Needs no network and installs nothing: PYTHON must have torch, transformers, accelerate, pytest and
 # hypothesis; what else is missing is said.
 #   PYTHON=python3.12 bash scripts/gpu_check.sh [folder for the report] [--on-cpu]

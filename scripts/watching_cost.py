@@ -92,11 +92,11 @@ def measure(reranker: Rank1, pairs: Sequence[tuple[str, Any]], name: str, clock:
 
 @contextmanager
 def taken_out() -> Iterator[None]:
-    """The loop without what could watch or steer it: no probes, nobody who is told, no branches."""
+    """The loop without probes, notifications, branches and logits processors."""
     with ExitStack() as patches:
-        for owner, method in ((Probe, "of"), (Row, "tell"), (Chain, "branch")):
+        for owner, method in ((Probe, "of"), (Row, "notify"), (Chain, "branch")):
             patches.enter_context(mock.patch.object(owner, method, _nothing))
-        patches.enter_context(mock.patch("rank1_hf.decoding.loop.chosen", lambda row, token, reading: token))
+        patches.enter_context(mock.patch("rank1_hf.decoding.loop._chosen", lambda row, next_token: next_token.id))
         yield
 
 

@@ -1,22 +1,39 @@
-"""Every snippet of the README runs, in order, as a reader would type it."""
+"""Every snippet of every README runs, in order, as a reader would type it; and what the pages name and link exists.
+
+The snippets of the server's page run in tests/serving/test_readme.py, that of Ray in tests/integrations/test_ray.py,
+those of scripts/reproduce.md in tests/scripts/test_reproduce.py.
+"""
 
 import json
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
+from transformers import AutoConfig, PretrainedConfig
 from typer.testing import CliRunner
 
 from rank1_hf import Rank1
 from rank1_hf.commands.cli import app
+from rank1_hf.decoding.options import FIELDS
+from rank1_hf.models.cards import parse_gpu
+from rank1_hf.models.family import AWQ_FAMILY, FAMILY
+from rank1_hf.models.planning import GIB, Plan, Size, plan
+from tests.pages import FRONT_PAGE, PAGES, ROOT, anchors, fences, links, name, prose, snippets, text_of
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGE = ROOT / "rank1_hf"
+DECODING, INTEGRATIONS, MODELS, SERVING = (
+    PACKAGE / folder / "README.md" for folder in ("decoding", "integrations", "models", "serving")
+)
+REPRODUCE = ROOT / "scripts" / "reproduce.md"
+RUN_HERE = [page for page in PAGES if page != REPRODUCE]
 
-
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+NOTHING_DEPRECATED = pytest.mark.filterwarnings("error:.*is now .*DecodingOptions:DeprecationWarning")
 
 
 def packages(snippet: str) -> list[str]:
@@ -25,29 +42,53 @@ def packages(snippet: str) -> list[str]:
 
 
 OWN_TESTS = {"mteb", "ray"}
-FRAMEWORKS = {packages(each)[0]: each for each in snippets("py") if not OWN_TESTS & set(packages(each))}
+FRAMEWORKS = {packages(each)[0]: each for each in snippets(INTEGRATIONS, "py") if not OWN_TESTS & set(packages(each))}
+
+
+def shell_lines() -> list[list[str]]:
+    """The words of every command, without comments, each once."""
+    lines = [line for page in RUN_HERE for snippet in snippets(page, "bash") for line in snippet.splitlines()]
+    return [shlex.split(line, comments=True) for line in dict.fromkeys(lines) if line]
 
 
 def commands() -> list[list[str]]:
-    """The `rank1-hf` lines of the README, without their comments."""
-    lines = [line for snippet in snippets("bash") for line in snippet.splitlines()]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("rank1-hf ")]
+    """What follows `rank1-hf`."""
+    return [words[1:] for words in shell_lines() if words[0] == "rank1-hf"]
+
+
+def other_lines() -> list[list[str]]:
+    """Commands of other programs, without the variables before them."""
+    lines = [words for words in shell_lines() if words[0] != "rank1-hf"]
+    return [[word for word in words if not re.match(r"[A-Z0-9_]+=", word)] for words in lines]
 
 
 @pytest.fixture
 def in_a_folder_with_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As the root of the repository is, but writable."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "rank1_hf").symlink_to(ROOT / "rank1_hf")
+    (tmp_path / "rank1_hf").symlink_to(PACKAGE)
     lines = [json.dumps({"text": text}) for text in ("The wing carries the aircraft.", "Bread is made of flour.")]
     (tmp_path / "passages.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return tmp_path
 
 
-def test_python(in_a_folder_with_passages: Path):
+def test_every_snippet_is_of_a_kind_that_a_test_runs():
+    for page in RUN_HERE:
+        kinds = {"python", "bash", "bibtex"}
+        kinds |= {"sh", "python3"} if page == SERVING else {"py"} if page == INTEGRATIONS else set()
+        assert {language for language, _ in fences(page)} <= kinds, name(page)
+        assert text_of(page).count("```") == 2 * len(fences(page)), name(page)
+        assert not re.search(r"^ {4}(\$ |python |bash |rank1-hf |pip )", prose(page), flags=re.MULTILINE), name(page)
+    assert {package for each in snippets(INTEGRATIONS, "py") for package in packages(each)} >= OWN_TESTS
+    assert len(FRAMEWORKS) + len(OWN_TESTS) == len(snippets(INTEGRATIONS, "py"))
+
+
+@NOTHING_DEPRECATED
+@pytest.mark.parametrize("page", [page for page in RUN_HERE if snippets(page, "python")], ids=name)
+def test_python(in_a_folder_with_passages: Path, page: Path):
     namespace: dict[str, object] = {}
-    for number, snippet in enumerate(snippets("python"), start=1):
-        exec(compile(snippet, f"README.md, python snippet {number}", "exec"), namespace)
+    for number, snippet in enumerate(snippets(page, "python"), start=1):
+        exec(compile(snippet, f"{name(page)}, python snippet {number}", "exec"), namespace)
     assert "Rank1" in namespace
 
 
@@ -57,25 +98,29 @@ def test_mteb(monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[object, list[str]]] = []
     small = Rank1(device="cpu")
     monkeypatch.setattr("rank1_hf.integrations.mteb.Rank1", lambda *args, **options: small)
+    monkeypatch.setattr("rank1_hf.integrations.mteb.checkpoint_identity", lambda name, **options: f"{name}@main")
     monkeypatch.setattr(mteb, "evaluate", lambda model, tasks: asked.append((model, [t.metadata.name for t in tasks])))
-    (snippet,) = [each for each in snippets("py") if "mteb" in packages(each)]
+    (snippet,) = [each for each in snippets(INTEGRATIONS, "py") if "mteb" in packages(each)]
     namespace: dict[str, object] = {}
-    exec(compile(snippet, "README.md, the MTEB snippet", "exec"), namespace)
+    exec(compile(snippet, f"{name(INTEGRATIONS)}, the MTEB snippet", "exec"), namespace)
     assert asked == [(namespace["model"], ["NevIR"])]
 
 
 @pytest.fixture(scope="module")
 def as_in_the_first_snippet() -> dict[str, object]:
     """What the snippets about other frameworks go on from."""
-    return {"model": Rank1(device="cpu"), "query": "what carries the weight of an aircraft in flight"}
+    namespace: dict[str, object] = {}
+    exec(compile(snippets(INTEGRATIONS, "python")[0], f"{name(INTEGRATIONS)}, the first snippet", "exec"), namespace)
+    return namespace
 
 
+@NOTHING_DEPRECATED
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_framework(framework: str, as_in_the_first_snippet: dict[str, object], capsys: pytest.CaptureFixture[str]):
     snippet = FRAMEWORKS[framework]
     for package in packages(snippet):
         pytest.importorskip(package)
-    exec(compile(snippet, f"README.md, the snippet for {framework}", "exec"), dict(as_in_the_first_snippet))
+    exec(compile(snippet, f"{name(INTEGRATIONS)}, {framework}", "exec"), dict(as_in_the_first_snippet))
     assert capsys.readouterr().out
 
 
@@ -92,9 +137,134 @@ def test_command(in_a_folder_with_passages: Path, command: list[str]):
         assert [json.loads(line)["rank"] for line in result.stdout.splitlines()] == [1, 2]
 
 
-def test_scripts_and_files_that_are_named_exist():
-    for name in set(re.findall(r"`?((?:scripts|tests|rank1_hf)/[\w/.-]+\.\w+)`?", README)):
-        assert (ROOT / name).is_file(), name
-    for name in re.findall(r"^\| `((?:\w+/)?\w+\.py)`", README, flags=re.MULTILINE):
-        assert (ROOT / "rank1_hf" / name).is_file(), name
-    assert {"scripts/quickstart.sh", "scripts/test.sh"} <= set(re.findall(r"scripts/\w+\.sh", README))
+@cache
+def help_of(script: str) -> str:
+    shown = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
+    return shown.stdout
+
+
+@pytest.mark.parametrize("line", other_lines(), ids=" ".join)
+def test_other_command(in_a_folder_with_passages: Path, line: list[str]):
+    """What takes minutes or a GPU is not run: the script is there, and has the options."""
+    match line:
+        case ["bash", script, *_]:
+            subprocess.run(["bash", "-n", ROOT / script], check=True)
+        case ["python", script, *options]:
+            known = set(re.findall(r"--[\w-]+", help_of(script)))
+            assert {option for option in options if option.startswith("--")} <= known
+        case [".venv/bin/pytest", tests]:
+            assert (ROOT / tests).is_file()
+        case ["pip", "install", "-e", "."]:
+            assert (ROOT / "pyproject.toml").is_file()
+        case ["accelerate", "launch", *arguments]:
+            launched = launch_command_parser().parse_args(arguments)
+            assert launched.num_processes == 4
+            if launched.module:
+                assert launched.training_script == "rank1_hf"
+                assert CliRunner().invoke(app, launched.training_script_args).exit_code == 0
+        case _:
+            pytest.fail(f"no test runs {' '.join(line)}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path):
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_relative_to(ROOT), link
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_page_is_reached_from_the_first():
+    reached, waiting = set(), [FRONT_PAGE]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        targets = ((page.parent / link.partition("#")[0]).resolve() for link in links(page) if "://" not in link)
+        waiting += [target for target in targets if target in PAGES and target not in reached]
+    assert reached == set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_are_named_exist(page: Path):
+    for path in set(re.findall(r"\b((?:scripts|tests|rank1_hf)/[\w/.-]+\.\w+)\b", text_of(page))):
+        if not path.startswith("scripts/reports/gpu/"):  # which gpu_check.sh writes
+            assert (ROOT / path).is_file(), path
+    if page not in (FRONT_PAGE, REPRODUCE):  # whose tables name files by folder, and others' files
+        for path in set(re.findall(r"`((?:[\w-]+/)*\w+\.(?:py|sh))`", prose(page))):
+            assert any((folder / path).is_file() for folder in (page.parent, PACKAGE, ROOT)), path
+
+
+def test_extras_that_are_named_exist():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    named = {extra for page in PAGES for extra in re.findall(r'-e "\.\[([\w-]+)\]"', text_of(page))}
+    assert {"eval", "serve", "ray", "langchain"} <= named <= set(extras)
+
+
+def test_the_front_page_is_short_and_says_how_to_start():
+    assert len(text_of(FRONT_PAGE).splitlines()) <= 300
+    assert {"scripts/quickstart.sh", "scripts/test.sh"} <= set(re.findall(r"scripts/\w+\.sh", text_of(FRONT_PAGE)))
+
+
+def test_the_folders_of_the_package_and_the_file_to_read_first():
+    rows = re.findall(r"^\| `(\w+)/` \| .* \| `(\w+\.py)` \|$", text_of(FRONT_PAGE), flags=re.MULTILINE)
+    folders = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()}
+    assert {folder for folder, _ in rows} == folders
+    for folder, first in rows:
+        assert (PACKAGE / folder / first).is_file(), f"{folder}/{first}"
+
+
+@cache
+def size_of(model: str) -> tuple[PretrainedConfig, Size]:
+    config = AutoConfig.for_model(**FAMILY[model])
+    return config, Size.of(config)
+
+
+def planned(model: str, memory: str, quantization: str | None) -> Plan:
+    config, size = size_of(model)
+    return plan(config, parse_gpu(memory), size=size, quantization=quantization)
+
+
+def test_each_model_fits_where_the_front_page_has_it():
+    rows = re.findall(
+        r"^\| (\d+) GiB \| ([\w.-]+) \((\d+)\) \| ([\w.-]+) \((\d+)\) \|$", text_of(FRONT_PAGE), re.MULTILINE
+    )
+    assert len(rows) >= 6
+    for memory, *found in rows:
+        for quantization, model, n_pairs in ((None, *found[:2]), ("4bit", *found[2:])):
+            plans = {each: planned(each, f"{memory}GiB", quantization) for each in FAMILY}
+            largest = [each for each in FAMILY if plans[each].fits][-1]
+            assert (largest, plans[largest].rows) == (f"jhu-clsp/{model}", int(n_pairs)), f"{memory} GiB"
+
+
+def test_the_table_of_the_family():
+    rows = re.findall(r"^\| (rank1-.*?) \|(.*) \|$", text_of(MODELS), flags=re.MULTILINE)
+    rows = [row for row in rows if row[1].count("|") == 6]
+    assert [f"jhu-clsp/{names.split(',')[0]}" for names, _ in rows] == list(FAMILY)
+    assert {f"jhu-clsp/{names.split(',')[0]}-awq" for names, _ in rows if "-awq" in names} == set(AWQ_FAMILY)
+    for (_, cells), model in zip(rows, FAMILY, strict=True):
+        config, size = size_of(model)
+        ways = [planned(model, "80GiB", quantization) for quantization in (None, "8bit", "4bit")]
+        weights = [f"{way.weights / GIB:.1f}" for way in ways]
+        expected = [config.num_hidden_layers, ways[0].kv_per_token // 1024, f"{config.max_position_embeddings:,}"]
+        assert cells.replace(" ", "").split("|")[1:] == [*map(str, expected), *weights]
+        assert float(cells.split("|")[0]) == pytest.approx((size.linear + size.others) / 1e9, abs=0.06)
+
+
+def test_every_option_of_the_engine_is_explained():
+    table = "\n".join(re.findall(r"^\|.*\|$", prose(DECODING), flags=re.MULTILINE))
+    for field in FIELDS:
+        assert f"`{field}`" in table or f"`{field}=" in table, field
+    for what in re.findall(r"^\| ([A-Z][^|`]+?) \| `\w+`", table, flags=re.MULTILINE):
+        assert f"**{what}.**" in prose(DECODING) or what.lower().replace(" ", "-") in anchors(DECODING), what
+
+
+def test_every_page_of_the_package_stands_beside_code():
+    for page in PAGES:
+        if page.is_relative_to(PACKAGE):
+            assert (page.parent / "__init__.py").is_file(), name(page)

@@ -1,1 +1,1 @@
-"""The life of a chain of thought, over token ids alone."""
+"""The state of one chain of thought, over token ids alone. Read `chain.py`: `Chain.advance` decides what comes next."""

@@ -59,7 +59,7 @@ class SteeringError(RuntimeError):
 
 
 class Rule:
-    """Decides when chains stop and what they say, instead of the model. Subclass it and override what you need.
+    """Decides when chains stop and which tokens they take. Subclass it and override what you need.
 
     One object steers all chains of a call, and is asked about them in any order. So it keeps nothing about a single
     chain: what it needs to know is handed over. A rule that must keep something gives each pair another object, from
@@ -107,13 +107,13 @@ class Rule:
 
         Args:
             thought: the chain's token ids so far.
-            token: what the model would say; it may be a closing marker or an EOS.
+            token: the model's next token; it may be a closing marker or an EOS.
         """
         return (token,)
 
 
 class DoNotThink(Rule):
-    """Closes every chain before its first token: the verdict is what the model believes without thinking."""
+    """Closes every chain before its first token: the verdict of the model without reasoning."""
 
     def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
         """Always."""
@@ -122,7 +122,7 @@ class DoNotThink(Rule):
 
 @dataclass(frozen=True)
 class EarlyExit(Rule):
-    """Stops a chain whose belief has settled: beyond a threshold, on the same side, at consecutive sentence ends.
+    """Stops a chain once its belief is beyond a threshold, on the same side, at consecutive sentence ends.
 
     Attributes:
         log_odds: how far from 0 the belief must be.

@@ -167,7 +167,7 @@ def _scores(queries: Tensor, keys: Tensor) -> Tensor:
     """Products of a batch of queries and keys, [batch, queries, head dim] and [batch, keys, head dim], in float32.
 
     A product of 16-bit matrices is rounded to 16 bits. Where its entries are large, as in Qwen2, whose keys have large
-    biases in common, that loses what tells one key from another; a second product then brings what was rounded off.
+    biases in common, that loses the differences between keys; a second product then brings what was rounded off.
     """
     scores = torch.bmm(queries, keys.transpose(1, 2))
     if scores.dtype == torch.float32:

@@ -18,7 +18,7 @@ from rank1_hf.decoding.watcher import Reading
 
 @dataclass(frozen=True, slots=True)
 class NextToken:
-    """What the logits at one position say: the likeliest token and its logit, and the logits of true and false.
+    """The logits at one position, reduced: the likeliest token and its logit, and the logits of true and false.
 
     With it goes what the row's watcher asked for, and the logits themselves where the row has a logits processor.
     """
@@ -61,7 +61,7 @@ class InFlightStep:
         self._positions = {row: positions for row, positions in self._positions.items() if row.pending <= 0}
 
     def wait(self) -> list[tuple[ScheduledRow, list[NextToken]]]:
-        """Wait for the step. Gives what the model says behind each row that needs logits, and behind its draft."""
+        """Wait for the step. Returns the next tokens of each row that needs logits, and those behind its draft."""
         if self._arrival is not None:
             self._arrival.synchronize()
         output = self._on_host.tolist()

@@ -140,7 +140,7 @@ class KVCache:
 
     @torch.inference_mode()
     def free(self, row: RowKV, *, wipe: bool = False) -> None:
-        """Take back a row's pages. `wipe` clears them: a masked NaN still poisons whoever owns the page next."""
+        """Take back a row's pages. `wipe` clears them: a masked NaN still spreads to the next owner of the page."""
         if wipe:
             self._wipe([page for page in row.pages if len(self._owners[page]) == 1])
         self._return_pages(row, row.pages)
@@ -183,7 +183,7 @@ class KVCache:
         self.max_pages = min(self.max_pages, self._capacity)
 
     def is_finite(self, row: RowKV) -> bool:
-        """Whether a row's KV is free of NaN and inf. The last layer tells: what breaks earlier reaches it."""
+        """Whether a row's KV is free of NaN and inf. The last layer is enough: NaN of earlier ones reaches it."""
         last = max(self._keys)
         return all(bool(pools[last][row.pages].isfinite().all()) for pools in (self._keys, self._values))
 

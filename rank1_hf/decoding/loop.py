@@ -122,7 +122,7 @@ class Decoder:
     ) -> Generator[list[Decoded]]:
         """Decode requests as `run` does, step by step: yields what each step has finished, which is often nothing.
 
-        Requests that come over time: None among them says that there is none at the moment. The loop then goes on with
+        Requests that come over time: None among them means that there is none at the moment. The loop then goes on with
         the rows it has, and asks again before the next step; it ends when it has none.
         """
         scheduler = self._new_scheduler(requests, max_rows)
@@ -247,7 +247,7 @@ class Decoder:
         return InFlightStep(plan.rows, output, positions, probe)
 
     def _read(self, step: Step | TokenStep, with_logits: Tensor | int = 0) -> Tensor:
-        """What the model says behind some of a step's tokens, or behind all (0).
+        """Read the logits behind some of a step's tokens, or behind all (0).
 
         Returns:
             [positions, 4], float32: the likeliest token (every id is exact in float32) and its logit, and the logits of
@@ -281,7 +281,7 @@ class Decoder:
     def _advance(self, part: ScheduledRow, next_tokens: list[NextToken], scheduler: Scheduler) -> Decoded | None:
         """Give a row its next token, or its verdict. Returns its outcome if it is finished.
 
-        Drafted tokens are accepted while they are what the model says.
+        Drafted tokens are accepted while they match the model's argmax.
         """
         row = part.row
         for next_token, drafted in zip(next_tokens, [*part.draft, None], strict=True):

@@ -22,10 +22,10 @@ _RENAMED = {
 class DecodingOptions:
     """How chains are decoded. In float32 no option changes a chain or a verdict; in 16 bits rounding may.
 
-    None in a field leaves the choice to the engine, by the device and the model; `Decoder.options` says what it chose.
+    None in a field leaves the choice to the engine, by the device and the model; `Decoder.options` has what it chose.
 
     Attributes:
-        batch_size: the most pairs that decode together (vLLM: `max_num_seqs`). A call can say otherwise.
+        batch_size: the most pairs that decode together (vLLM: `max_num_seqs`). A call can set another.
         prefill_chunk: the most prompt tokens that a step feeds (vLLM: `max_num_batched_tokens`).
         page_size: the tokens of a page of the KV cache (vLLM: `block_size`), a power of two, at least 16.
         kv_cache_tokens: the most tokens that the KV cache holds, over all pairs that decode together.
@@ -105,7 +105,7 @@ class DecodingOptions:
         return cls.parse(given or "")
 
     def with_old_names(self, old: dict[str, Any], owner: str, *, stacklevel: int = 3) -> Self:
-        """These options, and what keyword arguments said that `owner` took before there were options.
+        """These options, with the keyword arguments that `owner` took before there were options.
 
         Args:
             old: the arguments, by their old names.

@@ -12,7 +12,7 @@ class ScheduledRow:
     Attributes:
         row: the row.
         n_tokens: how many of its pending tokens the step feeds.
-        needs_logits: True for the row's last pending chunk, whose logits say its next token.
+        needs_logits: True for the row's last pending chunk, whose logits give its next token.
         draft: tokens fed behind the row's own, which the step verifies.
     """
 

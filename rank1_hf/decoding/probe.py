@@ -1,4 +1,4 @@
-"""Reads off a step what somebody asked for besides its likeliest tokens, for the rows that are watched, and no others.
+"""Reads what watchers request besides the likeliest tokens off a step, for the watched rows only.
 
 Hidden states come from hooks on the layers that are named, for the time of the step. Attention weights, which no fast
 kernel gives, are computed from the queries and the KV cache, for the heads that are named.
@@ -21,7 +21,7 @@ from rank1_hf.decoding.watcher import NOTHING, Needs, Reading, Scores
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A token behind which somebody wants to know more.
+    """A token at which a watcher requests more.
 
     Attributes:
         token: where it stands in the step.
@@ -56,7 +56,7 @@ class Probe:
 
     @classmethod
     def of(cls, rows: Sequence[ScheduledRow], cache: KVCache) -> "Probe | None":
-        """The probe of a step whose rows' KV is extended already; None where nobody wants anything."""
+        """The probe of a step whose rows' KV is extended already; None where nothing is requested."""
         places: list[Place] = []
         n_tokens = n_logits = 0
         for part in rows:
@@ -77,7 +77,7 @@ class Probe:
 
     @contextmanager
     def listening(self, model: PreTrainedModel) -> Iterator[None]:
-        """Hear what the layers say that somebody asked for."""
+        """Record the outputs of the requested layers."""
         layers = model.base_model.layers
         with ExitStack() as hooks:
             for index in frozenset().union(*(place.needs.hidden_states for place in self._places.values())):

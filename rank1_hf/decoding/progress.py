@@ -13,7 +13,7 @@ class Progress:
     """A tqdm bar fed by the decode loop.
 
     Args:
-        total: how many pairs there are, or None where nobody knows yet.
+        total: how many pairs there are, or None where that is unknown.
         show: True, False, or None: only on a terminal.
     """
 

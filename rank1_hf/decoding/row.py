@@ -15,8 +15,8 @@ class Row:
     """The request, the chain (what the context should be), and the KV (how much of it the model has seen).
 
     `rewritten` are the parts of the context, [start, stop), that the chain's rules or the caller wrote and not the
-    model. `n_learned` tokens of the context are known to those who draft. A branch, which reads what a row believes, is
-    a row too, and has that row as its `parent`. A row is guided where anyone but the model has a say in it, or watches.
+    model. `n_learned` tokens of the context are in the table of drafts. A branch, which reads a row's belief, is
+    a row too, and has that row as its `parent`. A row is guided where it has a rule, a processor or a watcher.
     """
 
     request: Request

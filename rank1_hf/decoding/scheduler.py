@@ -114,7 +114,7 @@ class Scheduler:
         self._cache.free(row.kv, wipe=wipe)
 
     def drop_cancelled(self) -> list[Row]:
-        """Give up the rows, live or waiting, that nobody wants any more, and all that they hold."""
+        """Free the rows, live or waiting, that were cancelled, and all that they hold."""
         dropped = [row for row in (*self.rows, *self._waiting) if row.is_cancelled]
         for row in dropped:
             if row in self._waiting:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rank1_hf.decoding.probe import Probe
 
 MAX_BATCHED_NEW_TOKENS = 8
-"""A row that brings at most so many tokens is attended together with the others that do."""
+"""Rows with at most this many new tokens are attended in one batch; longer chunks one row at a time."""
 
 _HIDDEN = -1e30  # added to a score; finite, so that a page that is hidden altogether has a softmax too
-_NOWHERE = 2**40  # the first position of a page that nobody reads: behind every token
+_NOWHERE = 2**40  # the first position of a page that no row reads: behind every token
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Step:
             none.
         width: pad the step to so many tokens, and attend every row by itself, so that a row's numbers depend on no
             other row; None: neither.
-        probe: is shown what the layers attend; None: nobody asked.
+        probe: receives what the layers attend; None: nothing is requested.
         kernels: those written for the device; None: PyTorch's operations attend.
     """
 

@@ -1,6 +1,6 @@
-"""How others may watch a row: what they can ask for, when they are notified, and what they are given.
+"""The protocol of watchers: what they can request of a row, when they are notified, and what they receive.
 
-The loop knows this protocol and nobody who implements it. What no watcher of a row asks for is not computed.
+The loop depends on this protocol only, not on its implementations. What no watcher requests is not computed.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ chain has taken a token; verdict: the chain has ended and the verdict is read; p
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a watcher wants to be computed where the model says a token, or the verdict.
+    """What a watcher requests at each token, or at the verdict.
 
     Attributes:
         scores: the numbers of `Scores`.
@@ -93,7 +93,7 @@ class Watcher(Protocol):
     """Is notified of what happens to one row."""
 
     def needs(self, *, verdict: bool) -> Needs:
-        """What it wants to know where the verdict is read, or where the model says a token."""
+        """What it requests at the verdict, or at each token."""
 
     def notify(
         self, event: Event, chain: Chain, n_seen: int, token: int | None = None, reading: Reading | None = None
@@ -103,7 +103,7 @@ class Watcher(Protocol):
         Args:
             event: what.
             chain: as it is now, to be read only.
-            n_seen: how many tokens of the context the model had seen when it said this; 0 where it said nothing.
+            n_seen: the length of the context that gave this token; 0 where there is no token.
             token: at a step, what the chain was given: the model's token, or what a logits processor made of it.
             reading: at a step and at the verdict, what was asked for; None where that is nothing.
         """

@@ -1,1 +1,1 @@
-"""Reranking measured: collections, runs, metrics, and the job that judges a run and survives."""
+"""Evaluation: metrics, and jobs that rerank a run and can be resumed. Read `job.py` first."""

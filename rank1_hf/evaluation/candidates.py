@@ -88,7 +88,7 @@ class Inputs:
             start += len(scores)
 
     def digests(self) -> dict[str, str]:
-        """What tells these queries and this run from others."""
+        """What separates these queries and this run from others."""
         queries, run = hashlib.sha256(), hashlib.sha256()
         for query, scores in self.run.items():
             queries.update(json.dumps([query, self.queries.get(query)]).encode())

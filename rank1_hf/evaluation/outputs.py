@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
     Attributes:
         document: its id.
-        score: strictly decreasing from place to place, and a float32, so that whoever reads the run finds this order:
+        score: strictly decreasing from place to place, and a float32, so that every reader of the run finds this order:
             the log-odds, or the number just below the score before where that is not less. Documents that were not
             judged count down from there.
         judgment: what the journal says of it; None below the candidates that were reranked.
@@ -118,7 +118,7 @@ def write_metrics(folder: Path, before: metrics.Values, after: metrics.Values) -
 
 
 def _score(score: float) -> str:
-    """A float32 in as many digits as tell it from every other."""
+    """A float32 in as many digits as separate it from every other."""
     return f"{score:.9g}"
 
 

@@ -1,1 +1,1 @@
-"""What is read from files: documents, collections, runs, qrels."""
+"""Readers of documents, collections, runs and qrels. Read `sources.py` first: where a collection comes from."""

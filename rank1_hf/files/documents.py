@@ -21,7 +21,7 @@ class DocumentStore:
         documents: the corpus.
         wanted: the ids that will be asked for.
         named: the ids that the digest is about.
-        skip: told of each document that has the id of an earlier one and another content; the earlier one counts.
+        skip: called with each document that has the id of an earlier one and another content; the earlier one counts.
 
     Attributes:
         digest: SHA-256 over the named documents, in the corpus's order.
@@ -67,7 +67,7 @@ class DocumentStore:
         self._path.unlink(missing_ok=True)
 
     def _fill(self, rows: Iterator[tuple[str, str, str]]) -> None:
-        # A file that nobody reads after a crash needs no care to survive one.
+        # A file that is not read after a crash need not survive one.
         self._database.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; "
             "CREATE TABLE documents (id TEXT, content TEXT, place TEXT)"

@@ -1,1 +1,4 @@
-"""Adapters to other projects; each is thin, and names the extra it needs where it is missing."""
+"""Adapters to other projects, one file each. Read `ranking.py` first: the retrieval adapters share it.
+
+Each adapter names the extra to install where its project is missing.
+"""

@@ -65,7 +65,7 @@ _DECISIVE = (
     *("prompt_template", "markers", "rethink", "min_thinking_tokens"),
 )
 """The options of `Rank1` that decide a result; the others say where and how fast it is found, or which checkpoint it
-comes from, which the revision tells."""
+comes from, which is in the revision."""
 
 _DECISIVE_DECODING = ("reproducible",)
 """The fields of `DecodingOptions` that do."""
@@ -97,7 +97,7 @@ class Rank1CrossEncoder:
         options: of `Rank1`: `max_new_tokens`, `quantization`, `decoding`, ...
 
     Attributes:
-        mteb_model_meta: what MTEB is told of the model, and what names and describes its results. The options that
+        mteb_model_meta: the model's description for MTEB, which names and describes its results. The options that
             decide a result are part of it, by what they contain, so that MTEB keeps the results of each apart. No other
             option is: not where the model runs, and no token.
     """
@@ -127,7 +127,7 @@ class Rank1CrossEncoder:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What MTEB is told of the model; see above."""
+        """The model's description for MTEB; see above."""
         return self._meta
 
     @mteb_model_meta.setter

@@ -1,4 +1,4 @@
-"""What the adapters of retrieval frameworks share: how passages are ranked, and what their documents are told of it."""
+"""What the adapters of retrieval frameworks share: ranking, and the metadata that documents get."""
 
 import inspect
 import warnings
@@ -38,7 +38,7 @@ def with_decoding(options: Mapping[str, Any], owner: str) -> dict[str, Any]:
 
 
 def metadata(judgment: Judgment) -> dict[str, Any]:
-    """What a document is told of its judgment: the `KEYS`, ready for JSON. A document without a score has None there,
+    """The metadata of a judged document: the `KEYS`, ready for JSON. A document without a score has None there,
     and `rank1_error` says why.
     """
     fields = judgment.to_dict()

@@ -1,1 +1,1 @@
-"""What a checkpoint is, how it is loaded, and what fits where."""
+"""Checkpoints: how they are loaded, quantized and placed, and what fits where. Read `loading.py` first."""

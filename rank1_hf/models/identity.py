@@ -1,4 +1,4 @@
-"""Which checkpoint it is: what tells its judgments from another's, without loading it."""
+"""The identity of a checkpoint, which separates its judgments from another's, without loading it."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,7 @@ def checkpoint_identity(
     """A hub checkpoint's name and commit, or a digest of a folder's files, wherever the folder is.
 
     Of a large file the digest sees its size and 1,024 blocks of 64 KiB, spread evenly: training changes every tensor,
-    so one checkpoint is told from the next in a second instead of minutes.
+    so one checkpoint is distinguished from the next in a second instead of minutes.
 
     Args:
         name: a hub name, a folder, or None: the model that ships.

@@ -51,7 +51,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is known of a checkpoint before its weights are read, so that whatever is wrong is said at once.
+    """What is known of a checkpoint before its weights are read, so that errors come at once.
 
     Attributes:
         path: a hub name or a folder.
@@ -324,7 +324,7 @@ def _explained(path: str | Path, part: str) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CheckpointError(f"cannot load the {part} of {path}: {error}") from error
-    except pickle.UnpicklingError as error:  # its message tells how to run the pickle's code
+    except pickle.UnpicklingError as error:  # its message explains how to run the pickle's code
         raise CheckpointError(f"cannot load the {part} of {path}: a pickle there holds more than tensors") from error
     except Exception as error:  # tokenizers and safetensors raise bare Exceptions and classes of their own
         if type(error).__module__.split(".")[0] in {"builtins", "safetensors", "tokenizers", "huggingface_hub"}:

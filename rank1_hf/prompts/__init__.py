@@ -1,1 +1,1 @@
-"""Text to token ids: the prompt contract, and what pairs may look like."""
+"""Pairs to token ids: the prompt contract, and what counts as a pair. Read `prompt.py` first."""

@@ -1,1 +1,1 @@
-"""What stands between `Rank1` and the decoder."""
+"""The parts of `Rank1`. Read `call.py` first: it takes one call's pairs through the decoder."""

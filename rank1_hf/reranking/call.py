@@ -77,7 +77,7 @@ class CallOptions:
 
     @property
     def watches(self) -> bool:
-        """Whether somebody sees the pairs while they are decoded."""
+        """Whether the pairs are observed while they are decoded."""
         return bool(self.observers) or self.traced is not None
 
     @property
@@ -124,7 +124,7 @@ class Call:
         is_wanted: asked before every step whether a pair is still wanted; once it is not, what it holds is freed, and
             its judgment is an error. It may be answered from another thread. None: all of them are.
 
-    Pairs that come over time: None among them says that there is none at the moment; see `Decoder.steps`.
+    Pairs that come over time: None among them means that there is none at the moment; see `Decoder.steps`.
 
     Attributes:
         n_ended: how many of the judgments taken so far ended in which way; None: without a score.

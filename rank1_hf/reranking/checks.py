@@ -1,4 +1,4 @@
-"""What is wrong with a model and the arguments about it, said before anything is loaded."""
+"""Checks of a model and its arguments, before anything is loaded."""
 
 import inspect
 
@@ -12,7 +12,7 @@ from rank1_hf.prompts.markers import ContractError
 
 
 def check_loaded(**given: object) -> None:
-    """Refuse what says how a model is to be loaded, where it is loaded already.
+    """Refuse arguments about loading where the model is loaded already.
 
     Args:
         given: the arguments, None where they were not given.

@@ -215,7 +215,7 @@ class CrossEncoderMethods(ABC):
             raise TypeError(f"documents must be a list of passages, not one {type(documents).__name__}")
         documents = list(documents)
         if top_k is not None and top_k >= len(documents):
-            contest = None  # everybody is among the best
+            contest = None  # all are among the best
         text = query_text(query if is_missing(instruction) else {"text": query, "instruction": instruction})
         judgments = self.judge(
             [(text, document) for document in documents],

@@ -61,7 +61,7 @@ class InspectionMethods(ABC):
         lens: bool = True,
         attention: bool = True,
     ) -> Trace:
-        """Think about one pair and tell everything about it; see `TraceOptions` for what the arguments mean.
+        """Judge one pair and record its trace; see `TraceOptions` for what the arguments mean.
 
         Raises:
             PairError: the pair cannot be judged.
@@ -91,7 +91,7 @@ class InspectionMethods(ABC):
         resume: bool = False,
         trace: bool | TraceOptions = False,
     ) -> Judgment:
-        """The verdict behind a chain that somebody else has written: what would the model say if it had thought this?
+        """The verdict of the model behind a given chain.
 
         Args:
             query, passage: the pair.

@@ -1,4 +1,4 @@
-"""What a call warns of, once it is over."""
+"""Warnings at the end of a call."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -36,5 +36,5 @@ def warn_of_budget(n_ended: Mapping[Ended | None, int], *, budget: int, close: s
             "verdicts were forced. Either the budget is too small (max_new_tokens), or the model closes its chains "
             f"with something else than {close!r} (markers=Markers(close=...)), or it is no reranker that thinks before "
             "it judges",
-            stacklevel=5,  # whoever called judge
+            stacklevel=5,  # the caller of judge
         )

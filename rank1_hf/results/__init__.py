@@ -1,1 +1,1 @@
-"""What comes back: data, and nothing that shows it."""
+"""Judgments and traces, as data without any display. Read `judgment.py` first."""

@@ -1,4 +1,4 @@
-"""Traces: what the model said at every token of a chain and how sure it was; saved, loaded, and made into tables."""
+"""Traces: the model's probabilities at every token of a chain; saved, loaded, and made into tables."""
 
 import json
 import math
@@ -19,7 +19,7 @@ class Trace:
     """One pair's chain, token by token.
 
     The lists from `token_ids` to `seconds` are as long as the chain. All scores are of the model's own logits, before
-    any logits processor. A token that the model did not say (the "Wait" of rethinking, a given chain, what a rule
+    any logits processor. A token that the model did not generate (the "Wait" of rethinking, a given chain, what a rule
     forces) has NaN for its scores and its time, and itself as its alternative.
 
     Attributes:

@@ -1,1 +1,1 @@
-"""A server: rerank requests over HTTP, in the form that Jina, Cohere, vLLM and TEI speak, from one decode loop."""
+"""An HTTP server with the rerank APIs of Jina, Cohere, vLLM and TEI. Read `app.py` first: it has the routes."""

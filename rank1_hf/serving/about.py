@@ -1,4 +1,4 @@
-"""What the server says of its model, in the forms of OpenAI and vLLM (`/v1/models`) and of TEI (`/info`)."""
+"""The description of the server's model, in the forms of OpenAI and vLLM (`/v1/models`) and of TEI (`/info`)."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ class ModelList(BaseModel):
 
 
 class Labels(BaseModel):
-    """What a reranker of TEI's says of its one label."""
+    """The one label of a TEI reranker."""
 
     id2label: dict[str, str]
     label2id: dict[str, int]

@@ -1,4 +1,4 @@
-"""One decode loop for the pairs of everybody who asks, in a thread of its own.
+"""One decode loop for the pairs of all requests, in a thread of its own.
 
 Pairs are submitted from any thread and wait in one queue, first come, first served. The loop takes them as it has room,
 so rows of different requests decode together, and hands out each judgment as it finishes. The engine knows nothing of
@@ -31,7 +31,7 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Job:
-    """Pairs that somebody waits for.
+    """The pairs of one request.
 
     Attributes:
         indices: the pairs' numbers in the engine.

@@ -17,7 +17,7 @@ RETRY_AFTER = 2
 """Seconds that a client is asked to wait when the queue is full."""
 
 CLIENT_CLOSED_REQUEST = 499
-"""What nginx calls it; nobody reads it but the metrics."""
+"""nginx's status code; only the metrics show it."""
 
 
 class Problem(BaseModel):
@@ -83,7 +83,7 @@ def _said_of(error: Mapping[str, Any]) -> str:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Give an application's errors their shape. Nothing that a client has sent is said back."""
+    """Give an application's errors their shape. Nothing that a client has sent is repeated."""
 
     def response(status: int, message: str, **headers: str) -> JSONResponse:
         return JSONResponse(problem(status, message).model_dump(), status, headers)

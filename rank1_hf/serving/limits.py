@@ -1,4 +1,4 @@
-"""What a client may send, and what it is told where that is too much or cannot be judged."""
+"""What a client may send, and the errors for what is too much or cannot be judged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Metrics for Prometheus."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
 class Metrics:
-    """Counts of the server, beside what the engine and the process say of themselves.
+    """Counts of the server, beside those of the engine and the process.
 
     Attributes:
         registry: what `/metrics` shows.
@@ -60,7 +60,7 @@ class _EngineCollector(Collector):
         for name, value, meaning in (
             ("rank1_steps", stats.steps, "Steps of the decode loop"),
             ("rank1_prefill_tokens", stats.prefill_tokens, "Prompt tokens that the model has seen"),
-            ("rank1_decode_tokens", stats.decode_tokens + stats.accepted_tokens, "Tokens that the model has said"),
+            ("rank1_decode_tokens", stats.decode_tokens + stats.accepted_tokens, "Tokens that the model has generated"),
             ("rank1_preemptions", stats.preemptions, "Rows that gave up their memory for others and came back"),
             ("rank1_out_of_memory", stats.out_of_memory, "Steps taken back because the device had no memory"),
         ):

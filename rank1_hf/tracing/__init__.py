@@ -1,7 +1,7 @@
-"""Watching the decode loop: observers, traces, the belief curve and the layer lens.
+"""Observers of the decode loop, traces, the belief curve and the layer lens. Read `observer.py` first.
 
-The loop notifies whoever watches, and knows nothing else of it. Read `observer.py` first; `tracer.py` makes the traces
-of `rank1_hf.results.trace`, and `lens.py` reads the verdict from every layer. `rank1_hf.viewing` shows all of it.
+The loop notifies observers and imports nothing of this folder. `tracer.py` records the traces of
+`rank1_hf.results.trace`, `lens.py` reads the verdict from every layer, and `rank1_hf.viewing` renders both.
 """
 
 from importlib import import_module
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rank1_hf.tracing.observer import Observer, WatchedPair
     from rank1_hf.tracing.tracer import TraceOptions
 
-# What observes needs torch, what shows does not, and `rank1-hf --help` should not wait for it.
+# Observers need torch, which `rank1-hf --help` should not wait for.
 _HOMES = {
     "BeliefPoint": "rank1_hf.chains.chain",
     "Lens": "rank1_hf.tracing.lens",

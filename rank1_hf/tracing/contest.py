@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class TopKExit:
     """When a passage is given up: as soon as k others lead it by more than a margin, where its belief is read.
 
-    What is compared is what the model believes of each passage: the lowest of the others' last beliefs against the
+    What is compared are the beliefs: the lowest of the others' last beliefs against the
     highest of the passage's own. A chain that has finished is compared by its verdict, one with fewer beliefs than are
     asked for not at all.
 

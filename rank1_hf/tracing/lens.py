@@ -1,4 +1,4 @@
-"""The layer lens: what every layer would say of the verdict, and which tokens of the prompt the verdict attends to.
+"""The layer lens: the verdict that every layer would give, and which tokens of the prompt the verdict attends to.
 
 Source of the idea: nostalgebraist, "interpreting GPT: the logit lens" (2020): a layer's output is read as if it were
 the last, through the final norm and the unembedding.

@@ -1,4 +1,4 @@
-"""Observers: small classes with a method for each moment of a pair's life in the decode loop."""
+"""Observers: classes with a method for each event of a pair in the decode loop."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +23,7 @@ class WatchedPair:
     Attributes:
         index: its place in the input.
         prompt: the prompt's token ids.
-        n_seen: how many tokens of the context the model had seen when it said what this moment is about.
+        n_seen: the length of the context at this event.
     """
 
     def __init__(self, index: int, prompt: Sequence[int], chain: Chain, n_seen: int = 0) -> None:
@@ -52,7 +52,7 @@ class WatchedPair:
 class Observer:
     """Sees each pair of a call while it is decoded: `model.judge(pairs, observers=[MyObserver()])`.
 
-    Subclass it, override the moments that matter, and name what has to be computed for them; nothing else is. One
+    Subclass it, override the events you need, and name what has to be computed for them; nothing else is. One
     object sees all pairs, many at a time: keep what belongs to one under its `pair.index`. Equal pairs of a call are
     decoded once and seen once, at the first one's index.
 
@@ -79,11 +79,11 @@ class Observer:
         """The model has seen all of the pair's context, for the first time since it was admitted."""
 
     def step(self, pair: WatchedPair, token: int, reading: Reading) -> None:
-        """The model has said a token, which may be `</think>` or an EOS, and the chain has taken it.
+        """The model has generated a token, which may be `</think>` or an EOS, and the chain has taken it.
 
         Args:
             pair: with this token in its chain, or with what the chain made of it.
-            token: what the model said, or what a logits processor chose.
+            token: the model's, or a logits processor's.
             reading: behind the token before it, at place `pair.n_seen - 1` of the context.
         """
 

@@ -1,4 +1,4 @@
-"""How a trace is made: an observer that notes what the model says at every token of one pair's chain."""
+"""The observer that records a trace: the model's probabilities at every token of one pair's chain."""
 
 import math
 import time
@@ -45,7 +45,7 @@ class _Said:
 
 
 class Tracer(Observer):
-    """Notes what the model says of one pair."""
+    """Records the trace of one pair."""
 
     step_needs = Needs(scores=True, logits=True)
 
@@ -92,7 +92,7 @@ class Tracer(Observer):
         )
 
     def _of_chain(self, n_prompt: int, thought: Sequence[int]) -> list[_Said]:
-        """What was noted of each token of the final chain; NaN where the model did not say it."""
+        """What was noted of each token of the final chain; NaN where the model did not generate it."""
         nothing = math.nan
         found: list[_Said] = []
         for place, token in enumerate(thought, start=n_prompt):

@@ -1,1 +1,1 @@
-"""How results are shown: in a terminal, in a notebook, as a page, as plots."""
+"""Results as text, HTML, tables and plots. Read `judgments.py` first: what calls return."""

@@ -28,7 +28,7 @@ COLUMNS = {
     "truncated": "bool_",
     "error": "string",
 }
-"""What a table says of a judged pair: fields of `Judgment.to_dict`, and the Arrow type of each."""
+"""The columns of a judged pair in tables: fields of `Judgment.to_dict`, and the Arrow type of each."""
 
 
 class Judgments(list[Judgment]):

@@ -1,4 +1,4 @@
-"""A chain in pieces, for whoever shows it: its tokens where they were traced, else its words.
+"""A chain in pieces, for display: its tokens where they were traced, else its words.
 
 pieces          the texts that make the chain
 n_kept          how many of them the verdict saw
@@ -62,7 +62,7 @@ def doubt(trace: "Trace", by: Shade) -> list[float]:
 
     By "entropy" H it is 1 - exp(-H), where exp(H) is among how many equally likely tokens a choice is as open; by
     "margin" m it is exp(-m), the runner-up's probability as a share of the token's own. 0 too for a token that the
-    model did not say itself, which has NaN for both.
+    model did not generate itself, which has NaN for both.
     """
     if by == "entropy":
         return [0.0 if math.isnan(entropy) else 1 - math.exp(-max(entropy, 0.0)) for entropy in trace.entropies]

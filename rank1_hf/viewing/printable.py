@@ -1,4 +1,4 @@
-"""Text from users, documents and models, as whoever looks at it may have it."""
+"""Text from users, documents and models, made safe to print."""
 
 import re
 

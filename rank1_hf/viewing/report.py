@@ -153,7 +153,7 @@ def _judgment(judgment: Judgment, rank: int | None) -> dict[str, Any]:
 
 
 def _trace(trace: "Trace") -> dict[str, Any]:
-    """What the page shows of a trace. Digits that nobody could see are left out: they would be half of the page."""
+    """What the page shows of a trace. Digits that cannot be seen are left out: they would be half of the page."""
     return {
         "logprobs": _rounded(trace.logprobs, 3),
         "alternatives": trace.alternative_texts,
@@ -167,7 +167,7 @@ def _trace(trace: "Trace") -> dict[str, Any]:
 
 
 def _rounded(values: Sequence[float], digits: int) -> list[float | None]:
-    """JSON has no infinity, and no NaN, which stands where the model did not say a token itself."""
+    """JSON has no infinity, and no NaN, which stands where the model did not generate a token itself."""
     return [round(value, digits) if math.isfinite(value) else None for value in values]
 
 

@@ -113,7 +113,7 @@ class Source:
         return self._workload("long-query", description, pairs, self.closes)
 
     def interactive(self, n_pairs: int) -> Workload:
-        """One query and a page of results: somebody is waiting."""
+        """One query and a page of results, for a user who waits."""
         pairs = list(itertools.islice(self._pairs(10), min(n_pairs, 10)))
         return self._workload("interactive", f"one query, {len(pairs)} passages", pairs, self.closes)
 

@@ -1,4 +1,4 @@
-"""Write a rule of your own: put words into the model's mouth, and stop its chains where you like.
+"""Write a rule of your own: force tokens, and stop chains where you like.
 
 python scripts/examples/stop_rule.py [MODEL]
 """

@@ -1,7 +1,6 @@
 """Pairs judged by actors on two machines: Ray's own cluster of local processes, of which an actor and a machine die."""
 
 import os
-import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from rank1_hf.evaluation.outputs import _COLUMNS
 from rank1_hf.reranker import Rank1
 from rank1_hf.viewing.judgments import COLUMNS
+from tests.pages import ROOT, snippets
 from tests.tiny_models import TEXT
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported: tests tell nobody
@@ -24,7 +24,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from rank1_hf.integrations.ray import _Judge, rerank  # noqa: E402
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = ROOT / "rank1_hf" / "integrations" / "README.md"
 PASSAGES = [line for line in TEXT.splitlines() if line]
 TEXTS: list[tuple[Any, Any]] = [
     (query, passage)
@@ -67,11 +67,11 @@ def actors(node: Any) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def judged(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """What the README's snippet wrote, while first an actor died, and then the machine of the other."""
+    """What the page's snippet wrote, while first an actor died, and then the machine of the other."""
     folder = tmp_path_factory.mktemp("shared")
     (folder / "pairs").mkdir()
     pq.write_table(table(), folder / "pairs" / "0.parquet")
-    (snippet,) = re.findall(r"^```py\n([^`]*integrations\.ray[^`]*)^```", README, flags=re.MULTILINE)
+    (snippet,) = (each for each in snippets(PAGE, "py") if "integrations.ray" in each)
     small = f"None, batch_size=2, **{OPTIONS}"
     for theirs, ours in {'"jhu-clsp/rank1-7b"': small, "(1, 8)": "2", "/mnt/shared": str(folder)}.items():
         assert theirs in snippet
@@ -96,7 +96,7 @@ def judged(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> pa.Tab
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        exec(compile(snippet, "README.md, the Ray snippet", "exec"), {})
+        exec(compile(snippet, f"{PAGE}, the Ray snippet", "exec"), {})
     finally:
         over.set()
         killer.join()

@@ -52,7 +52,7 @@ RUN = {
     "seed_oss": {},
     "apertus": {},
 }
-"""Families, by the model type in their config, that the README says run."""
+"""Families, by the model type in their config, that rank1_hf/models/README.md says run."""
 
 REFUSED = {
     "lfm2": ({"layer_types": ["conv", "full_attention"]}, r"layers with a state of their own \(conv\)"),

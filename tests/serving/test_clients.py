@@ -1,4 +1,4 @@
-"""The clients that people have, over loopback: each row of the README's table, with the client or the body it sends."""
+"""The clients that people have, over loopback: each row of the page's table, with the client or the body it sends."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def post(server: Running, path: str, body: dict[str, Any]) -> Any:
     return response.json()
 
 
-# ---- a row of the README's table each --------------------------------------------------------------------------------
+# ---- a row of the page's table each ----------------------------------------------------------------------------------
 
 
 def jina(server: Running, quick: Rank1) -> None:

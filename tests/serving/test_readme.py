@@ -1,7 +1,6 @@
-"""The README's section about the server: its command starts one, and its snippets get answers from it."""
+"""The server's page: its command starts one, and its snippets get answers from it."""
 
 import json
-import re
 import shlex
 
 import cohere
@@ -11,13 +10,11 @@ from typer.testing import CliRunner
 
 from rank1_hf import Rank1
 from rank1_hf.commands.cli import app
+from tests.pages import ROOT, name, snippets
 from tests.serving.conftest import Running
-from tests.test_readme import README
 
-SECTION = README.partition("\n## Server\n")[2].partition("\n## ")[0]
+PAGE = ROOT / "rank1_hf" / "serving" / "README.md"
 ADDRESS = "localhost:8000"
-
-pytestmark = pytest.mark.skipif(not SECTION, reason="the README has no section about the server")
 
 
 @pytest.fixture
@@ -26,9 +23,8 @@ def server(serve) -> Running:
 
 
 def lines(first_word: str) -> list[list[str]]:
-    """The words of the section's commands."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", SECTION, flags=re.MULTILINE | re.DOTALL)
-    joined = "".join(blocks).replace("\\\n", "")
+    """The words of the page's commands."""
+    joined = "".join(snippets(PAGE, "sh")).replace("\\\n", "")
     return [shlex.split(line, comments=True) for line in joined.splitlines() if line.startswith(first_word + " ")]
 
 
@@ -58,8 +54,8 @@ def test_the_requests_are_answered(server: Running):
 
 
 def test_the_client_gets_its_ranking(server: Running, capsys: pytest.CaptureFixture[str]):
-    (snippet,) = re.findall(r"^```python3\n(.*?)^```", SECTION, flags=re.MULTILINE | re.DOTALL)
+    (snippet,) = snippets(PAGE, "python3")
     namespace: dict[str, object] = {}
-    exec(compile(snippet.replace(f"http://{ADDRESS}", server.url), "README.md, the server's client", "exec"), namespace)
+    exec(compile(snippet.replace(f"http://{ADDRESS}", server.url), f"{name(PAGE)}, the client", "exec"), namespace)
     assert isinstance(namespace["client"], cohere.ClientV2)
     assert capsys.readouterr().out.startswith("0 0.9")
