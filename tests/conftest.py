@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from tests import models
+from tests import tiny_models
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
 disable_progress_bar()  # of saving checkpoints
@@ -30,25 +30,25 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`checkpoint(kind, **options) -> folder` of a tiny random-weight model, built once for the same arguments.
 
-    `kind` is one of `models.TOKENIZERS`; the options are those of `models.build_model`, and `tokenizer`, another kind
-    whose tokenizer it gets. Tests must not write into the folder: copy it first.
+    `kind` is one of `tiny_models.TOKENIZERS`; the options are those of `tiny_models.build_model`, and `tokenizer`,
+    another kind whose tokenizer it gets. Tests must not write into the folder: copy it first.
     """
 
     @cache
     def build(kind: str, **options: object) -> Path:
-        return models.save_checkpoint(tmp_path_factory.mktemp(kind), kind, **options)
+        return tiny_models.save_checkpoint(tmp_path_factory.mktemp(kind), kind, **options)
 
     return build
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PreTrainedTokenizerFast]:
-    """`tokenizer(kind)`, saved and loaded again as from a checkpoint; `kind` is one of `models.TOKENIZERS`."""
+    """`tokenizer(kind)`, saved and loaded again as from a checkpoint; `kind` is one of `tiny_models.TOKENIZERS`."""
 
     @cache
     def build(kind: str) -> PreTrainedTokenizerFast:
         folder = tmp_path_factory.mktemp(f"{kind}-tokenizer")
-        models.build_tokenizer(kind).save_pretrained(folder)
+        tiny_models.build_tokenizer(kind).save_pretrained(folder)
         return AutoTokenizer.from_pretrained(folder)
 
     return build

@@ -12,7 +12,7 @@ import torch
 from rank1_hf import Interrupted, Rank1
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.reranking.processes import Processes
-from tests.models import TEXT
+from tests.tiny_models import TEXT
 
 PASSAGES = [line for line in TEXT.splitlines() if line]
 PAIRS: list[Any] = [

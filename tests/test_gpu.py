@@ -14,11 +14,11 @@ from rank1_hf.decoding.in_flight import InFlightStep
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plan import Plan
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
-from tests import models
+from tests import tiny_models
 
 pytestmark = pytest.mark.gpu
 
-PASSAGES = [line for line in models.TEXT.splitlines() if line]
+PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line]
 PAIRS = [(query, passage) for query in ("how do wings carry?", "what does bread need?") for passage in PASSAGES]
 DEVICE = "cuda"
 

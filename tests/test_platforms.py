@@ -10,11 +10,11 @@ import torch
 from rank1_hf import Rank1
 from rank1_hf.decoding import attention
 from rank1_hf.decoding.options import DecodingOptions
-from tests import models
+from tests import tiny_models
 
 PACKAGE = Path(__file__).parents[1] / "rank1_hf"
 POSIX_ONLY = {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
-PAIRS = [("how do wings carry?", line) for line in models.TEXT.splitlines() if line]
+PAIRS = [("how do wings carry?", line) for line in tiny_models.TEXT.splitlines() if line]
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "cpu"])

@@ -14,11 +14,11 @@ from rank1_hf import Interrupted, PairError, Rank1
 from rank1_hf.decoding.requests import Decoded
 from rank1_hf.models.loading import load_model, open_checkpoint
 from rank1_hf.results.judgment import sigmoid
-from tests import models
-from tests.models import prompt_of
+from tests import tiny_models
+from tests.tiny_models import prompt_of
 
 BUDGET = 24
-PASSAGES = [line for line in models.TEXT.splitlines() if line]
+PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line]
 PAIRS = [("how do wings carry an aeroplane?", passage) for passage in PASSAGES] + [
     ("what does bread need?", passage) for passage in PASSAGES[:4]
 ]
@@ -543,7 +543,7 @@ class TestModels:
     def test_a_loaded_model_is_not_loaded_otherwise(self, tokenizer, how):
         fast = tokenizer("qwen2")
         with pytest.raises(ValueError, match=f"used as it was loaded: leave out {', '.join(how)}, or give a name"):
-            Rank1(models.build_model("qwen2", fast), tokenizer=fast, **how)
+            Rank1(tiny_models.build_model("qwen2", fast), tokenizer=fast, **how)
 
     def test_a_checkpoint_brings_its_tokenizer(self, checkpoint, tokenizer):
         with pytest.raises(ValueError, match="leave tokenizer out, or give a loaded model"):
@@ -551,7 +551,7 @@ class TestModels:
 
     def test_a_tokenizer_with_more_tokens_than_the_model(self, tokenizer):
         fast = tokenizer("qwen2")
-        model = models.build_model("qwen2", fast)
+        model = tiny_models.build_model("qwen2", fast)
         model.resize_token_embeddings(len(fast) - 10)
         with pytest.raises(ValueError, match="tokenizer"):
             Rank1(model, tokenizer=fast, max_new_tokens=4)
@@ -562,7 +562,7 @@ class TestModels:
         with pytest.raises(ValueError, match="BloomForCausalLM does not use Transformers' attention interface"):
             Rank1(bloom, tokenizer=fast, max_new_tokens=4, max_length=100)
 
-    @pytest.mark.parametrize("kind", models.TOKENIZERS)
+    @pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)
     def test_every_family(self, checkpoint, kind):
         reranker = Rank1(checkpoint(kind), device="cpu", max_new_tokens=BUDGET)
         together = reranker.judge(PAIRS)

@@ -5,9 +5,9 @@ from transformers import AutoTokenizer, SuppressTokensLogitsProcessor
 
 from rank1_hf import EarlyExit, Judgment, PairError, Rank1, Rule, TraceOptions
 from rank1_hf.results.judgment import TokenEvent
-from tests import models
+from tests import tiny_models
 
-PAIRS = [("how do wings carry an aeroplane?", line) for line in models.TEXT.splitlines()[:8] if line]
+PAIRS = [("how do wings carry an aeroplane?", line) for line in tiny_models.TEXT.splitlines()[:8] if line]
 QUERY, PASSAGE = PAIRS[0]
 
 
@@ -40,7 +40,7 @@ def test_think_false_is_what_the_model_says_behind_an_empty_chain(reranker):
         assert judgment.log_odds == pytest.approx(empty.log_odds, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", models.TOKENIZERS)
+@pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)
 def test_a_chain_scored_as_is_has_the_verdict_that_it_had(checkpoint, kind: str):
     reranker = Rank1(checkpoint(kind, close_scale=3.0, plain_chains=True), device="cpu", max_new_tokens=24)
     judgments = [j for j in reranker.judge(PAIRS, trace=True) if j.ended == "closed"]
@@ -154,7 +154,7 @@ def test_a_logits_processor_for_some_pairs(reranker):
     assert (again.chain, changed.chain) == (plain[1].chain, some[1].chain)
 
 
-@pytest.mark.parametrize("kind", models.TOKENIZERS)
+@pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)
 def test_a_stream_is_the_chain_and_then_the_judgment(checkpoint, kind: str):
     options = {"plain_chains": True} if kind == "sentencepiece" else {}  # no bytes at random, which are no text
     reranker = Rank1(checkpoint(kind, **options), device="cpu", max_new_tokens=24)

@@ -13,9 +13,9 @@ from rank1_hf.files.inputs import document_of
 from rank1_hf.integrations.official import rank1
 from rank1_hf.prompts.prompt import passage_text, query_text
 from rank1_hf.values import is_missing, is_whole_number, whole_number
-from tests import models
+from tests import tiny_models
 
-PAIRS = [("how do wings carry?", line) for line in models.TEXT.splitlines()[:3] if line]
+PAIRS = [("how do wings carry?", line) for line in tiny_models.TEXT.splitlines()[:3] if line]
 WHOLE = [7, np.int64(7), np.uint8(7), np.array(7), torch.tensor(7)]
 NOT_WHOLE = [True, np.True_, 7.0, np.float64(7), "7", None, np.array([7, 8]), [7]]
 MISSING = [None, float("nan"), np.float32("nan"), np.float64("nan"), pd.NA, pd.NaT, Decimal("NaN")]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rank1_hf.prompts.prompt import Pair
 from rank1_hf.prompts.tables import TablePairs
-from rank1_hf.results.judgment import Judgment
 from rank1_hf.results import judgment as judgment_module
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.notebook import judgment_html, ranking_html
 from rank1_hf.viewing.report import write_html
 

@@ -13,8 +13,8 @@ from rank1_hf.results.judgment import Interrupted, Judgment
 from rank1_hf.tracing import TraceOptions
 from rank1_hf.viewing.judgments import Judgments
 from tests.evaluation.stub import Stub, run, write_collection
-from tests.tracing.test_report import Page
 from tests.viewing.made import judgment
+from tests.viewing.test_report import Page
 
 QUERY, DOCS = "wings", ["A wing.", "Flour.", "A sea."]
 

@@ -12,9 +12,9 @@ from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.models.loading import eos_ids
 from rank1_hf.prompts.prompt import PromptEncoder
-from tests import models
+from tests import tiny_models
 
-WORDS = sorted(set(models.TEXT.split()))
+WORDS = sorted(set(tiny_models.TEXT.split()))
 
 SHAPES = {
     "qwen2": {},

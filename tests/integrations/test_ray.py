@@ -13,7 +13,7 @@ import pytest
 from rank1_hf.evaluation.outputs import _COLUMNS
 from rank1_hf.reranker import Rank1
 from rank1_hf.viewing.judgments import COLUMNS
-from tests.models import TEXT
+from tests.tiny_models import TEXT
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported: tests tell nobody
 ray = pytest.importorskip("ray")

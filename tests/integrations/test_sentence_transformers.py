@@ -14,7 +14,7 @@ import torch
 
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.reranker import Rank1
-from tests import models
+from tests import tiny_models
 from tests.integrations.passages import OTHER_QUERY, PASSAGES, QUERY
 
 pytest.importorskip("sentence_transformers")
@@ -98,7 +98,7 @@ def nano_beir(kind: type, reranker: Rank1) -> None:
 def negatives(mine: Callable[..., Any], reranker: Rank1) -> None:
     torch.manual_seed(0)
     embedder = SentenceTransformer(
-        modules=[StaticEmbedding(models.build_tokenizer("llama").backend_tokenizer, embedding_dim=8)], device="cpu"
+        modules=[StaticEmbedding(tiny_models.build_tokenizer("llama").backend_tokenizer, embedding_dim=8)], device="cpu"
     )
     pairs = datasets.Dataset.from_dict({"query": [QUERY, OTHER_QUERY], "answer": [PASSAGES[1], PASSAGES[0]]})
     mined = mine(

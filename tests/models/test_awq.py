@@ -15,7 +15,7 @@ from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.files.trec import read_run
 from rank1_hf.models.loading import EMBEDDED_MODEL, load_model, open_checkpoint
 from rank1_hf.models.packed import PackedLinear
-from tests import models
+from tests import tiny_models
 
 needs_kernels = pytest.mark.skipif(importlib.util.find_spec("gptqmodel") is None, reason="needs rank1-hf[awq]")
 
@@ -24,7 +24,7 @@ needs_kernels = pytest.mark.skipif(importlib.util.find_spec("gptqmodel") is None
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """rank1-tiny as an AWQ checkpoint, and with the same weights written out."""
     folder = tmp_path_factory.mktemp("tiny")
-    models.save_awq_checkpoint(EMBEDDED_MODEL, folder / "awq", folder / "plain")
+    tiny_models.save_awq_checkpoint(EMBEDDED_MODEL, folder / "awq", folder / "plain")
     return folder / "awq", folder / "plain"
 
 
@@ -71,7 +71,7 @@ def test_it_judges_as_the_weights_that_it_stands_for(tiny, dtype: str | None, ca
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral"])
 def test_the_layers_between_are_quantized_and_no_others(checkpoint: Callable[..., Path], tmp_path: Path, kind: str):
     awq, plain = tmp_path / "awq", tmp_path / "plain"
-    models.save_awq_checkpoint(checkpoint(kind), awq, plain)
+    tiny_models.save_awq_checkpoint(checkpoint(kind), awq, plain)
     reranker = Rank1(awq, device="cpu", dtype="float32", max_new_tokens=8)
     model, whole = reranker.model, load_model(open_checkpoint(plain), device="cpu", dtype="float32")
     assert isinstance(model.get_output_embeddings(), nn.Linear | PackedLinear)

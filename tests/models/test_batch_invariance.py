@@ -19,9 +19,9 @@ from transformers import (
 
 from rank1_hf import Rank1
 from rank1_hf.models.batch_invariance import make_batch_invariant
-from tests import models
+from tests import tiny_models
 
-PASSAGES = [line for line in models.TEXT.splitlines() if line]
+PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line]
 PAIRS = [(query, passage) for query in ("what carries an aeroplane?", "what is bread?") for passage in PASSAGES][:16]
 
 
@@ -57,7 +57,7 @@ class PerRow(nn.Linear):
 
 
 def dense() -> PreTrainedModel:
-    return models.build_model("qwen2", models.build_tokenizer("qwen2"))
+    return tiny_models.build_model("qwen2", tiny_models.build_tokenizer("qwen2"))
 
 
 def with_layer(kind: type[nn.Linear]) -> PreTrainedModel:
@@ -74,7 +74,7 @@ def test_a_scale_over_all_rows_is_refused_and_one_of_each_row_is_not() -> None:
         make_batch_invariant(with_layer(PerTensor))
     make_batch_invariant(with_layer(PerRow))
     make_batch_invariant(dense())
-    tokenizer = models.build_tokenizer("qwen2")
+    tokenizer = tiny_models.build_tokenizer("qwen2")
     with pytest.raises(ValueError, match="reproducible=True cannot hold"):
         Rank1(with_layer(PerTensor), tokenizer=tokenizer, reproducible=True)
     Rank1(with_layer(PerTensor), tokenizer=tokenizer)
@@ -92,7 +92,7 @@ def mixture(kind: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
         config = Qwen2MoeConfig(**shape, **heads, **ids, **sparse)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    models._init_weights(model, tokenizer)
+    tiny_models._init_weights(model, tokenizer)
     return model.eval()
 
 
@@ -100,14 +100,14 @@ def mixture(kind: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_mixture_of_experts_gives_a_pair_the_same_bits(kind: str, dtype: torch.dtype) -> None:
     """In float32 two of three pairs get other bits with the experts that Transformers takes by itself."""
-    tokenizer = models.build_tokenizer("qwen2")
+    tokenizer = tiny_models.build_tokenizer("qwen2")
     model = mixture(kind, tokenizer).to(dtype)
     assert_independent(Rank1(model, tokenizer=tokenizer, max_new_tokens=8, reproducible=True))
 
 
 @pytest.mark.parametrize("kind", ["qwen2_moe", "mixtral"])
 def test_experts_row_by_row_are_the_experts_of_transformers(kind: str) -> None:
-    model, ids = mixture(kind, models.build_tokenizer("qwen2")), torch.arange(1, 40)[None]
+    model, ids = mixture(kind, tiny_models.build_tokenizer("qwen2")), torch.arange(1, 40)[None]
     with torch.inference_mode():
         expected = model(ids).logits
         make_batch_invariant(model)
@@ -119,7 +119,7 @@ def test_experts_that_cannot_be_split_are_refused() -> None:
     config = JetMoeConfig(**shape, num_key_value_heads=2, num_local_experts=2)
     with pytest.raises(ValueError, match="is a mixture of experts"):
         make_batch_invariant(AutoModelForCausalLM.from_config(config))
-    quantized = mixture("mixtral", models.build_tokenizer("qwen2"))
+    quantized = mixture("mixtral", tiny_models.build_tokenizer("qwen2"))
     quantized.is_quantized = True
     with pytest.raises(ValueError, match="is a mixture of experts"):
         make_batch_invariant(quantized)

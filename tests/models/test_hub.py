@@ -13,11 +13,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from rank1_hf import Rank1
-from tests import models
+from tests import tiny_models
 from tests.hub import Hub
 
 PAIR = ("how do wings carry?", "Air flows around them.")
-GOOD: dict[str, tuple[str, dict[str, Any]]] = {kind: (f"us/{kind}", {}) for kind in models.TOKENIZERS}
+GOOD: dict[str, tuple[str, dict[str, Any]]] = {kind: (f"us/{kind}", {}) for kind in tiny_models.TOKENIZERS}
 GOOD["sharded"] = ("us/llama", {"revision": "sharded", "token": "hf_secret"})
 GOOD["inside"] = ("us/inside", {"subfolder": "a/b"})
 BAD: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,7 +64,7 @@ def hub(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     (code / "evil.py").write_text("raise SystemExit('code of a checkpoint was run')")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     others = {"inside": there / "inside", "tricks": tricks, "code": code, "pickled": pickled}
-    folders = {kind: checkpoint(kind) for kind in models.TOKENIZERS} | others
+    folders = {kind: checkpoint(kind) for kind in tiny_models.TOKENIZERS} | others
     main = {(f"us/{name}", "main"): folder for name, folder in folders.items()}
     return Hub(main | {("us/llama", "sharded"): sharded})
 
@@ -73,7 +73,8 @@ def test_a_name_is_as_good_as_a_folder_and_again_without_a_network(
     hub: Hub, checkpoint: Callable[..., Path], tmp_path: Path
 ):
     kinds = {
-        kind: Rank1(checkpoint(kind), device="cpu", dtype="float32", max_new_tokens=16) for kind in models.TOKENIZERS
+        kind: Rank1(checkpoint(kind), device="cpu", dtype="float32", max_new_tokens=16)
+        for kind in tiny_models.TOKENIZERS
     }
     expected = {kind: float(model.predict(PAIR)) for kind, model in kinds.items()}
     expected |= {"sharded": expected["llama"], "inside": expected["llama"]}

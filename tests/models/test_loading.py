@@ -21,7 +21,7 @@ from rank1_hf.models.loading import (
     open_checkpoint,
 )
 from rank1_hf.prompts.prompt import PromptEncoder
-from tests import models
+from tests import tiny_models
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def edit_json(file: Path, **changes: object) -> None:
 
 
 class TestGood:
-    @pytest.mark.parametrize("kind", models.TOKENIZERS)
+    @pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)
     def test_every_family(self, checkpoint, kind):
         loaded = load(checkpoint(kind), device="cpu")
         assert type(loaded.model).__name__.lower().startswith(loaded.model.config.model_type)
@@ -63,9 +63,9 @@ class TestGood:
         assert load(str(folder), device="cpu").model.config.model_type == "qwen2"
 
     def test_dtype_is_the_checkpoints_own_unless_given(self, checkpoint, tmp_path):
-        fast = models.build_tokenizer("qwen2")
+        fast = tiny_models.build_tokenizer("qwen2")
         fast.save_pretrained(tmp_path)
-        models.build_model("qwen2", fast).to(torch.bfloat16).save_pretrained(tmp_path)
+        tiny_models.build_model("qwen2", fast).to(torch.bfloat16).save_pretrained(tmp_path)
         assert load(tmp_path, device="cpu").model.dtype == torch.bfloat16
         assert load(tmp_path, device="cpu", dtype="float32").model.dtype == torch.float32
         assert load(checkpoint("qwen2"), device="cpu").model.dtype == torch.float32
@@ -126,7 +126,8 @@ class TestBad:
     def test_pickled_weights_beside_other_safetensors(self, folder):
         (folder / "model.safetensors").rename(folder / "adapter.safetensors")
         torch.save(
-            models.build_model("qwen2", open_checkpoint(folder).tokenizer).state_dict(), folder / "pytorch_model.bin"
+            tiny_models.build_model("qwen2", open_checkpoint(folder).tokenizer).state_dict(),
+            folder / "pytorch_model.bin",
         )
         with pytest.raises(CheckpointError, match="cannot load the weights of"):
             load(folder)

@@ -6,7 +6,7 @@ import torch
 
 from rank1_hf import Rank1
 from rank1_hf.models import memory
-from tests import models
+from tests import tiny_models
 
 
 @pytest.mark.parametrize("options", [{}, {"head_dim": 48}, {"num_key_value_heads": 4, "num_hidden_layers": 3}])
@@ -19,7 +19,7 @@ def test_bytes_per_token_are_those_of_the_pool(checkpoint, options):
 
 
 def test_the_budget_follows_the_free_memory(monkeypatch):
-    config = models.build_model("qwen2", models.build_tokenizer("qwen2")).config
+    config = tiny_models.build_model("qwen2", tiny_models.build_tokenizer("qwen2")).config
 
     def budget(available: int) -> int:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": available}))
@@ -33,7 +33,7 @@ def test_the_budget_follows_the_free_memory(monkeypatch):
 
 @pytest.mark.gpu
 def test_the_budget_of_a_gpu_leaves_what_it_must():
-    config = models.build_model("qwen2", models.build_tokenizer("qwen2")).config
+    config = tiny_models.build_model("qwen2", tiny_models.build_tokenizer("qwen2")).config
     half, whole = (
         memory.kv_budget(config, torch.float32, torch.device("cuda"), n_tokens=100, n_rows=10, utilization=share)
         for share in (0.5, 1.0)

@@ -9,9 +9,9 @@ import torch
 from rank1_hf import Rank1
 from rank1_hf.models.loading import load_model, open_checkpoint
 from rank1_hf.models.placement import device_of, is_split, layer_devices, offloaded_bytes
-from tests import models
+from tests import tiny_models
 
-PASSAGES = [line for line in models.TEXT.splitlines() if line]
+PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line]
 PAIRS = [(query, passage) for query in ("how do wings carry?", "what does bread need?") for passage in PASSAGES[:6]]
 
 

@@ -24,7 +24,7 @@ from rank1_hf.models.planning import (
 )
 from rank1_hf.models.products import fused_4bit_tokens
 from scripts.quantization_agreement import linear_bytes
-from tests import models
+from tests import tiny_models
 from tests.cards import CUDA, put_in
 
 BILLIONS = {  # as the base models' cards give them
@@ -68,7 +68,7 @@ def test_quantized_weights_take_what_a_loaded_model_takes(quantization: str) -> 
 
 def test_awq_weights_take_what_they_take_on_disk(tmp_path: Path) -> None:
     """Of the embedded model the linear layers are a small part, and 128 weights share a scale and a zero."""
-    models.save_awq_checkpoint(EMBEDDED_MODEL, tmp_path / "awq", tmp_path / "plain", group=128)
+    tiny_models.save_awq_checkpoint(EMBEDDED_MODEL, tmp_path / "awq", tmp_path / "plain", group=128)
     config = open_checkpoint(tmp_path / "awq").config
     assert ways_to_load(config) == ("awq",)
     with safe_open(tmp_path / "awq" / "model.safetensors", "pt") as file:

@@ -8,9 +8,9 @@ from rank1_hf import ContractError, Markers, Rank1
 from rank1_hf.prompts.markers import check_markers
 from rank1_hf.prompts.prompt import PromptEncoder
 from rank1_hf.reranking.remarks import warn_of_budget
-from tests import models
+from tests import tiny_models
 
-PASSAGES = [line for line in models.TEXT.splitlines() if line]
+PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_marker_that_contains_a_token_is_refused_with_what_to_write(tokenizer,
         PromptEncoder(tokenizer("qwen2"), markers=Markers(**{name: marker}))
 
 
-@pytest.mark.parametrize("kind", models.TOKENIZERS)
+@pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)
 def test_what_is_right_stays_right(tokenizer, kind):
     fast = tokenizer(kind)
     added = set(fast.get_added_vocab())

@@ -19,11 +19,11 @@ from rank1_hf.prompts.prompt import (
     query_text,
 )
 from rank1_hf.values import is_missing
-from tests import models
-from tests.models import prompt_of
+from tests import tiny_models
+from tests.tiny_models import prompt_of
 
 
-@pytest.fixture(scope="module", params=models.TOKENIZERS)
+@pytest.fixture(scope="module", params=tiny_models.TOKENIZERS)
 def kind(request):
     return request.param
 
@@ -38,7 +38,7 @@ def encoder(fast):
     return PromptEncoder(fast)
 
 
-WORDS = sorted(set(models.TEXT.split()))
+WORDS = sorted(set(tiny_models.TEXT.split()))
 FRAGMENTS = (
     *(
         " ",
@@ -164,7 +164,7 @@ class TestIds:
         assert starts_with_bos == (kind in ("llama", "mistral", "sentencepiece"))
 
     def test_added_white_space_stays_one_token(self, tokenizer):
-        fast = models.build_tokenizer("qwen2")
+        fast = tiny_models.build_tokenizer("qwen2")
         fast.add_tokens([AddedToken("        ", normalized=False)])
         encoder = PromptEncoder(fast)
         passage = "if wings:\n        fly"
@@ -350,7 +350,7 @@ class TestContract:
             PromptEncoder(ByT5Tokenizer())
 
     def test_a_tokenizer_that_appends_eos(self):
-        fast = models.build_tokenizer("mistral")
+        fast = tiny_models.build_tokenizer("mistral")
         backend = fast.backend_tokenizer
         ends = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
         backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
@@ -376,14 +376,14 @@ class TestContract:
             PromptEncoder(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=unknown))
 
     def test_a_tokenizer_whose_prompt_cannot_be_reproduced(self):
-        fast = models.build_tokenizer("pieces")
+        fast = tiny_models.build_tokenizer("pieces")
         fast.add_tokens([AddedToken("<think>", lstrip=True, normalized=False), "</think>"])
         with pytest.raises(ContractError, match="cannot be reproduced"):
             PromptEncoder(fast)
 
     def test_markers_in_pieces_where_a_text_begins_with_a_space(self):
         """A SentencePiece tokenizer puts a space before the first word, which is no part of the close."""
-        fast = models.build_tokenizer("sentencepiece")
+        fast = tiny_models.build_tokenizer("sentencepiece")
         backend = Tokenizer.from_str(fast.backend_tokenizer.to_str().replace("think>", "other>"))
         fast = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
         close = PromptEncoder(fast).close_ids

@@ -1,7 +1,7 @@
 """The prompt contract on the tokenizers that the families publish.
 
 They are too large to ship, so this runs where RANK1_TOKENIZERS names a folder that has them; see
-scripts/fetch_tokenizers.sh. The tiny tokenizers of `tests.models` are what the other tests use.
+scripts/fetch_tokenizers.sh. The tiny tokenizers of `tests.tiny_models` are what the other tests use.
 """
 
 import os
@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rank1_hf.prompts.prompt import PromptEncoder, cut_to_last_sentence
-from tests.models import prompt_of
-from tests.test_prompt import FRAGMENTS, characters, has_added_token, joined, normalized, queries, texts, thought_ids
+from tests.prompts.test_prompt import (
+    FRAGMENTS,
+    characters,
+    has_added_token,
+    joined,
+    normalized,
+    queries,
+    texts,
+    thought_ids,
+)
+from tests.tiny_models import prompt_of
 
 FOLDER = os.environ.get("RANK1_TOKENIZERS")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="needs the folder named by RANK1_TOKENIZERS")

@@ -8,10 +8,10 @@ import pytest
 
 from rank1_hf import Rank1
 from rank1_hf.viewing.judgments import COLUMNS
-from tests import models
+from tests import tiny_models
 
 QUERIES = ["how do wings carry?", "what does bread need?"] * 2
-PASSAGES = [line for line in models.TEXT.splitlines() if line][:4]
+PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line][:4]
 COLUMNS_GIVEN = {"label": [1, 0, 0, 1], "passage": PASSAGES, "query": QUERIES}
 TABLES = {
     "pandas": lambda columns: pd.DataFrame(columns, index=[f"row {n}" for n in range(4)]),

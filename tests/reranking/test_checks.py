@@ -8,10 +8,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rank1_hf import CheckpointError, Rank1
 from rank1_hf.reranking.checks import check_layers
-from tests import models
+from tests import tiny_models
 
 QUERY = "how do wings carry an aeroplane?"
-PASSAGES = [line for line in models.TEXT.splitlines() if line][:4]
+PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line][:4]
 _HEADS = {"head_dim": 16}
 _EXPERTS = {
     "num_experts": 4,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scripts.planner_check import SHAPES, Checked, check, main, peak_bytes, table
-from tests import models
+from tests import tiny_models
 
 
 def test_peak_is_of_what_was_alive_together():
@@ -28,9 +28,9 @@ def test_peak_is_of_what_was_alive_together():
     ("kind", "dtype"), [("qwen2", torch.float32), ("llama", torch.bfloat16), ("mistral", torch.float32)]
 )
 def test_what_is_planned_is_within_a_tenth_of_what_is_taken(kind: str, dtype: torch.dtype):
-    tokenizer = models.build_tokenizer(kind)
+    tokenizer = tiny_models.build_tokenizer(kind)
     sizes = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8, "num_attention_heads": 8}
-    model = models.build_model(kind, tokenizer, **sizes, max_position_embeddings=8192).to(dtype)
+    model = tiny_models.build_model(kind, tokenizer, **sizes, max_position_embeddings=8192).to(dtype)
     checked = check(kind, model, tokenizer, n_pairs=12, kv_cache_tokens=6_400, chain_tokens=8)
     assert checked.planned_weights == checked.measured_weights
     assert abs(checked.error) < 0.1

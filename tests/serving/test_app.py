@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rank1_hf import Rank1
 from rank1_hf.serving.limits import Limits
-from tests.models import TEXT
 from tests.serving.conftest import Running, wait_until
+from tests.tiny_models import TEXT
 
 QUERY = "how do wings carry an aeroplane?"
 DOCUMENTS = [line for line in TEXT.splitlines() if line][:5]

@@ -5,9 +5,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rank1_hf import PairError, Rank1, TraceOptions
-from tests import models
+from tests import tiny_models
 
-QUERY, PASSAGE = "how do wings carry an aeroplane?", models.TEXT.splitlines()[2]
+QUERY, PASSAGE = "how do wings carry an aeroplane?", tiny_models.TEXT.splitlines()[2]
 SHAPES = {
     "qwen2": {},
     "llama": {"num_key_value_heads": 1, "num_hidden_layers": 3},
@@ -63,7 +63,7 @@ def test_it_is_read_once_at_the_verdict(checkpoint, monkeypatch):
     monkeypatch.setattr(
         Probe, "listening", lambda self, model: n_places.append(len(self._places)) or listening(self, model)
     )
-    pairs = [(QUERY, line) for line in models.TEXT.splitlines()[:5]]
+    pairs = [(QUERY, line) for line in tiny_models.TEXT.splitlines()[:5]]
     reranker.judge(pairs, trace=False)
     assert n_places == []
     reranker.lens(QUERY, PASSAGE)
@@ -72,7 +72,7 @@ def test_it_is_read_once_at_the_verdict(checkpoint, monkeypatch):
 
 def test_many_pairs_have_each_their_own(checkpoint):
     reranker = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=16)
-    pairs = [(QUERY, line) for line in models.TEXT.splitlines()[:5]]
+    pairs = [(QUERY, line) for line in tiny_models.TEXT.splitlines()[:5]]
     for judgment, (query, passage) in zip(
         reranker.judge(pairs, trace=TraceOptions(lens=True, attention=True)), pairs, strict=True
     ):

@@ -13,12 +13,12 @@ from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.watcher import Needs, Reading
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.observer import Observed, WatchedPair
-from tests import models
+from tests import tiny_models
 from tests.decoding.oracle import SHAPES, Oracle, assert_same
 from tests.decoding.test_graphs import Recorder, recorder  # noqa: F401, a fixture
 from tests.decoding.test_reproducible import decoder as reproducible_decoder
 
-PAIRS = [("how do wings carry an aeroplane?", line) for line in models.TEXT.splitlines()[:6] if line]
+PAIRS = [("how do wings carry an aeroplane?", line) for line in tiny_models.TEXT.splitlines()[:6] if line]
 
 
 class Everything(Observer):

@@ -15,9 +15,9 @@ from rank1_hf import EarlyExit, Rank1, Trace, TraceOptions
 from rank1_hf.chains.chain import BeliefPoint
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing import read_traces, to_arrow, to_pandas, write_traces
-from tests import models
+from tests import tiny_models
 
-PAIRS = [("how do wings carry an aeroplane?", line) for line in models.TEXT.splitlines()[:6] if line]
+PAIRS = [("how do wings carry an aeroplane?", line) for line in tiny_models.TEXT.splitlines()[:6] if line]
 LISTS = ("texts", "logprobs", "alternative_ids", "alternative_texts", "margins", "entropies", "seconds")
 
 
@@ -31,7 +31,7 @@ def full_logits(folder: Path, ids: list[int]) -> torch.Tensor:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(torch.tensor([ids])).logits[0]
 
 
-@pytest.mark.parametrize("kind", models.TOKENIZERS)
+@pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)
 def test_a_trace_has_each_token_of_its_chain(checkpoint, kind: str):
     options = {"plain_chains": True} if kind == "sentencepiece" else {}  # no bytes at random, which are no text
     folder = checkpoint(kind, **options)

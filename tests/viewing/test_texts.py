@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from rank1_hf import Rank1, TraceOptions
 from rank1_hf.prompts.prompt import PromptEncoder
 from rank1_hf.viewing.report import report_data
-from tests import models
-from tests.test_prompt import hostile_texts, normalized, queries, texts
+from tests import tiny_models
+from tests.prompts.test_prompt import hostile_texts, normalized, queries, texts
 
 COMPOSED = "Le café de l\u2019Élysée, à Zürich"
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
 
 
-@pytest.fixture(scope="module", params=models.TOKENIZERS)
+@pytest.fixture(scope="module", params=tiny_models.TOKENIZERS)
 def fast(request, tokenizer):
     return tokenizer(request.param)
 
@@ -42,7 +42,7 @@ class TestPromptTexts:
         prompt = encoder.encode(query, passage)
         shares = encoder.prompt_texts(prompt)
         assert len(shares) == len(prompt.ids)
-        assert "".join(shares) == bos(encoder, fast) + models.prompt_of(query, passage)
+        assert "".join(shares) == bos(encoder, fast) + tiny_models.prompt_of(query, passage)
 
     @given(query=queries(texts), passage=texts)
     def test_each_is_what_its_token_stands_for(self, fast, encoder, query, passage):
@@ -57,7 +57,7 @@ class TestPromptTexts:
         prompt = encoder.encode("wings", DECOMPOSED, max_tokens=room)
         said = "".join(encoder.prompt_texts(prompt)).removeprefix(bos(encoder, fast))
         assert prompt.truncated
-        assert said in [models.prompt_of("wings", DECOMPOSED[:end]) for end in range(len(DECOMPOSED))]
+        assert said in [tiny_models.prompt_of("wings", DECOMPOSED[:end]) for end in range(len(DECOMPOSED))]
 
 
 class TestGivenChains:
@@ -83,7 +83,7 @@ class TestGivenChains:
 def test_traces_and_reports_show_the_users_own_text(reranker: Rank1, text: str) -> None:
     query, passage = f"where is {text}?", {"title": text, "text": f"{text} is a place."}
     judgments = reranker.judge([(query, passage)], trace=TraceOptions(attention=True))
-    prompt = models.prompt_of(query, f"{text} {text} is a place.")
+    prompt = tiny_models.prompt_of(query, f"{text} {text} is a place.")
     assert "".join(judgments[0].trace.prompt_texts) == prompt
     assert "".join(reranker.lens(query, passage).prompt_texts) == prompt
     data = report_data(judgments, pairs=[(query, passage)])
