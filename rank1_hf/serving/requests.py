@@ -8,7 +8,17 @@ said", and a document may be anything: one that cannot be judged costs itself an
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticKnownError
 
 from rank1_hf.prompts.prompt import PairError, passage_text, query_text
@@ -38,6 +48,14 @@ class PairsRequest(BaseModel):
     documents_field: ClassVar[str] = "documents"
 
     instruction: str | None = Field(default=None, description="What else decides about relevance.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said(cls, body: object) -> object:
+        """The fields that have a value."""
+        if not isinstance(body, dict):
+            return body
+        return {name: value if _is_said(value) else None for name, value in body.items()}
 
     @property
     def placed_queries(self) -> dict[str, object]:
@@ -192,7 +210,9 @@ class ItemsScoreRequest(ScoreRequest):
 
 
 def _rerank_form(body: object) -> str:
-    return TAG + ("texts" if isinstance(body, dict) and "texts" in body else "documents")
+    names = body if isinstance(body, dict) else {}
+    is_texts = _is_said(names.get("texts")) or ("texts" in names and "documents" not in names)
+    return TAG + ("texts" if is_texts else "documents")
 
 
 def _score_form(body: object) -> str:
