@@ -19,12 +19,16 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from rank1_hf.prompts.prompt import PairError, passage_text, query_text
 
 TAG = "form "
 """How the tags of alternative forms begin, which are no part of a field's place."""
+
+
+NO_TEXTS = "texts_type"
+"""The type of error of a field that is neither a text nor a list."""
 
 
 def _whole(number: object) -> object:
@@ -147,7 +151,7 @@ class TextsRequest(PairsRequest):
 
 def _check_texts(texts: object) -> object:
     if not isinstance(texts, str | list):
-        raise PydanticKnownError("list_type")
+        raise PydanticCustomError(NO_TEXTS, "neither a text nor a list")
     if texts == []:
         raise PydanticKnownError("too_short", {"field_type": "List", "min_length": 1, "actual_length": 0})
     return texts
