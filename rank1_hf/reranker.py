@@ -23,7 +23,7 @@ from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query, Truncation
 from rank1_hf.reranking.call import Call, CallOptions, Processor, collect
-from rank1_hf.reranking.cross_encoder import CrossEncoderMethods
+from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
 from rank1_hf.reranking.inspection import InspectionMethods
 from rank1_hf.reranking.model_source import ModelSource
 from rank1_hf.reranking.remarks import warn_of_budget
@@ -82,6 +82,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         CheckpointError: the checkpoint cannot be loaded.
         ContractError: its tokenizer cannot express the prompt contract.
         ValueError: an argument makes no sense; the message says which and why.
+        TypeError: an argument is `CrossEncoder`'s alone; the message says what to do instead.
     """
 
     def __init__(
@@ -112,7 +113,8 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
     ) -> None:
         if engine not in ("paged", "plain"):
             raise ValueError(f"engine must be 'paged' or 'plain', not {engine!r}")
-        decoding = DecodingOptions.of(decoding).with_old_names(old_options, "Rank1")
+        decoding = DecodingOptions.of(decoding)
+        decoding = decoding.with_old_names(without_cross_encoder_options(old_options), "Rank1")
         max_length = whole_number("max_length", max_length, least=1)
         rethink = whole_number("rethink", rethink, least=0)
         min_thinking_tokens = whole_number("min_thinking_tokens", min_thinking_tokens, least=0)

@@ -11,7 +11,6 @@ Needs `pip install 'rank1-hf[bench,quantization]'`.
 """
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from rank1_hf import Judgment, Rank1
 from rank1_hf.files.beir import SAMPLE, read_beir
+from rank1_hf.files.textfiles import read_jsonl
 from rank1_hf.files.trec import read_run
 from rank1_hf.models.devices import DTYPES
 
@@ -60,7 +60,7 @@ def parse_options() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a hub name or a folder; without it: the embedded model")
-    parser.add_argument("--pairs", type=Path, help="a .jsonl file; without it: the sample of Cranfield")
+    parser.add_argument("--pairs", type=Path, help="a .jsonl file, gzipped or not; without it: the sample of Cranfield")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="the budget, for the sample")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of what is not quantized")
     parser.add_argument("--device", help="without it: CUDA, MPS or CPU, the first there is")
@@ -79,8 +79,7 @@ def sample_pairs(budget: int) -> dict[Settings, Pairs]:
 def read_pairs(path: Path) -> dict[Settings, Pairs]:
     """The pairs of a file, by what they are judged with."""
     groups: dict[Settings, Pairs] = defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        pair = json.loads(line)
+    for _, pair in read_jsonl(path):
         groups[pair.get("max_output_tokens"), pair.get("dataset_prompt")].append((pair["query"], pair["passage"]))
     return groups
 

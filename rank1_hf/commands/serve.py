@@ -101,7 +101,12 @@ def _api_key(file: Path | None) -> "SecretStr | None":
     """
     from pydantic import SecretStr
 
-    key = os.environ.get(KEY_VARIABLE) if file is None else read_text(file)
+    try:
+        key = os.environ.get(KEY_VARIABLE) if file is None else read_text(file)
+    except InputError as error:
+        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else "it is no text"
+        # Its name is not said: it is the key itself where somebody mistook the option.
+        raise InputError(f"cannot read the file of --api-key-file ({reason}); give a file that holds the key") from None
     if key is None:
         return None
     key = key.strip()

@@ -56,6 +56,9 @@ def _wrong_parameter(measure: "Measure") -> str | None:
                 return f"it needs a {name}, as in {at if name == measure.AT_PARAM else f'{measure.NAME}({name}=...)'}"
         elif not info.validate(given[name]):
             return f"its {name} must be {_KINDS.get(info.dtype) or 'one of ' + ', '.join(info.choices)}"
+    # ir_measures takes any keys, and no document has such a grade.
+    if strange := [grade for grade in given.get("gains", ()) if not isinstance(grade, int)]:
+        return f"its gains must be {_KINDS[dict]}, and a grade a whole number, not {strange[0]!r}"
     # pytrec_eval ends the whole process where a cutoff is 0.
     cutoff = given.get("cutoff", 1)
     if isinstance(cutoff, bool) or cutoff < 1:

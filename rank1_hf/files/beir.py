@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rank1_hf.files.inputs import Document
 from rank1_hf.files.records import documents_of, queries_of
-from rank1_hf.files.textfiles import Skip, read_jsonl, refuse
+from rank1_hf.files.textfiles import InputError, Skip, read_jsonl, refuse
 from rank1_hf.files.trec import Qrels, read_qrels
 from rank1_hf.prompts.prompt import Query, query_text
 
@@ -51,8 +51,16 @@ def find_file(folder: Path, *names: str) -> Path | None:
 
 
 def qrels_file(folder: Path, split: str) -> Path | None:
-    """Where a folder's judgments are."""
-    return find_file(folder, f"qrels/{split}.tsv", "qrels.tsv", "qrels")
+    """Where a folder's judgments are; None: it has none.
+
+    Raises:
+        InputError: they are of other splits.
+    """
+    found = find_file(folder, f"qrels/{split}.tsv", "qrels.tsv", "qrels")
+    splits = {file.name.removesuffix(".gz").removesuffix(".tsv") for file in folder.glob("qrels/*.tsv*")}
+    if found is None and splits:
+        raise InputError(f"{folder / 'qrels'}: --split must be one of {', '.join(sorted(splits))}")
+    return found
 
 
 def stream_documents(folder: Path, skip: Skip) -> Iterator[Document]:

@@ -5,7 +5,6 @@ Such a file is TREC's lines, a table under a line that names its columns (BEIR's
 or JSON rows. Which one it is follows from how it starts.
 """
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from rank1_hf.files import fields
-from rank1_hf.files.textfiles import InputError, parse_json, read_lines, read_text
+from rank1_hf.files.textfiles import InputError, csv_rows, parse_json, read_lines, read_text
 
 Value = TypeVar("Value", int, float)
 
+_ADVICE = "is the file whole?"
 _JSON = re.compile(r'\s*[\[{]\s*(["\[{\]}]|$)')
 
 
@@ -106,7 +106,9 @@ def has_subsets(path: Path) -> bool:
         InputError: it cannot be read.
     """
     first = next((line for line in read_lines(path) if line.strip()), "")
-    return bool(_JSON.match(first)) and not _is_row(first) and _depth(parse_json(read_text(path), str(path))) == 4
+    return (
+        bool(_JSON.match(first)) and not _is_row(first) and _depth(parse_json(read_text(path), str(path), _ADVICE)) == 4
+    )
 
 
 def _entries(path: Path, content: Content[Any], split: str, subset: str | None) -> Iterator[Entry]:
@@ -123,23 +125,25 @@ def _entries(path: Path, content: Content[Any], split: str, subset: str | None) 
 def _line_entries(name: str, lines: Iterator[tuple[int, str]], content: Content[Any]) -> Iterator[Entry]:
     number, first = next(lines)
     header, commas = (None, False) if _is_data(first, content) else _header(first)
-    if header is None:
-        lines = chain([(number, first)], lines)
-        columns, expected = content.columns, content.form
-    else:
+    if commas:
+        rows = csv_rows(chain([first], (line for _, line in lines)), name, number, skip_spaces=True)
+        _, header = next(rows)
+    columns, expected = content.columns, content.form
+    if header is not None:
         query, document, value = (
             header.index(fields.require(header, names, f"{name}, line {number}"))
             for names in (fields.QUERY_ID, fields.DOCUMENT_ID, content.names)
         )
         columns = {len(header): (query, document, value)}
         expected = f"{len(header)} columns, as its first line"
-    for number, line in lines:
-        if line.strip():
-            cells = next(csv.reader([line])) if commas else _columns(line, columns)
-            places = columns.get(len(cells))
-            if places is None:
-                raise InputError(f"{name}, line {number}: must be: {expected}; it has {len(cells)} columns")
-            yield Entry(f"{name}, line {number}", *(cells[place] for place in places))
+    if not commas:
+        lines = lines if header else chain([(number, first)], lines)
+        rows = ((f"{name}, line {number}", _columns(line, columns)) for number, line in lines if line.strip())
+    for where, cells in rows:
+        places = columns.get(len(cells))
+        if places is None:
+            raise InputError(f"{where}: must be: {expected}; it has {len(cells)} columns")
+        yield Entry(where, *(cells[place] for place in places))
 
 
 def _is_data(line: str, content: Content[Any]) -> bool:
@@ -154,8 +158,8 @@ def _is_data(line: str, content: Content[Any]) -> bool:
 
 def _header(line: str) -> tuple[list[str] | None, bool]:
     """The names of the columns, if a line is one that names them, and whether commas divide it."""
-    for commas in (False, True):
-        cells = next(csv.reader([line])) if commas else _columns(line, ())
+    by_commas = [cell.strip().strip('"') for cell in line.split(",")]
+    for cells, commas in ((by_commas, True), (_columns(line, ()), False)):
         if fields.find(cells, fields.QUERY_ID) or fields.find(cells, fields.DOCUMENT_ID):
             return cells, commas
     return None, False
@@ -173,19 +177,19 @@ def _json_entries(
     if _is_row(first):
         rows = ((f"{name}, line {number}", line) for number, line in lines if line.strip())
         return row_entries(((where, parse_json(line, where)) for where, line in rows), content.names)
-    value = parse_json("".join(line for _, line in lines), name)
+    value = parse_json("".join(line for _, line in lines), name, _ADVICE)
     if isinstance(value, list):
         return row_entries(((f"{name}, row {number}", row) for number, row in enumerate(value, 1)), content.names)
     return _object_entries(_run_of(value, name, split, subset), name)
 
 
 def _is_row(line: str) -> bool:
-    """Whether a line is an object of its own, with fields and no further objects."""
+    """Whether a line is an object of its own, with fields that are values."""
     try:
         value = parse_json(line, "")
     except InputError:
         return False  # the first line of an object that has several
-    return isinstance(value, dict) and any(not isinstance(field, dict) for field in value.values())
+    return isinstance(value, dict) and any(not isinstance(field, dict | list | None) for field in value.values())
 
 
 def _object_entries(value: Mapping[str, Any], name: str) -> Iterator[Entry]:

@@ -4,19 +4,25 @@ Whatever is wrong with an input is an `InputError` that names the file and the l
 document *says* is not judged here: empty and strange texts are the reranker's to report, one pair at a time.
 """
 
-import csv
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from rank1_hf.files import fields
-from rank1_hf.files.textfiles import InputError, format_of, lines_of, parse_json, read_jsonl, read_lines, read_text
+from rank1_hf.files.textfiles import (
+    InputError,
+    csv_rows,
+    format_of,
+    lines_of,
+    parse_json,
+    read_jsonl,
+    read_lines,
+    read_text,
+)
 from rank1_hf.values import is_missing
 
 __all__ = ["Document", "InputError", "document_of", "read_file", "read_jsonl", "read_lines", "read_stream", "read_text"]
-
-_LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit (128 kB) is less than a long passage; C's long bounds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,23 +117,16 @@ def document_of(
 
 
 def _parse_csv(lines: Iterable[str], name: str) -> Iterator[Document]:
-    csv.field_size_limit(_LONGEST_CSV_FIELD)
-    rows = csv.DictReader(lines, strict=True)
-    try:
-        columns = rows.fieldnames or fields.TEXT  # of an empty file, which has no rows either
-        if fields.find(columns, fields.TEXT) is None:
+    rows = csv_rows(lines, name)
+    _, columns = next(rows, ("", fields.TEXT))  # of an empty file, which has no rows either
+    if fields.find(columns, fields.TEXT) is None:
+        raise InputError(f'{name}: no column "text"; the first line must name the columns (it has {columns})')
+    for where, cells in rows:
+        if len(cells) != len(columns):
             raise InputError(
-                f'{name}: no column "text"; the first line must name the columns (it has {rows.fieldnames})'
+                f"{where}: not as many columns as the first line names; put quotes around texts that contain commas"
             )
-        for row in rows:
-            where = f"{name}, line {rows.line_num}"
-            if None in row or None in row.values():
-                raise InputError(
-                    f"{where}: not as many columns as the first line names; put quotes around texts that contain commas"
-                )
-            yield document_of(row, where)
-    except csv.Error as error:
-        raise InputError(f"{name}, line {rows.line_num}: not valid CSV ({error})") from error
+        yield document_of(dict(zip(columns, cells, strict=True)), where)
 
 
 _PARSERS: dict[str, Callable[[Iterable[str], str], Iterator[Document]]] = {

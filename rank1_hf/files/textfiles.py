@@ -4,17 +4,20 @@ What a file is follows from its first bytes, not from its name. Whatever cannot 
 the file and the line, so that it can be mended.
 """
 
+import csv
 import gzip
 import io
 import json
 import shlex
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 _GZIP = b"\x1f\x8b"
+_LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit (128 kB) is less than a long passage; C's long bounds it
 _NO_TEXT = {
+    _GZIP: "gzipped twice; unpack it once, with: gzip -dc",
     b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it with: zstd -d",
     b"BZh91AY&SY": "compressed with bzip2; unpack it with: bunzip2 -k",
@@ -128,12 +131,42 @@ def read_jsonl(path: Path, skip: Skip = refuse) -> Iterator[tuple[str, Any]]:
             yield where, value
 
 
-def parse_json(text: str, where: str) -> Any:  # noqa: ANN401
+def csv_rows(
+    lines: Iterable[str], name: str, first: int = 1, *, skip_spaces: bool = False
+) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a CSV file that are not blank, each after where it ends ("FILE, line 3").
+
+    Args:
+        lines: the file's lines with their ends.
+        name: for errors.
+        first: the number of the first line.
+        skip_spaces: whether spaces behind a comma are no part of the cell.
+
+    Raises:
+        InputError: it is no CSV.
+    """
+    csv.field_size_limit(_LONGEST_CSV_FIELD)
+    reader = csv.reader(lines, strict=True, skipinitialspace=skip_spaces)
+    try:
+        for cells in reader:
+            if cells:
+                yield f"{name}, line {first - 1 + reader.line_num}", cells
+    except csv.Error as error:
+        where = f"{name}, line {first - 1 + reader.line_num}"
+        if "new-line character" in str(error):
+            raise InputError(
+                f"{where}: carriage returns alone divide its lines; convert it with: tr '\\r' '\\n'"
+            ) from error
+        raise InputError(f"{where}: not valid CSV ({error})") from error
+
+
+def parse_json(text: str, where: str, advice: str = "mend or remove the line") -> Any:  # noqa: ANN401
     """The value that a text is in JSON.
 
     Args:
         text: the text.
         where: where it stands, for the error.
+        advice: what to do where it is no JSON.
 
     Raises:
         InputError: it is no JSON, or a key stands twice in an object, with different values.
@@ -152,8 +185,11 @@ def parse_json(text: str, where: str) -> Any:  # noqa: ANN401
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise InputError(f"{where}: not valid JSON ({reason}); mend or remove the line") from error
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line = f"line {error.lineno}, " if error.lineno > 1 else ""
+            reason = f"{error.msg} at {line}column {error.colno}"
+        raise InputError(f"{where}: not valid JSON ({reason}); {advice}") from error
 
 
 def _buffered(stream: BinaryIO) -> io.BufferedReader:

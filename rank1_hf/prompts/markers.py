@@ -31,18 +31,22 @@ class Markers:
 
 
 def check_markers(markers: Markers, added_tokens: Iterable[str]) -> None:
-    """Refuse markers that contain an added token without being one.
+    """Refuse markers that are no text, an empty `close`, and those that contain an added token without being one.
 
     Args:
         markers: the markers.
         added_tokens: the tokenizer's added tokens, by their text. Those of white space alone may be in a marker.
 
     Raises:
-        ContractError: one does; the message says what to write instead.
+        ContractError: one is such a marker; the message says what to write instead.
     """
     tokens = [token for token in added_tokens if token.strip()]
     for field in fields(markers):
         marker = getattr(markers, field.name)
+        if not isinstance(marker, str) or not (marker or field.name != "close"):
+            raise ContractError(
+                f"the marker {field.name} must be text, not {marker!r}; leave it out for {field.default!r}"
+            )
         may_be_one = field.name in ("think", "close")
         inside = [token for token in tokens if token in marker]
         if not inside or (may_be_one and marker in inside):

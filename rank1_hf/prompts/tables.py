@@ -42,7 +42,7 @@ def pairs_of(table: Any) -> TablePairs:  # noqa: ANN401
     """The pairs in the columns "query" and "passage"; other columns are not looked at.
 
     Raises:
-        ValueError: one of them is missing; the message names those that are there.
+        ValueError: one of them is missing, and the message names those that are there; or it is there twice.
     """
     names = _column_names(table) or []
     missing = [name for name in (QUERY, PASSAGE) if name not in names]
@@ -51,6 +51,9 @@ def pairs_of(table: Any) -> TablePairs:  # noqa: ANN401
             f"the table has no column {' and no column '.join(map(repr, missing))} (it has "
             f"{', '.join(map(str, names)) or 'none'}); name its columns {QUERY!r} and {PASSAGE!r}"
         )
+    twice = [name for name in (QUERY, PASSAGE) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the table has more than one column {' and '.join(map(repr, twice))}; keep one of each")
     columns = (_values(table[name]) for name in (QUERY, PASSAGE))
     return TablePairs(zip(*columns, strict=True), table.index if hasattr(type(table), "iloc") else None)
 

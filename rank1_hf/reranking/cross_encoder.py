@@ -42,6 +42,31 @@ class PredictOptions(TypedDict, total=False):
     chunk_size: int | None
 
 
+_OF_CONSTRUCTOR = {
+    "model_name_or_path": "Rank1 calls it model, which comes first and needs no name",
+    "activation_fn": "give it to predict or rank",
+    "trust_remote_code": "Rank1 runs no code that comes with a checkpoint; leave it out",
+    "model_kwargs": "Rank1 takes dtype, quantization, device_map and max_memory by their own names",
+    "tokenizer_kwargs": "load model and tokenizer yourself and give Rank1 both",
+    "config_kwargs": "load model and tokenizer yourself and give Rank1 both",
+}
+"""What `CrossEncoder` is made with and `Rank1` is not, and what to do instead."""
+
+
+def without_cross_encoder_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor that are not `CrossEncoder`'s alone.
+
+    Raises:
+        TypeError: one of them means something else here, or nothing.
+    """
+    for name, instead in _OF_CONSTRUCTOR.items():
+        if name in options:
+            raise TypeError(f"Rank1 has no argument {name!r}: {instead}")
+    if options.get("num_labels") not in (None, 1):
+        raise TypeError(f"num_labels must be 1, not {options['num_labels']!r}: there is one score for a pair")
+    return {name: value for name, value in options.items() if name != "num_labels"}
+
+
 class _NoModelCard:
     """Where sentence-transformers' evaluators write what they have measured, besides returning it. Nothing is kept."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.files.textfiles import InputError, format_of, read_jsonl
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,16 +118,16 @@ def write_traces(traces: Iterable[Trace], path: str | Path) -> None:
 
 
 def read_traces(path: str | Path) -> list[Trace]:
-    """Load what `write_traces` saved.
+    """Load what `write_traces` saved; a .jsonl file may be gzipped since.
 
     Raises:
-        ValueError: the name ends in neither .jsonl nor .parquet.
+        ValueError: the name ends in neither .jsonl nor .parquet, or a line is no trace.
         ImportError: pyarrow is missing.
     """
     path = Path(path)
-    if _format(path) == "jsonl":
-        with path.open(encoding="utf-8") as file:
-            return [Trace.from_dict(json.loads(line)) for line in file]
+    if format_of(path) == "jsonl":
+        return [_read(fields, where) for where, fields in read_jsonl(path)]
+    _format(path)
     import pyarrow.parquet as pq
 
     return [Trace.from_dict(row) for row in pq.read_table(path).to_pylist()]
@@ -174,6 +175,13 @@ def _schema() -> "pa.Schema":
             "prompt_texts": texts,
         }
     )
+
+
+def _read(fields: Any, where: str) -> Trace:  # noqa: ANN401
+    try:
+        return Trace.from_dict(fields)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{where}: no trace; give a file that write_traces saved") from None
 
 
 def _format(path: Path) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from rank1_hf.serving.engine import BusyError, EngineError
-from rank1_hf.serving.requests import TAG
+from rank1_hf.serving.requests import NO_TEXTS, TAG
 
 RETRY_AFTER = 2
 """Seconds that a client is asked to wait when the queue is full."""
@@ -63,6 +63,7 @@ _SAID_OF_FIELD = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "list_type": "must be a list",
+    NO_TEXTS: "must be a text or a list of texts",
     "too_short": "must not be empty",
     "greater_than_equal": "must not be negative",
     "model_attributes_type": "must be an object",

@@ -8,13 +8,27 @@ said", and a document may be anything: one that cannot be judged costs itself an
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
-from pydantic_core import PydanticKnownError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from rank1_hf.prompts.prompt import PairError, passage_text, query_text
 
 TAG = "form "
 """How the tags of alternative forms begin, which are no part of a field's place."""
+
+
+NO_TEXTS = "texts_type"
+"""The type of error of a field that is neither a text nor a list."""
 
 
 def _whole(number: object) -> object:
@@ -38,6 +52,14 @@ class PairsRequest(BaseModel):
     documents_field: ClassVar[str] = "documents"
 
     instruction: str | None = Field(default=None, description="What else decides about relevance.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said(cls, body: object) -> object:
+        """The fields that have a value."""
+        if not isinstance(body, dict):
+            return body
+        return {name: value if _is_said(value) else None for name, value in body.items()}
 
     @property
     def placed_queries(self) -> dict[str, object]:
@@ -129,7 +151,7 @@ class TextsRequest(PairsRequest):
 
 def _check_texts(texts: object) -> object:
     if not isinstance(texts, str | list):
-        raise PydanticKnownError("list_type")
+        raise PydanticCustomError(NO_TEXTS, "neither a text nor a list")
     if texts == []:
         raise PydanticKnownError("too_short", {"field_type": "List", "min_length": 1, "actual_length": 0})
     return texts
@@ -192,7 +214,9 @@ class ItemsScoreRequest(ScoreRequest):
 
 
 def _rerank_form(body: object) -> str:
-    return TAG + ("texts" if isinstance(body, dict) and "texts" in body else "documents")
+    names = body if isinstance(body, dict) else {}
+    is_texts = _is_said(names.get("texts")) or ("texts" in names and "documents" not in names)
+    return TAG + ("texts" if is_texts else "documents")
 
 
 def _score_form(body: object) -> str:

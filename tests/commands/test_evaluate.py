@@ -135,6 +135,20 @@ def test_no_warning_of_a_library_is_heard_if_quiet(
         assert bool(heard) is not quiet
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+def test_chains_that_all_run_out_are_told_unless_quiet(
+    collection: Path, tmp_path: Path, checkpoint: Callable[..., Path], quiet: bool
+) -> None:
+    more = ("--model", checkpoint("qwen2"), "--device", "cpu", "--max-new-tokens", 1, "--top-k", 2)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        result = Result(*given(collection, tmp_path / "output", *more, *(["--quiet"] if quiet else [])))
+    assert result.code == 0
+    told = result.err + "".join(str(each.message) for each in heard)
+    assert ("12 of 12 chains were not closed within their budget of 1 tokens" in told) is not quiet
+    assert not (quiet and told)
+
+
 def test_the_run_as_json(collection: Path, tmp_path: Path, model: Stub) -> None:
     for run_format in ("json", "trec"):
         assert Result(*given(collection, tmp_path / run_format, "--run-format", run_format)).code == 0
@@ -318,6 +332,31 @@ def test_a_subset_of_a_dataset_is_evaluated(tmp_path: Path, model: Stub) -> None
     folder = write_repository(tmp_path / "hub", parts)
     assert Result("--corpus", folder, "--output", tmp_path / "output", "--subset", "rus").code == 0
     assert sorted(model.seen) == [("what in rus?", f"rus {n}") for n in range(3)]
+
+
+def test_a_subset_and_a_split_of_mteb_s_predictions_are_evaluated(
+    collection: Path, tmp_path: Path, model: Stub
+) -> None:
+    parts = {
+        subset: {split: {query: {"d1": 1.0}} for split, query in splits}
+        for subset, splits in (("fas", [("test", "q0"), ("dev", "q1")]), ("rus", [("test", "q2"), ("dev", "q3")]))
+    }
+    run = tmp_path / "NevIR_predictions.json"
+    run.write_text(json.dumps({"mteb_model_meta": {"model_name": "m", "revision": "r"}} | parts))
+    (collection / "qrels").mkdir()
+    (collection / "qrels.tsv").rename(collection / "qrels" / "dev.tsv")
+    options = ("--corpus", collection, "--run", run, "--output", tmp_path / "output")
+    for more, said in (
+        (("--split", "dev"), "--subset must be one of fas, rus"),
+        (("--split", "dev", "--subset", "zho"), "--subset must be one of fas, rus"),
+        (("--split", "train", "--subset", "rus"), "--split must be one of test, dev"),
+        (("--subset", "rus"), "qrels: --split must be one of dev"),
+    ):
+        result = Result(*options, *more)
+        assert (result.code, model.seen) == (2, [])
+        assert said in result.err
+    assert Result(*options, "--subset", "rus", "--split", "dev").code == 0
+    assert model.seen == [("query 3", "T1 text 1 翼")]
 
 
 def test_pairs_that_fail_are_told_and_listed(

@@ -106,6 +106,12 @@ def test_a_queue_that_is_shorter_than_a_request(nothing_is_loaded):
 def test_a_key_that_no_client_could_send(nothing_is_loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str):
     (tmp_path / "key").write_text(key, encoding="utf-8")
     assert "holds no API key" in refusal("--port", "0", "--api-key-file", str(tmp_path / "key"))
+    (tmp_path / "key").write_bytes(b"\xff\xfe\xff")
+    for mistaken in (KEY, KEY * 50, f"Bearer {KEY}", str(tmp_path / "key")):  # a name too long, and no text
+        said = refusal("--port", "0", "--api-key-file", mistaken)
+        assert "cannot read the file of --api-key-file (" in said
+        assert KEY not in said
+        assert str(tmp_path) not in said
     monkeypatch.setenv("RANK1_API_KEY", key)
     assert "RANK1_API_KEY holds no API key" in refusal("--port", "0")
 

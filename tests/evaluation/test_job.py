@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.journal import JournalError, lock
 from rank1_hf.evaluation.outputs import write_json
 from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import BeirFolder
-from rank1_hf.files.trec import read_qrels, read_run
+from rank1_hf.files.trec import Qrels, Run, read_qrels, read_run
 from rank1_hf.results.judgment import Judgment
 from tests.evaluation.stub import SETTINGS, Stub, inputs, log_odds_of, results, run, write_collection
 from tests.evaluation.tiny import run_tiny
@@ -393,6 +394,30 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, part: str
     (folder / part).write_text(text.replace('"_id": "', '"_id": "x').replace("\nq", "\nxq"))
     with pytest.raises(InputError, match=said):
         run(folder, tmp_path / "output", Stub(before_each=lambda n: pytest.fail("judged")))
+
+
+@pytest.mark.parametrize(
+    ("query", "run", "qrels"),
+    [
+        ("7", {"7.0": {"2": 1.0}}, None),
+        ("7.0", {"7": {"2": 1.0}}, None),
+        ("7", {"7": {"2": 1.0}}, {"7.0": {"2": 1}}),
+        ("7.0", {"7.0": {"2": 1.0}}, {"7": {"2": 1}}),
+        ("7", {"7": {"2.0": 1.0}}, {"7": {"2": 1}}),
+        ("7", {"7": {"2": 1.0}}, {"7": {"2.0": 1}}),
+    ],
+)
+def test_ids_that_pandas_made_floats_in_one_of_the_files_are_told(
+    collection: Path, query: str, run: Run, qrels: Qrels | None
+) -> None:
+    with pytest.raises(InputError, match=r"has the id [27]\.0, .* has [27]: pandas made it a float"):
+        Inputs(BeirFolder(collection, "test"), {query: "what?"}, run, qrels, 10).check()
+
+
+def test_a_whole_id_and_a_float_in_both_files_are_two(collection: Path) -> None:
+    run = {"7": {"2": 2.0, "2.0": 1.0}, "7.0": {"2": 1.0}}
+    qrels = {"7": {"2": 1, "2.0": 0}, "7.0": {"2": 1}}
+    Inputs(BeirFolder(collection, "test"), {"7": "a", "7.0": "b"}, run, qrels, 10).check()
 
 
 def test_a_corpus_that_is_gone_ends_the_job_before_it_begins(tmp_path: Path) -> None:

@@ -244,6 +244,8 @@ def test_what_is_no_measure_is_named(name: str) -> None:
         ("P@True", "cutoff must be a whole number of at least 1"),
         ("nDCG(rel=2)@10", "has no 'rel' (cutoff, dcg, gains, judged_only is what nDCG takes)"),
         ("AP(judged_only=1)", "judged_only must be True or False"),
+        ("nDCG(gains={'a': 1})@10", "gains must be a {grade: gain}, and a grade a whole number, not 'a'"),
+        ("nDCG(gains={1: 1, 1.5: 2})@10", "a whole number, not 1.5"),
         ("nDCG(dcg='log3')@10", "dcg must be one of log2, exp-log2"),
         ("RR(judged_only=True)@10", "no library that ir_measures uses takes these parameters together"),
         ("NumRel(rel=2)", "no library that ir_measures uses takes these parameters together"),

@@ -7,6 +7,7 @@ import pytest
 
 from rank1_hf.files.beir import SAMPLE, read_beir, read_queries, stream_documents
 from rank1_hf.files.inputs import Document, InputError
+from rank1_hf.files.sources import open_source
 from rank1_hf.files.trec import read_run
 
 HEADER = "query-id\tcorpus-id\tscore\n"
@@ -34,6 +35,19 @@ def test_the_judgments_of_a_split_come_first(folder: Path) -> None:
     (folder / "qrels" / "dev.tsv").write_text(f"{HEADER}q1\td2\t1\n")
     assert read_beir(folder, split="dev").qrels == {"q1": {"d2": 1}}
     assert read_beir(folder, split="test").qrels == {"q1": {"d1": 2, "d2": 0}}
+
+
+def test_a_split_that_is_not_there_is_named_with_those_that_are(folder: Path) -> None:
+    (folder / "qrels.tsv").unlink()
+    (folder / "qrels").mkdir()
+    source = open_source(str(folder))
+    assert source.qrels() is None
+    (folder / "qrels" / "train.tsv").write_text(f"{HEADER}q1\td2\t1\n")
+    (folder / "qrels" / "dev.tsv.gz").write_bytes(gzip.compress(f"{HEADER}q1\td2\t1\n".encode()))
+    for read in (source.qrels, lambda: read_beir(folder)):
+        with pytest.raises(InputError, match=r"qrels: --split must be one of dev, train$"):
+            read()
+    assert open_source(str(folder), split="dev").qrels() == {"q1": {"d2": 1}}
 
 
 @pytest.mark.parametrize("name", ["queries.jsonl", "corpus.jsonl", "qrels.tsv"])

@@ -110,6 +110,10 @@ def test_a_csv_row_of_another_width_is_named(row: str) -> None:
     assert "quotes" in said
 
 
+def test_a_csv_whose_lines_end_in_carriage_returns_alone_is_told_what_to_do() -> None:
+    assert "tr '\\r' '\\n'" in error("text\rgood\r", "csv")
+
+
 def test_a_csv_quote_that_never_ends_is_an_error() -> None:
     assert "not valid CSV" in error('text\n"never ends\n', "csv")
 

@@ -49,10 +49,16 @@ def test_a_damaged_archive_is_an_input_error_behind_what_was_whole(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("start", "said"),
-    [(b"PK\x03\x04", "zip"), (b"\x28\xb5\x2f\xfd", "zstd -d"), (b"\xfd7zXZ\x00", "unxz"), (b"PAR1", "Parquet")],
+    [
+        (gzip.compress(gzip.compress(b"x")), "gzipped twice"),
+        (b"PK\x03\x04", "zip"),
+        (b"\x28\xb5\x2f\xfd", "zstd -d"),
+        (b"\xfd7zXZ\x00", "unxz"),
+        (b"PAR1", "Parquet"),
+    ],
 )
 def test_what_is_no_text_is_named(tmp_path: Path, start: bytes, said: str) -> None:
-    (tmp_path / "file").write_bytes(start + bytes(20))
+    (tmp_path / "file").write_bytes(start)
     with pytest.raises(InputError, match=said):
         read_text(tmp_path / "file")
 

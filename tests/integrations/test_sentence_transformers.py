@@ -214,6 +214,18 @@ def test_what_has_no_effect_on_a_cross_encoder_with_one_label(quick: Rank1) -> N
         assert quick.predict(PAIRS, **option).tolist() == scores.tolist()
 
 
+def test_what_a_cross_encoder_is_made_with_is_there_or_refused_with_what_to_do(checkpoint: Callable[..., Path]) -> None:
+    options = {"device": "cpu", "max_length": 500, "max_new_tokens": 4}
+    assert Rank1(checkpoint("qwen2"), num_labels=1, **options).num_labels == 1
+    refused = {"num_labels": 2, "activation_fn": torch.nn.Identity(), "trust_remote_code": True, "model_kwargs": {}}
+    assert refused.keys() <= inspect.signature(CrossEncoder.__init__).parameters.keys()
+    for name, value in refused.items():
+        with pytest.raises(TypeError, match=f"{name}.*: "):
+            Rank1(checkpoint("qwen2"), **options, **{name: value})
+    with pytest.raises(TypeError, match="Rank1 calls it model"):
+        Rank1(model_name_or_path="us/qwen2")
+
+
 def test_an_activation_is_applied_to_the_log_odds(quick: Rank1) -> None:
     judgments = quick.judge(PAIRS)
     log_odds = np.float32([judgment.log_odds for judgment in judgments])

@@ -42,6 +42,13 @@ def test_what_is_right_stays_right(tokenizer, kind):
         assert len(PromptEncoder(fast, markers=Markers(close="</think>!")).close_ids) > 1
 
 
+@pytest.mark.parametrize(("name", "marker"), [("close", ""), ("close", None), ("think", 3), ("true", b" yes")])
+def test_a_marker_that_is_no_text_is_refused(tokenizer, name, marker):
+    """No chain could be told to end by an empty one."""
+    with pytest.raises(ContractError, match=f"the marker {name} must be text, not {marker!r}; leave it out for '"):
+        PromptEncoder(tokenizer("qwen2"), markers=Markers(**{name: marker}))
+
+
 def test_added_white_space_may_be_in_a_marker():
     check_markers(Markers(), ["\n", "  ", "<think>", "</think>"])
 

@@ -91,6 +91,16 @@ def test_a_missing_column_is_named_with_those_that_are_there(reranker, kind):
         reranker.judge(TABLES[kind]({"label": [1] * 4, "text": PASSAGES, "query": QUERIES}))
 
 
+@pytest.mark.parametrize("name", ["query", "passage"])
+def test_a_column_that_is_there_twice_is_refused(reranker, name):
+    """pandas gives a frame for it, whose items are the names of its columns."""
+    frame = pd.DataFrame([["wings", "air", "water"]], columns=["query", "passage", name])
+    arrow = pa.Table.from_arrays([pa.array(["wings"])] * 3, names=list(frame.columns))
+    for table in (frame, arrow):
+        with pytest.raises(ValueError, match=f"more than one column '{name}'"):
+            reranker.judge(table)
+
+
 def test_a_frame_may_have_columns_of_any_name(reranker):
     frame = pd.DataFrame({"query": QUERIES, "passage": PASSAGES, "column_names": 1, "index": 2, "iloc": 3})
     assert reranker.judge(frame) == reranker.judge(list(zip(QUERIES, PASSAGES, strict=True)))

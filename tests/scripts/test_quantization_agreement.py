@@ -1,6 +1,8 @@
 """`scripts/quantization_agreement.py`: what it reads, what it counts, and the table it prints."""
 
+import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,18 +32,20 @@ def test_everything_is_counted_against_the_baseline():
     assert cells(row) == ["4bit", "0.270x", "2 of 3", "2 of 3", "0.500", "0.333"]
 
 
-def test_pairs_are_read_with_what_they_are_judged_with(tmp_path: Path):
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_pairs_are_read_with_what_they_are_judged_with(tmp_path: Path, pack: Callable[[bytes], bytes]):
     lines = [
         {"query": "q", "passage": "p", "max_output_tokens": 8, "dataset_prompt": "is FILL_QUERY_HERE"},
         {"query": "q", "passage": "o", "max_output_tokens": 8, "dataset_prompt": None},
-        {"query": "r", "passage": "p"},
+        {"query": "r", "passage": "p\u2028"},
         {"query": "s", "passage": "p", "max_output_tokens": 8, "dataset_prompt": "is FILL_QUERY_HERE"},
     ]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "pairs.jsonl").write_bytes(pack(text.encode()))
     assert read_pairs(tmp_path / "pairs.jsonl") == {
         (8, "is FILL_QUERY_HERE"): [("q", "p"), ("s", "p")],
         (8, None): [("q", "o")],
-        (None, None): [("r", "p")],
+        (None, None): [("r", "p\u2028")],
     }
     assert len(sample_pairs(9)[9, None]) == 240
 

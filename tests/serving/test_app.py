@@ -1,6 +1,7 @@
 """What clients get over loopback, compared with what the same model says offline."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -211,6 +212,32 @@ def test_null_means_not_said(server: Running):
         assert set(client.post("/rerank", json=body).json()[0]) == {"index", "score"}
         body = {"text_1": QUERY, "text_2": DOCUMENTS, "use_activation": None}
         assert 0 < client.post("/score", json=body).json()["data"][0]["score"] < 1
+        body = {"query": QUERY, "documents": DOCUMENTS, "texts": None}
+        assert len(client.post("/rerank", json=body).json()["results"]) == len(DOCUMENTS)
+        assert "texts must be a list" in client.post("/rerank", json={"query": QUERY, "texts": None}).text
+
+
+def test_nan_means_not_said_as_null_does(server: Running):
+    names = ("top_n", "top_k", "return_documents", "return_chains", "stream", "instruction", "model", "rank_fields")
+    forms: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+        "/v1/rerank": ({"query": QUERY, "documents": DOCUMENTS}, names),
+        "/rerank": ({"query": QUERY, "texts": DOCUMENTS}, ("raw_scores", "return_text", "instruction", "documents")),
+        "/score": ({"text_1": QUERY, "text_2": DOCUMENTS}, ("use_activation", "instruction")),
+    }
+    with server.client() as client:
+        for path, (body, optional) in forms.items():
+            said = [
+                client.post(path, content=json.dumps(body | dict.fromkeys(optional, empty)))
+                for empty in (None, math.nan)
+            ]
+            assert [answer.status_code for answer in said] == [200, 200]
+            texts = [re.sub('"(id|created)":("[^"]*"|[0-9]+)', "", answer.text) for answer in said]
+            assert texts[0] == texts[1]
+        answer = client.post("/v1/rerank", content=json.dumps({"query": math.nan, "documents": math.nan}))
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            422,
+            "query must be text; documents must be a list",
+        )
 
 
 def test_top_k_is_understood_for_top_n_which_comes_first(server: Running):
@@ -241,8 +268,12 @@ def test_messages_are_ours_and_name_the_field_that_the_client_sent(server: Runni
             ("/rerank", {"texts": ["b"], "raw_scores": 1}, "query is missing; raw_scores must be true or false"),
             ("/score", {}, "text_1 is missing; text_2 is missing"),
             ("/score", {"text_1": "a"}, "text_2 is missing"),
-            ("/score", {"text_1": 3, "text_2": []}, "text_1 must be a list; text_2 must not be empty"),
-            ("/score", {"text_1": "a", "text_2": {"b": "c"}}, "text_2 must be a list"),
+            (
+                "/score",
+                {"text_1": 3, "text_2": []},
+                "text_1 must be a text or a list of texts; text_2 must not be empty",
+            ),
+            ("/score", {"text_1": "a", "text_2": {"b": "c"}}, "text_2 must be a text or a list of texts"),
             ("/score", {"queries": ["a"]}, "documents is missing"),
             ("/score", {"items": ["a"]}, "queries is missing"),
             ("/score", {"data_2": ["a"]}, "data_1 is missing"),

@@ -1,5 +1,6 @@
 """Traces: of the right tokens, and the same after a file; belief curves and the lens as Rank1 gives them."""
 
+import gzip
 import json
 import math
 from dataclasses import replace
@@ -166,8 +167,23 @@ def test_a_file_gives_back_what_was_saved(tmp_path_factory, suffix: str, saved: 
 
 
 def test_other_files_are_refused(tmp_path):
+    for name in ("traces.csv", "traces.jsonl.gz"):
+        with pytest.raises(ValueError, match=r"saved as \.jsonl or \.parquet"):
+            write_traces([], tmp_path / name)
     with pytest.raises(ValueError, match=r"saved as \.jsonl or \.parquet"):
-        write_traces([], tmp_path / "traces.csv")
+        read_traces(tmp_path / "traces.csv")
+
+
+def test_a_file_that_was_gzipped_since_is_read(reranker, tmp_path):
+    saved = [judgment.trace for judgment in reranker.judge(PAIRS[:2], trace=True)]
+    write_traces(saved, tmp_path / "traces.jsonl")
+    content = (tmp_path / "traces.jsonl").read_bytes()
+    (tmp_path / "traces.jsonl.gz").write_bytes(gzip.compress(content))
+    assert repr(read_traces(tmp_path / "traces.jsonl.gz")) == repr(saved)
+    for line in (b"{}", b"[]", b"{"):
+        (tmp_path / "traces.jsonl").write_bytes(content + line)
+        with pytest.raises(ValueError, match=r"traces\.jsonl, line 3"):
+            read_traces(tmp_path / "traces.jsonl")
 
 
 def test_tables_have_a_row_for_each_token(reranker):
