@@ -16,6 +16,7 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.progress import Progress
+from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.loading import context_length, eos_ids
 from rank1_hf.models.quantization import Quantization
 from rank1_hf.prompts.markers import Markers
@@ -32,7 +33,6 @@ from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.lens import n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.tracer import TraceOptions
-from rank1_hf.values import whole_number
 from rank1_hf.viewing.judgments import Judgments
 
 _T = TypeVar("_T")

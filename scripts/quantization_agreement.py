@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from rank1_hf import Judgment, Rank1
 from rank1_hf.files.beir import SAMPLE, read_beir
-from rank1_hf.files.textfiles import read_jsonl
 from rank1_hf.files.trec import read_run
+from rank1_hf.inputs.textfiles import read_jsonl
 from rank1_hf.models.devices import DTYPES
 
 Pairs = list[tuple[str, Any]]

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rank1_hf"
 FLOORS = (
-    {"values", "models"},
+    {"inputs", "models"},
     {"chains"},
     {"prompts", "decoding", "results"},
     {"files", "tracing"},

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rank1_hf.files.inputs import Document
 from rank1_hf.files.records import documents_of, queries_of
-from rank1_hf.files.textfiles import InputError, Skip, read_jsonl, refuse
 from rank1_hf.files.trec import Qrels, read_qrels
+from rank1_hf.inputs.textfiles import InputError, Skip, read_jsonl, refuse
 from rank1_hf.prompts.prompt import Query, query_text
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "cranfield-sample"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from rank1_hf.files.textfiles import InputError, format_of, read_text
+from rank1_hf.inputs.textfiles import InputError, format_of, read_text
 from rank1_hf.prompts.prompt import QUERY_PLACEHOLDER
 
 BUILT_IN = Path(__file__).parents[1] / "assets" / "dataset_prompts.yaml"

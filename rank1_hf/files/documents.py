@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from rank1_hf.files.inputs import Document
-from rank1_hf.files.textfiles import InputError, Skip, refuse
+from rank1_hf.inputs.textfiles import InputError, Skip, refuse
 
 
 class DocumentStore:

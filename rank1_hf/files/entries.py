@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from rank1_hf.files import fields
-from rank1_hf.files.textfiles import InputError, csv_rows, parse_json, read_lines, read_text
+from rank1_hf.inputs import fields
+from rank1_hf.inputs.textfiles import InputError, csv_rows, parse_json, read_lines, read_text
 
 Value = TypeVar("Value", int, float)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rank1_hf.files import fields
-from rank1_hf.files.textfiles import (
+from rank1_hf.inputs import fields
+from rank1_hf.inputs.textfiles import (
     InputError,
     csv_rows,
     format_of,
@@ -20,7 +20,7 @@ from rank1_hf.files.textfiles import (
     read_lines,
     read_text,
 )
-from rank1_hf.values import is_missing
+from rank1_hf.inputs.values import is_missing
 
 __all__ = ["Document", "InputError", "document_of", "read_file", "read_jsonl", "read_lines", "read_stream", "read_text"]
 

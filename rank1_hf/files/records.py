@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rank1_hf.files import fields
 from rank1_hf.files.inputs import Document, document_of
-from rank1_hf.files.textfiles import InputError, Skip
+from rank1_hf.inputs import fields
+from rank1_hf.inputs.textfiles import InputError, Skip
 from rank1_hf.prompts.prompt import Query
 
 Records = Iterable[tuple[str, Any]]

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from rank1_hf.files import beir, fields
+from rank1_hf.files import beir
 from rank1_hf.files.entries import Entry, gather, row_entries
 from rank1_hf.files.inputs import Document
 from rank1_hf.files.records import documents_of, queries_of
-from rank1_hf.files.textfiles import InputError, Skip
 from rank1_hf.files.trec import Qrels, Run, best_first, read_qrels
+from rank1_hf.inputs import fields
+from rank1_hf.inputs.textfiles import InputError, Skip
 from rank1_hf.prompts.prompt import Query
 
 IR_DATASETS = "ir_datasets:"

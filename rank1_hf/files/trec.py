@@ -6,8 +6,8 @@ Columns are divided by tabs or spaces. Where they are divided by tabs alone, ids
 
 from pathlib import Path
 
-from rank1_hf.files import fields
 from rank1_hf.files.entries import Content, read_values
+from rank1_hf.inputs import fields
 
 Run = dict[str, dict[str, float]]
 """query id -> document id -> score; higher is better."""

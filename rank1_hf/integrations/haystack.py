@@ -16,10 +16,10 @@ from dataclasses import replace
 from typing import Any
 
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.inputs.values import is_missing, is_whole_number
 from rank1_hf.integrations.ranking import metadata, ranked
 from rank1_hf.prompts.prompt import Passage
 from rank1_hf.reranker import Rank1
-from rank1_hf.values import is_missing, is_whole_number
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict

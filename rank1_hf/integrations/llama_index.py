@@ -11,10 +11,10 @@ It is a `BaseNodePostprocessor`, which every retriever and query engine takes.
 
 from typing import Any
 
+from rank1_hf.inputs.values import is_missing
 from rank1_hf.integrations.ranking import KEYS, metadata, ranked
 from rank1_hf.reranker import Rank1
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.values import is_missing
 
 try:
     from llama_index.core.bridge.pydantic import Field

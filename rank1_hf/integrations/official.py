@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from rank1_hf.inputs.values import is_missing
 from rank1_hf.reranker import Rank1
 from rank1_hf.reranking.processes import is_launched
-from rank1_hf.values import is_missing
 
 _VLLM_ROWS = 256  # the most sequences that vLLM itself decodes together
 

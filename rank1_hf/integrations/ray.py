@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.inputs.values import is_whole_number, whole_number
 from rank1_hf.integrations.ranking import with_decoding
 from rank1_hf.models.quantization import check_batch_invariance
 from rank1_hf.reranker import Rank1
-from rank1_hf.values import is_whole_number, whole_number
 from rank1_hf.viewing.judgments import COLUMNS
 
 try:

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
+from rank1_hf.inputs.values import is_missing
 from rank1_hf.integrations.ranking import metadata, ranked
 from rank1_hf.reranker import Rank1
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.values import is_missing
 
 try:
     from rerankers.documents import Document

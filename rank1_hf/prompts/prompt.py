@@ -19,9 +19,9 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from rank1_hf.chains.chain import ChainRules, common_prefix_length
+from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.chain_text import TextStream, cut_to_last_sentence
 from rank1_hf.prompts.markers import ContractError, Markers, check_markers
-from rank1_hf.values import is_missing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

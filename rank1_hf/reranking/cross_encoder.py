@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rank1_hf.chains.chain import Rule
+from rank1_hf.inputs.values import is_missing, whole_number
 from rank1_hf.prompts.pairs import Pairs, is_pair
 from rank1_hf.prompts.prompt import Passage, Query, query_text
 from rank1_hf.reranking.remarks import warn_of_failures
 from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.tracing.contest import TopKExit, contest_for
 from rank1_hf.tracing.observer import Observer
-from rank1_hf.values import is_missing, whole_number
 from rank1_hf.viewing.judgments import Judgments, Ranking
 
 Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float32]] | np.float32

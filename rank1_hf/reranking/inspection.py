@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from rank1_hf.chains.chain import BeliefAt
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
+from rank1_hf.inputs.values import is_whole_number
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.prompt import PairError, Passage, PromptEncoder, Query
 from rank1_hf.reranking.call import Call, CallOptions
@@ -19,7 +20,6 @@ from rank1_hf.results.trace import Trace
 from rank1_hf.tracing.lens import Lens, LensObserver
 from rank1_hf.tracing.speaker import Speaker
 from rank1_hf.tracing.tracer import TraceOptions
-from rank1_hf.values import is_whole_number
 from rank1_hf.viewing.texts import with_given_chain
 
 _T = TypeVar("_T")

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.batch_invariance import make_batch_invariant
 from rank1_hf.models.devices import resolve_device, resolve_dtype
 from rank1_hf.models.loading import Checkpoint, load_model, open_checkpoint
@@ -15,7 +16,6 @@ from rank1_hf.models.placement import is_split
 from rank1_hf.models.quantization import Quantization, check_batch_invariance, quantization_config
 from rank1_hf.reranking.checks import check_layers, check_loaded, check_memory, check_vocabulary
 from rank1_hf.reranking.processes import Processes, warn_of_idle_processes
-from rank1_hf.values import whole_number
 
 
 class ModelSource:

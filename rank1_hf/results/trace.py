@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rank1_hf.chains.chain import BeliefPoint
-from rank1_hf.files.textfiles import InputError, format_of, read_jsonl
+from rank1_hf.inputs.textfiles import InputError, format_of, read_jsonl
 
 if TYPE_CHECKING:
     import pandas as pd

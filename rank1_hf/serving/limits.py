@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 
 from fastapi import HTTPException
 
+from rank1_hf.inputs.values import whole_number
 from rank1_hf.prompts.prompt import PairError
 from rank1_hf.serving.requests import PairsRequest
-from rank1_hf.values import whole_number
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rank1_hf.chains.chain import BeliefAt, BeliefPoint, Rule, check_belief_at
+from rank1_hf.inputs.values import is_whole_number
 from rank1_hf.tracing.observer import Observer, WatchedPair
-from rank1_hf.values import is_whole_number
 
 if TYPE_CHECKING:
     from rank1_hf.results.judgment import Judgment

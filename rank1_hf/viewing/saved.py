@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rank1_hf.files.sources import Source
-from rank1_hf.files.textfiles import InputError, read_jsonl
+from rank1_hf.inputs.textfiles import InputError, read_jsonl
 from rank1_hf.prompts.prompt import Passage, Query
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.judgments import Judgments

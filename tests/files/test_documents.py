@@ -8,7 +8,7 @@ import pytest
 
 from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document
-from rank1_hf.files.textfiles import InputError, Skip, refuse
+from rank1_hf.inputs.textfiles import InputError, Skip, refuse
 
 CORPUS = [
     Document("one", "T", "d1", "line 1"),

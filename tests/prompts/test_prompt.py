@@ -10,6 +10,7 @@ from tokenizers import models as tokenizer_models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rank1_hf.chains.chain import common_prefix_length
+from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.chain_text import cut_to_last_sentence
 from rank1_hf.prompts.markers import ContractError, Markers
 from rank1_hf.prompts.prompt import (
@@ -18,7 +19,6 @@ from rank1_hf.prompts.prompt import (
     passage_text,
     query_text,
 )
-from rank1_hf.values import is_missing
 from tests import tiny_models
 from tests.tiny_models import prompt_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rank1_hf.files.textfiles import InputError, format_of, lines_of, parse_json, read_jsonl, read_lines, read_text
+from rank1_hf.inputs.textfiles import InputError, format_of, lines_of, parse_json, read_jsonl, read_lines, read_text
 
 TEXT = "one\r\n\u00e9\u2028two\n\U0001f600 \ufffe\nlast"
 LINES = ["one\r\n", "\u00e9\u2028two\n", "\U0001f600 \ufffe\n", "last"]

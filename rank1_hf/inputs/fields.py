@@ -12,8 +12,8 @@ from functools import lru_cache
 from numbers import Number
 from typing import Any
 
-from rank1_hf.files.textfiles import InputError
-from rank1_hf.values import is_missing
+from rank1_hf.inputs.textfiles import InputError
+from rank1_hf.inputs.values import is_missing
 
 # The first name is what an error calls the field. Case does not count, and "-" is as good as "_".
 QUERY_ID = ("query-id", "qid", "queryid", "topic-id")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rank1_hf.files import fields
-from rank1_hf.files.textfiles import InputError
+from rank1_hf.inputs import fields
+from rank1_hf.inputs.textfiles import InputError
 
 
 @pytest.mark.parametrize(
