@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig
 
 from rank1_hf.decoding import defaults, graphs, loop
 from rank1_hf.decoding.kernels import plain
+from rank1_hf.models.memory import MAX_CAPTURED_TOKENS
 from tests.decoding.oracle import assert_same
 
 
@@ -182,12 +183,12 @@ def test_llm_int8_is_not_captured(case, recorder: Recorder, caplog):
     assert "without CUDA graphs" in caplog.text
 
 
-@given(st.integers(1, graphs.MAX_TOKENS))
+@given(st.integers(1, MAX_CAPTURED_TOKENS))
 def test_a_quarter_of_a_step_is_padding_at_most(n_tokens: int):
     assert n_tokens <= graphs._height(n_tokens) <= n_tokens * 1.25
 
 
 def test_there_are_few_shapes():
-    heights = {graphs._height(n) for n in range(1, graphs.MAX_TOKENS + 1)}
+    heights = {graphs._height(n) for n in range(1, MAX_CAPTURED_TOKENS + 1)}
     widths = {graphs._width(n) for n in range(1, 257)}
     assert (len(heights), len(widths)) == (32, 5)

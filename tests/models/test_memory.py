@@ -23,7 +23,7 @@ def test_the_budget_follows_the_free_memory(monkeypatch):
 
     def budget(available: int) -> int:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": available}))
-        return memory.kv_budget(config, torch.float32, torch.device("cpu"), n_tokens=100, n_rows=10)
+        return memory.kv_budget(config, torch.float32, torch.device("cpu"), prefill_tokens=100, n_rows=10)
 
     per_token = memory.kv_bytes_per_token(config, torch.float32)
     assert abs(budget(10**9 + 10**6) - budget(10**9) - 10**6 * memory.CPU_SHARE / per_token) <= 1
@@ -35,7 +35,7 @@ def test_the_budget_follows_the_free_memory(monkeypatch):
 def test_the_budget_of_a_gpu_leaves_what_it_must():
     config = tiny_models.build_model("qwen2", tiny_models.build_tokenizer("qwen2")).config
     half, whole = (
-        memory.kv_budget(config, torch.float32, torch.device("cuda"), n_tokens=100, n_rows=10, utilization=share)
+        memory.kv_budget(config, torch.float32, torch.device("cuda"), prefill_tokens=100, n_rows=10, utilization=share)
         for share in (0.5, 1.0)
     )
     _, total = torch.cuda.mem_get_info()
