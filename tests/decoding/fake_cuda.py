@@ -22,10 +22,11 @@ from rank1_hf.decoding.kernels.contract import PagedBatch
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.decoding.step import RowSlice, Step
+from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS, RowSlice, Step
 from rank1_hf.models import products
 from rank1_hf.models.cards import GPUS
 from rank1_hf.models.family import FAMILY
+from rank1_hf.models.memory import MAX_SPLITS
 
 DEVICE = torch.device("cuda", 0)  # with its number: a build for CPUs cannot say which device is current
 
@@ -81,6 +82,8 @@ class NotedKernels:
         assert batch.block_table.stride(1) == 1
         assert len(batch.query_starts) == len(batch.context_lengths) + 1 == len(batch.block_table) + 1
         self._launches.names += ["attend", "merge"]
+        if batch.longest_query <= MAX_BATCHED_NEW_TOKENS:
+            torch.empty(*queries.shape[:2], MAX_SPLITS, queries.shape[2] + 1, dtype=torch.float32, device=DEVICE)
         return torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
 
 

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import BitsAndBytesConfig
 
+from rank1_hf import Rank1
 from rank1_hf.decoding import defaults, graphs, loop
 from rank1_hf.decoding.kernels import plain
+from rank1_hf.files.beir import SAMPLE, read_beir
+from rank1_hf.files.trec import read_run
 from rank1_hf.models.memory import MAX_CAPTURED_TOKENS
 from tests.decoding.oracle import assert_same
 
@@ -117,6 +120,20 @@ def test_a_pool_made_at_its_budget_loses_no_graph(case, recorder: Recorder):
     )
     assert_same(list(decoder.run(requests, max_rows=3)), expected)
     assert recorder.n_captures == len(decoder._graphs._graphs)
+
+
+def test_no_capture_of_a_run_is_thrown_away(recorder: Recorder):
+    """As on a GPU: the pool made at its budget, many pairs of several queries, drafts, rows that come and go."""
+    model = Rank1(device="cpu", dtype="float32", max_new_tokens=32)
+    model.decoder._cache.reserve(2**16)
+    collection, run = read_beir(SAMPLE), read_run(SAMPLE / "bm25.trec")
+    pairs = [(collection.queries[q], collection.corpus[d].passage) for q, found in run.items() for d in found]
+    assert all(judgment.error is None for judgment in model.judge(pairs[:24], batch_size=8))
+    stats = model.decoder.stats
+    assert stats.draft_tokens > 0
+    assert recorder.n_captures == len(model.decoder._graphs._graphs)
+    assert recorder.n_renewals == 1  # as the run begins
+    assert recorder.n_captures < stats.captured_steps / 4
 
 
 def test_a_step_that_nearly_fits_a_captured_one_uses_it(case, recorder: Recorder):
