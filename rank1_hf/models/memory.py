@@ -33,7 +33,7 @@ _WORKSPACE_BYTES = 32 * 2**20  # what cuBLAS keeps for each stream on Hopper and
 def kv_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
     """The bytes of one token's keys and values, over all layers."""
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * kv_heads * _head_dim(config) * dtype.itemsize)
+    return int(2 * config.num_hidden_layers * kv_heads * head_dim(config) * dtype.itemsize)
 
 
 def step_bytes(
@@ -79,7 +79,7 @@ def activation_bytes(
     Of quantized weights the largest matrix is written out.
     """
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    parts = min(n_rows, n_tokens) * config.num_attention_heads * MAX_SPLITS * (_head_dim(config) + 1)
+    parts = min(n_rows, n_tokens) * config.num_attention_heads * MAX_SPLITS * (head_dim(config) + 1)
     attention = n_tokens * 8 * hidden * dtype.itemsize + parts * torch.float32.itemsize
     mlp = n_tokens * (2 * hidden + 3 * inner) * dtype.itemsize
     in_float32 = torch.float32.itemsize + (dtype.itemsize if dtype != torch.float32 else 0)
@@ -150,5 +150,6 @@ def kv_budget(
     return max(int(usable / per_token), 1)
 
 
-def _head_dim(config: PretrainedConfig) -> int:
+def head_dim(config: PretrainedConfig) -> int:
+    """The numbers of one attention head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
