@@ -132,13 +132,14 @@ class FakeGpu:
 
 
 @contextmanager
-def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[FakeGpu]:
     """A decoder on a GPU that is not there.
 
     Args:
         name: of a family member, as in "7b".
         n_layers: instead of the member's.
         monkeypatch: for what only a CUDA build of PyTorch can do.
+        settings: of the config, instead of the member's.
     """
     launches = Launches()
     torch._C._ensureCUDADeviceGuardSet()
@@ -152,7 +153,7 @@ def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch) -> Itera
     for module in (step, loop, graphs):
         monkeypatch.setattr(module, "tensor_on", _tensor_on)
     with torch.device("meta"):
-        config = AutoConfig.for_model(**FAMILY[f"jhu-clsp/rank1-{name}"] | {"num_hidden_layers": n_layers})
+        config = AutoConfig.for_model(**FAMILY[f"jhu-clsp/rank1-{name}"] | {"num_hidden_layers": n_layers} | settings)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device=DEVICE)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.step import placeholder
@@ -58,6 +59,34 @@ def test_rows_with_few_tokens_are_attended_in_one_call_and_the_others_in_one(gpu
     assert gpu.launches.names.count("attend") == 2  # layers
     gpu.eager([*((row, [5]) for row in rows[:3]), *((row, [5] * 50) for row in rows[3:])])
     assert gpu.launches.names.count("attend") == 2 * 2
+
+
+ROPE = {"rope_theta": 1e6, "factor": 2.0, "original_max_position_embeddings": 4096}
+
+
+@pytest.mark.parametrize(
+    ("rope", "asks_the_device"),
+    [
+        ({"rope_type": "linear"}, False),
+        ({"rope_type": "yarn"}, False),
+        ({"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}, False),
+        ({"rope_type": "dynamic"}, True),
+    ],
+    ids=lambda value: value["rope_type"] if isinstance(value, dict) else "",
+)
+def test_kinds_of_rope_that_cannot_be_captured(rope: dict, asks_the_device: bool, monkeypatch: pytest.MonkeyPatch):
+    """Dynamic NTK waits for the longest position: the dry run before a capture refuses that.
+
+    So does longrope in Transformers before it chose its factors on the device.
+    """
+    with fake_gpu("7b", 1, monkeypatch, rope_parameters=ROPE | rope) as gpu:
+        row = RowKV()
+        if asks_the_device:
+            with pytest.raises(DataDependentOutputException):
+                gpu.eager([(row, [5] * 100)])
+        else:
+            gpu.eager([(row, [5] * 100)])
+            gpu.captured([(row, [5])])
 
 
 @pytest.mark.parametrize(
