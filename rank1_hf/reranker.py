@@ -148,7 +148,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         self._processes = source.processes
         self._lock = threading.RLock()  # the decoder's: reentrant, since a stream may be read between other calls
         # Last, since it takes longest: errors in the other arguments have been raised by now.
-        self.model = source.load(replace(decoding, pack=False) if engine == "plain" else decoding)
+        self.model = source.load(replace(decoding, pack=False, kernels=False) if engine == "plain" else decoding)
         rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer))
         answers = {"true_id": self.encoder.true_id, "false_id": self.encoder.false_id}
         self.decoder: Decoder | PlainDecoder

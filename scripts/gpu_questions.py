@@ -31,7 +31,7 @@ from rank1_hf.decoding.stats import Stats
 from rank1_hf.files.beir import SAMPLE
 from rank1_hf.models.devices import resolve_device
 from rank1_hf.models.loading import load_model, open_checkpoint
-from rank1_hf.models.memory import GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
+from rank1_hf.models.memory import GPU_PREFILL_TOKENS, kv_bytes_per_token, step_bytes
 from rank1_hf.prompts.prompt import PromptEncoder
 
 Answer = tuple[bool | None, str]
@@ -160,7 +160,7 @@ def memory_is_kept(setup: Setup) -> Answer:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     config, dtype = setup.checkpoint.model.config, setup.checkpoint.model.dtype
-    room = activation_bytes(config, dtype, n_tokens=GPU_PREFILL_TOKENS + 256, n_rows=256)
+    room = step_bytes(config, dtype, n_tokens=GPU_PREFILL_TOKENS + 256, n_rows=256, on_gpu=True)
     room += 20_000 * kv_bytes_per_token(config, dtype)
     share = min((total - free + room) / total, 0.95)
     decoder, used = setup.decoder(gpu_memory_utilization=share), 0

@@ -30,7 +30,7 @@ from rank1_hf.models.cards import GIB
 from rank1_hf.models.devices import DTYPES, resolve_device
 from rank1_hf.models.family import FAMILY
 from rank1_hf.models.loading import load_model, open_checkpoint
-from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
+from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_bytes_per_token, step_bytes
 from rank1_hf.models.planning import Size
 
 EMBEDDED = "rank1-tiny"
@@ -96,15 +96,18 @@ def _key(tensor: Tensor) -> int:
 
 
 def peak_bytes(device: torch.device, work: Callable[[], object]) -> int:
-    """The most memory that tensors made by some work take at once, besides those that are there before."""
+    """The most memory that some work takes at once, besides what is taken before: on a GPU with what graphs keep for
+    themselves, elsewhere that of tensors.
+    """
     if device.type != "cuda":
         with _LiveBytes() as live:
             work()
         return int(live.peak)
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    before = torch.cuda.memory_reserved(device)
     work()
-    return int(torch.cuda.max_memory_allocated(device)) - int(before)
+    return int(torch.cuda.max_memory_reserved(device)) - int(before)
 
 
 def check(
@@ -135,8 +138,9 @@ def check(
     peak = peak_bytes(model.device, lambda: reranker.judge(pairs, batch_size=EXPECTED_ROWS, show_progress_bar=False))
     weights, config, dtype = sum(weight.nbytes for weight in model.parameters()), model.config, model.dtype
     planned_weights = Size.of(config).n_bytes(dtype)
-    prefill = GPU_PREFILL_TOKENS if model.device.type == "cuda" else CPU_PREFILL_TOKENS
-    step = activation_bytes(config, dtype, n_tokens=prefill + n_rows, n_rows=n_rows)
+    on_gpu = model.device.type == "cuda"
+    prefill = GPU_PREFILL_TOKENS if on_gpu else CPU_PREFILL_TOKENS
+    step = step_bytes(config, dtype, n_tokens=prefill + n_rows, n_rows=n_rows, on_gpu=on_gpu)
     planned = planned_weights + kv_cache_tokens * kv_bytes_per_token(config, dtype) + step
     return Checked(name, planned_weights, weights, planned, weights + peak)
 

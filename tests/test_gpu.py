@@ -13,7 +13,7 @@ from rank1_hf.decoding import kv_cache, loop
 from rank1_hf.decoding.in_flight import InFlightStep
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plan import Plan
-from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
+from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, kv_bytes_per_token, step_bytes
 from tests import tiny_models
 
 pytestmark = pytest.mark.gpu
@@ -169,8 +169,8 @@ def test_a_prompt_of_three_chunks_takes_no_more_than_is_planned(checkpoint: Call
     taken = torch.cuda.max_memory_allocated() - before
     config = model.model.config
     context = first.n_prompt_tokens * kv_bytes_per_token(config, torch.bfloat16) // config.num_hidden_layers
-    planned = activation_bytes(
-        config, torch.bfloat16, n_tokens=GPU_PREFILL_TOKENS + EXPECTED_ROWS, n_rows=EXPECTED_ROWS
+    planned = step_bytes(
+        config, torch.bfloat16, n_tokens=GPU_PREFILL_TOKENS + EXPECTED_ROWS, n_rows=EXPECTED_ROWS, on_gpu=True
     )
     assert taken < 1.5 * planned + 2 * context
 

@@ -19,6 +19,9 @@ from rank1_hf.decoding.kv_cache import joined
 from rank1_hf.decoding.step import Segment, SharedPages, Step, TokenStep
 
 NAME = "rank1_paged"
+_TAKES_GROUPS = ("cpu",)
+"""Where PyTorch's attention takes grouped heads with a mask. On CUDA it then has all scores in float32 in memory."""
+
 _MAX_ROUNDING = 0.25  # of a score; none at all would make a run on a CPU a seventh slower
 
 
@@ -203,6 +206,10 @@ def _attend_segment(
     n_new, n_context = segment.stop - segment.start, segment.n_context
     context_keys, context_values = (joined(pool, segment.pages, n_context)[None] for pool in (keys, values))
     mask = segment.mask(window, queries.dtype)
+    takes_groups = queries.device.type in _TAKES_GROUPS
+    if not takes_groups:
+        group = queries.shape[1] // keys.shape[1]
+        context_keys, context_values = (x.repeat_interleave(group, 1) for x in (context_keys, context_values))
     attended = F.scaled_dot_product_attention(
         queries.transpose(0, 1)[None],
         context_keys,
@@ -210,6 +217,6 @@ def _attend_segment(
         attn_mask=mask,
         is_causal=mask is None and n_new > 1,
         scale=scaling,
-        enable_gqa=True,
+        enable_gqa=takes_groups,
     )
     return attended[0].transpose(0, 1)

@@ -22,12 +22,10 @@ from transformers import PreTrainedModel
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.step import RowSlice, TokenStep, fill_placeholders, tensor_on
+from rank1_hf.models.memory import MAX_CAPTURED_TOKENS
 from rank1_hf.models.placement import is_split
 
 logger = logging.getLogger(__name__)
-
-MAX_TOKENS = 512
-"""The most tokens of a captured step."""
 
 MAX_TOKENS_PER_ROW = 16
 """The most of one row: each of its tokens reads the row's whole context for itself."""
@@ -214,7 +212,7 @@ def _refusing_to_wait() -> Iterator[None]:
 
 def _is_decoding(slices: list[RowSlice]) -> bool:
     lengths = [len(part.tokens) for part in slices]
-    return max(lengths) <= MAX_TOKENS_PER_ROW and sum(lengths) <= MAX_TOKENS
+    return max(lengths) <= MAX_TOKENS_PER_ROW and sum(lengths) <= MAX_CAPTURED_TOKENS
 
 
 def _token_table(slices: list[RowSlice]) -> list[list[int]]:

@@ -39,6 +39,7 @@ from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Scheduler
 from rank1_hf.decoding.stats import Stats
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep, placeholder, tensor_on
+from rank1_hf.decoding.warm_start import FirstPair
 from rank1_hf.models.compiled import compile_layers
 from rank1_hf.models.memory import TYPICAL_TOKENS
 from rank1_hf.models.placement import device_of
@@ -91,6 +92,12 @@ class Decoder:
         if self.options.graphs:
             assert self._kernels is not None
             self._graphs = DecodeGraphs(model, self._read, self._cache, self._kernels, self._device)
+        waits = {
+            "kernels that are not compiled yet": self._kernels is not None,
+            "torch.compile": self.options.compile,
+            "CUDA graphs of its steps": self._graphs is not None,
+        }
+        self._first_pair = FirstPair([what for what, is_needed in waits.items() if is_needed])
 
     def run(
         self,
@@ -127,6 +134,7 @@ class Decoder:
         """
         scheduler = self._new_scheduler(requests, max_rows)
         in_flight: InFlightStep | None = None
+        self._first_pair.asked()
         try:
             while True:
                 given_up = _given_up(scheduler)
@@ -140,6 +148,8 @@ class Decoder:
                     finished = self._advance_all(in_flight, scheduler)
                     if on_step is not None:
                         on_step(self.stats)
+                    if finished:
+                        self._first_pair.judged()
                     yield finished
                 in_flight = launched
         finally:

@@ -10,12 +10,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from rank1_hf.models.cards import GIB, FusedTokens, Gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
-from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, activation_bytes, kv_bytes_per_token
+from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, expected_rows, kv_bytes_per_token, step_bytes
 from rank1_hf.models.products import Product, best_rows
 from rank1_hf.models.quantization import stored_quantization
 
 CUDA_CONTEXT_BYTES = GIB // 2
-"""What the CUDA context and the libraries' workspaces take, about, before the first tensor."""
+"""What the CUDA context takes, about, before the first tensor."""
 
 _BYTES_PER_WEIGHT = {
     # LLM.int8: a byte, and a float32 for each row, which is next to nothing.
@@ -39,7 +39,7 @@ class Plan:
 
     Attributes:
         weights: the model's weights, quantized or not.
-        reserve: what a step takes besides, with the CUDA context and the share that is left to others.
+        reserve: what steps take besides, with the CUDA context and the share that is left to others.
         kv_per_token: keys and values of one token.
         kv_tokens: the tokens that the KV cache has room for; 0 or less where the model does not fit.
         rows: the pairs that decode together: as many as have room, or fewer where a step is then cheaper for each.
@@ -167,13 +167,22 @@ def plan(
     """
     size, kv_per_token = size or Size.of(config), kv_bytes_per_token(config, dtype)
     weights = size.n_bytes(dtype, quantization)
-    reserve = (
-        CUDA_CONTEXT_BYTES
-        + activation_bytes(config, dtype, n_tokens=GPU_PREFILL_TOKENS + EXPECTED_ROWS, n_rows=EXPECTED_ROWS)
-        + int((1 - utilization) * gpu.memory)
-    )
-    kv_tokens = (gpu.memory - weights - reserve) // kv_per_token
-    rows = max(0, min(EXPECTED_ROWS, kv_tokens // (prompt_tokens + chain_tokens)))
+    room = gpu.memory - weights - CUDA_CONTEXT_BYTES - int((1 - utilization) * gpu.memory)
+
+    def steps(rows: int) -> int:
+        return step_bytes(
+            config,
+            dtype,
+            n_tokens=GPU_PREFILL_TOKENS + rows,
+            n_rows=rows,
+            on_gpu=True,
+            is_quantized=quantization is not None,
+        )
+
+    pair_tokens = prompt_tokens + chain_tokens
+    room -= steps(expected_rows(room, pair_tokens * kv_per_token, steps))
+    reserve, kv_tokens = gpu.memory - weights - room, room // kv_per_token
+    rows = max(0, min(EXPECTED_ROWS, kv_tokens // pair_tokens))
     pairs_per_minute = None
     if gpu.speed and rows:
         products = size.products(dtype, quantization, gpu.fused_4bit)

@@ -1,5 +1,6 @@
 """Which model a `Rank1` runs, and how it is loaded."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.warm_start import kernels_compiling
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.batch_invariance import make_batch_invariant
 from rank1_hf.models.devices import resolve_device, resolve_dtype
@@ -107,14 +109,16 @@ class ModelSource:
             if self._chosen.type == "cuda" and self._device_map is None and self._max_memory is None:
                 check_memory(self.checkpoint, self._dtype, self._quantization, self._chosen)
             check_layers(self.checkpoint.config)
-            model = load_model(
-                self.checkpoint,
-                dtype=self._dtype,
-                device=self._device,
-                quantization=self._quantized,
-                device_map=self._device_map,
-                max_memory=self._max_memory,
-            )
+            compiling = kernels_compiling(self._chosen, self.checkpoint.config, self._dtype)
+            with compiling if options.kernels else nullcontext():
+                model = load_model(
+                    self.checkpoint,
+                    dtype=self._dtype,
+                    device=self._device,
+                    quantization=self._quantized,
+                    device_map=self._device_map,
+                    max_memory=self._max_memory,
+                )
             if options.pack and not is_split(model):
                 pack_linear_layers(model)  # only ours: a model that was handed over keeps its weights
         elif model._supports_attention_backend:  # the decoder says so, where it does not

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from rank1_hf.decoding import attention
 from rank1_hf.decoding.attention import paged_attention
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
 from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS, RowSlice, Step
@@ -77,6 +79,23 @@ def test_a_mixed_step(device: str, kv_heads: int, window: int | None, dtype: tor
     for news in ([0, 1, 2, 1, 1, 1, 1], [0, 1, 0, 2, 3, 0, 1], [0, 0, 1, 0, 0, 3, many], [0, 1, 0, 0, 0, 0, many - 1]):
         first = [f + n for f, n in zip(first, news, strict=True)]
         step(news, first)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_elsewhere_than_on_a_cpu_no_grouped_heads_are_asked_for(window: int | None, monkeypatch: pytest.MonkeyPatch):
+    """Where there are no kernels: with grouped heads and a mask, CUDA has all scores in memory, in float32."""
+    asked = []
+
+    def attend(*states: torch.Tensor, enable_gqa: bool, **options: object) -> torch.Tensor:
+        asked.append((enable_gqa, [len(state[0]) for state in states]))
+        return attention_of_pytorch(*states, enable_gqa=enable_gqa, **options)
+
+    attention_of_pytorch = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    monkeypatch.setattr(attention, "_TAKES_GROUPS", ())
+    test_a_mixed_step("cpu", 2, window, torch.float32, 1e-5)
+    assert asked
+    assert all(one == (False, [HEADS] * 3) for one in asked)
 
 
 @pytest.mark.parametrize("device", DEVICES)

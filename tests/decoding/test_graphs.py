@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import BitsAndBytesConfig
 
+from rank1_hf import Rank1
 from rank1_hf.decoding import defaults, graphs, loop
 from rank1_hf.decoding.kernels import plain
+from rank1_hf.files.beir import SAMPLE, read_beir
+from rank1_hf.files.trec import read_run
+from rank1_hf.models.memory import MAX_CAPTURED_TOKENS
 from tests.decoding.oracle import assert_same
 
 
@@ -118,6 +122,20 @@ def test_a_pool_made_at_its_budget_loses_no_graph(case, recorder: Recorder):
     assert recorder.n_captures == len(decoder._graphs._graphs)
 
 
+def test_no_capture_of_a_run_is_thrown_away(recorder: Recorder):
+    """As on a GPU: the pool made at its budget, many pairs of several queries, drafts, rows that come and go."""
+    model = Rank1(device="cpu", dtype="float32", max_new_tokens=32)
+    model.decoder._cache.reserve(2**16)
+    collection, run = read_beir(SAMPLE), read_run(SAMPLE / "bm25.trec")
+    pairs = [(collection.queries[q], collection.corpus[d].passage) for q, found in run.items() for d in found]
+    assert all(judgment.error is None for judgment in model.judge(pairs[:24], batch_size=8))
+    stats = model.decoder.stats
+    assert stats.draft_tokens > 0
+    assert recorder.n_captures == len(model.decoder._graphs._graphs)
+    assert recorder.n_renewals == 1  # as the run begins
+    assert recorder.n_captures < stats.captured_steps / 4
+
+
 def test_a_step_that_nearly_fits_a_captured_one_uses_it(case, recorder: Recorder):
     folder, oracle, requests, _ = case("qwen2")
     decoder = oracle.decoder(folder)
@@ -182,12 +200,12 @@ def test_llm_int8_is_not_captured(case, recorder: Recorder, caplog):
     assert "without CUDA graphs" in caplog.text
 
 
-@given(st.integers(1, graphs.MAX_TOKENS))
+@given(st.integers(1, MAX_CAPTURED_TOKENS))
 def test_a_quarter_of_a_step_is_padding_at_most(n_tokens: int):
     assert n_tokens <= graphs._height(n_tokens) <= n_tokens * 1.25
 
 
 def test_there_are_few_shapes():
-    heights = {graphs._height(n) for n in range(1, graphs.MAX_TOKENS + 1)}
+    heights = {graphs._height(n) for n in range(1, MAX_CAPTURED_TOKENS + 1)}
     widths = {graphs._width(n) for n in range(1, 257)}
     assert (len(heights), len(widths)) == (32, 5)

@@ -179,7 +179,7 @@ def test_an_abandoned_run_gives_back_all_memory(case):
 
 def test_few_rows_draft_instead(case):
     folder, oracle, requests, expected = case("qwen2-repeats-itself")
-    decoder, order = ahead(oracle, folder, step_overhead_tokens=8)
+    decoder, order = ahead(oracle, folder, speculate=True, step_overhead_tokens=8)
     assert_same(list(decoder.run(requests, max_rows=7)), expected)
     assert decoder.stats.accepted_tokens > 0
     assert order.n_ahead == 0

@@ -44,6 +44,17 @@ def test_every_test_for_a_gpu_can_be_collected_there():
     assert "error" not in finished.stdout
 
 
+def test_the_kernels_are_tried_in_every_dtype_and_not_compiled_for_other_cards():
+    pytest.importorskip("triton")
+    (kernels,) = [part for part in parts(Path(), on_cpu=False) if part.name == "kernels"]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}  # so that the tests are not one that starts a process
+    command = [sys.executable, *kernels.command, "--collect-only", "-qq"]
+    collected = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True).stdout
+    assert "kernels/test_triton.py::test_decoding" in collected
+    assert all(f"kernels/test_triton.py::test_16_bits[dtype{n}]" in collected for n in (0, 1))
+    assert "test_triton_compiles.py::" not in collected
+
+
 def test_all_parts_run_on_a_bare_machine(tmp_path: Path):
     finished = on_a_bare_machine("bash", ROOT / "scripts" / "gpu_check.sh", tmp_path, "--on-cpu")
     assert finished.returncode == 0, finished.stdout + finished.stderr

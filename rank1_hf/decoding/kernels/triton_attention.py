@@ -19,12 +19,10 @@ from transformers import PretrainedConfig
 
 from rank1_hf.decoding.kernels.contract import PagedBatch
 from rank1_hf.decoding.options import PAGE_SIZE
+from rank1_hf.models.memory import MAX_SPLITS
 
 MAX_SPLIT_TOKENS = 16
 """Rows that bring more tokens than this have programs enough without a split."""
-
-MAX_SPLITS = 32
-"""The most parts of a context; bounds the memory for what is to be merged."""
 
 _SPLIT_PAGES = 4  # a part's results are then 5% of what it reads (group 7, head dim 128)
 UNIFORM_PAGES = _SPLIT_PAGES * MAX_SPLITS

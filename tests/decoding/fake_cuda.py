@@ -1,0 +1,208 @@
+"""CUDA tensors on a machine without a GPU: they have a shape, a dtype and a device, and operations are noted, not run.
+
+A step that runs on them has asked the device for nothing: what would have to be waited for has no value here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from rank1_hf.chains.chain import ChainRules
+from rank1_hf.decoding import defaults, graphs, loop, step
+from rank1_hf.decoding.kernels.contract import PagedBatch
+from rank1_hf.decoding.kv_cache import RowKV
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS, RowSlice, Step
+from rank1_hf.models import products
+from rank1_hf.models.cards import GPUS
+from rank1_hf.models.family import FAMILY
+from rank1_hf.models.memory import MAX_SPLITS
+
+DEVICE = torch.device("cuda", 0)  # with its number: a build for CPUs cannot say which device is current
+
+
+class Launches(TorchDispatchMode):
+    """Notes the names of all operations that launch something on the device, and refuses those that should not be.
+
+    Refused are, besides what fake tensors refuse (to give a value, to mix devices, to make a shape of values): copies
+    from host to device or back that are waited for; indices that lie on the host; and PyTorch's own attention.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = function._schema.name.removeprefix("aten::")
+        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        devices = {one.device.type for one in given if one.dim()}
+        assert "scaled_dot_product" not in name, "there are kernels for attention"
+        if name in ("index", "index_put_") and "cuda" in devices:
+            indices = [index for index in args[1] if index is not None]
+            assert all(index.device.type == "cuda" and index.dtype != torch.bool for index in indices), f"{name}: waits"
+        found = function(*args, **kwargs)
+        made = [one for one in tree_leaves(found) if isinstance(one, Tensor)]
+        if len(devices | {one.device.type for one in made}) > 1:
+            assert kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)), f"{name}: a copy that waits"
+        storages = {one.untyped_storage()._cdata for one in given}
+        is_view = not function._schema.is_mutable and all(one.untyped_storage()._cdata in storages for one in made)
+        if not is_view and "empty" not in name and any(one.numel() and one.is_cuda for one in made):
+            self.names.append(name)
+        return found
+
+
+class NotedKernels:
+    """Stands for the kernels of a GPU: checks what they are given, and notes their launches."""
+
+    UNIFORM_PAGES = 128
+
+    def __init__(self, launches: Launches) -> None:
+        self._launches = launches
+
+    def attend(
+        self, queries: Tensor, key_pool: Tensor, value_pool: Tensor, batch: PagedBatch, scaling: float, window: None
+    ) -> Tensor:
+        """Two launches: contexts may be split, and then are merged."""
+        assert queries[0].is_contiguous()
+        assert key_pool.is_contiguous()
+        assert value_pool.is_contiguous()
+        for table in (batch.query_starts, batch.context_lengths, batch.block_table):
+            assert (table.device, table.dtype) == (DEVICE, torch.int32)
+        assert batch.block_table.stride(1) == 1
+        assert len(batch.query_starts) == len(batch.context_lengths) + 1 == len(batch.block_table) + 1
+        self._launches.names += ["attend", "merge"]
+        if batch.longest_query <= MAX_BATCHED_NEW_TOKENS:
+            torch.empty(*queries.shape[:2], MAX_SPLITS, queries.shape[2] + 1, dtype=torch.float32, device=DEVICE)
+        return torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+
+
+class Captured:
+    """Stands for a capture; its replays do nothing."""
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        return function(), lambda: None
+
+    def renew(self) -> None: ...
+
+
+Parts = list[tuple[RowKV, list[int]]]
+"""Rows, and the tokens that each brings."""
+
+
+class FakeGpu:
+    """A decoder over a family member's shape, whose model and KV cache are fake."""
+
+    def __init__(self, decoder: Decoder, launches: Launches) -> None:
+        self.decoder = decoder
+        self.cache = decoder._cache
+        self.launches = launches
+
+    def eager(self, parts: Parts, previous_tokens: Tensor | None = None) -> Tensor:
+        """A step that is not captured, read behind each row's last token."""
+        slices = self._extended(parts)
+        with torch.inference_mode(), self.launches:
+            one = Step(self.cache, slices, DEVICE, previous_tokens=previous_tokens, kernels=self.decoder._kernels)
+            lengths = [len(part.tokens) for part in slices]
+            return self.decoder._read(one, step.tensor_on(DEVICE, [n - 1 for n in accumulate(lengths)]))
+
+    def captured(self, parts: Parts, previous_tokens: Tensor | None = None) -> Tensor:
+        """A decode step, captured if its shape is new, and replayed."""
+        slices = self._extended(parts)
+        with torch.inference_mode(), self.launches:
+            found = self.decoder._graphs.run(slices, previous_tokens)
+        assert found is not None
+        return found
+
+    def _extended(self, parts: Parts) -> list[RowSlice]:
+        for row, tokens in parts:
+            self.cache.extend(row, len(tokens))
+        self.launches.names.clear()
+        return [RowSlice(row, tokens) for row, tokens in parts]
+
+
+@contextmanager
+def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[FakeGpu]:
+    """A decoder on a GPU that is not there.
+
+    Args:
+        name: of a family member, as in "7b".
+        n_layers: instead of the member's.
+        monkeypatch: for what only a CUDA build of PyTorch can do.
+        settings: of the config, instead of the member's.
+    """
+    launches = Launches()
+    torch._C._ensureCUDADeviceGuardSet()
+    monkeypatch.setattr(FakeTensor, "__getitem__", _getitem, raising=False)
+    monkeypatch.setattr(FakeTensor, "__setitem__", _setitem, raising=False)
+    monkeypatch.setattr(FakeTensor, "copy_", lambda *args: torch.ops.aten.copy_.default(*args), raising=False)
+    monkeypatch.setattr(products, "gpu_here", lambda device: GPUS["h100"])
+    monkeypatch.setattr(graphs, "CudaCapture", lambda device: Captured())
+    for module in (defaults, loop):
+        monkeypatch.setattr(module, "kernels_for", lambda *model: NotedKernels(launches))
+    for module in (step, loop, graphs):
+        monkeypatch.setattr(module, "tensor_on", _tensor_on)
+    with torch.device("meta"):
+        config = AutoConfig.for_model(**FAMILY[f"jhu-clsp/rank1-{name}"] | {"num_hidden_layers": n_layers} | settings)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device=DEVICE)
+        rules = ChainRules(close=(7,), eos=frozenset({8}), force_close=lambda prompt, thought: thought, rethink=None)
+        options = DecodingOptions(kv_cache_tokens=2**16)
+        yield FakeGpu(Decoder(model, rules, true_id=3, false_id=4, options=options), launches)
+
+
+def _tensor_on(device: torch.device, values: Any) -> Tensor:
+    """As `step.tensor_on`, without pinned memory; and a tensor of one value must not be remembered as that value."""
+    on_host = torch.empty(torch.tensor(values).shape, dtype=torch.long)
+    return on_host.to(device, non_blocking=True)
+
+
+# PyTorch's own subscripts, and its `copy_`, need a build for CUDA.
+
+
+def _getitem(tensor: Tensor, key: Any) -> Tensor:
+    view, indices = _basic(tensor, key)
+    return torch.ops.aten.index.Tensor(view, indices) if indices else view
+
+
+def _setitem(tensor: Tensor, key: Any, value: Any) -> None:
+    view, indices = _basic(tensor, key)
+    if indices:
+        torch.ops.aten.index_put_.default(view, indices, torch.as_tensor(value))
+    elif isinstance(value, Tensor):
+        view.copy_(value)
+    else:
+        view.fill_(value)
+
+
+def _basic(tensor: Tensor, key: Any) -> tuple[Tensor, list[Tensor | None]]:
+    """What a subscript takes a view of, and the indices into that view; none where the view is all."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    if Ellipsis in [part for part in parts if not isinstance(part, Tensor)]:
+        at = [part is Ellipsis for part in parts].index(True)
+        n_given = sum(part is not None for part in parts) - 1
+        parts[at : at + 1] = [slice(None)] * (tensor.dim() - n_given)
+    dim, indices = 0, []
+    for part in parts:
+        if isinstance(part, int):
+            tensor = tensor.select(dim, part)
+            continue
+        if part is None:
+            tensor = tensor.unsqueeze(dim)
+        elif isinstance(part, slice):
+            tensor = torch.ops.aten.slice.Tensor(tensor, dim, part.start, part.stop, part.step or 1)
+        else:
+            indices += [None] * (dim - len(indices)) + [torch.as_tensor(part)]
+        dim += 1
+    return tensor, indices
