@@ -4,6 +4,7 @@ The snippets of the server's page run in tests/serving/test_readme.py, that of R
 those of scripts/reproduce.md in tests/scripts/test_reproduce.py.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -217,6 +218,20 @@ def test_the_folders_of_the_package_and_the_file_to_read_first():
     assert {folder for folder, _ in rows} == folders
     for folder, first in rows:
         assert (PACKAGE / folder / first).is_file(), f"{folder}/{first}"
+
+
+def test_where_to_look_names_what_is_there():
+    page = (PACKAGE / "decoding" / "README.md").read_text(encoding="utf-8")
+    table = page.partition("## Where to look")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([A-Za-z_.]+)`", table)) - {"kernels/triton_attention.py"}
+    assert len(named) > 15
+    defined: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                members = getattr(node, "body", []) if isinstance(node, ast.ClassDef) else []
+                defined |= {node.name, *(f"{node.name}.{getattr(each, 'name', '')}" for each in members)}
+    assert named <= defined
 
 
 @cache

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from rank1_hf.decoding.graphs import can_be_captured
+from rank1_hf.decoding.graphs import can_be_captured, has_graphs
 from rank1_hf.decoding.kernels import kernels_for
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.models.memory import GPU_PREFILL_TOKENS, kv_budget
@@ -24,7 +24,7 @@ def resolve(options: DecodingOptions, model: PreTrainedModel) -> DecodingOptions
     on_cpu, reproducible = device.type == "cpu", options.reproducible
     prefill_chunk = options.prefill_chunk or (_CPU_PREFILL_TOKENS if on_cpu else GPU_PREFILL_TOKENS)
     kernels = options.kernels and kernels_for(device, model.config, model.dtype) is not None
-    graphs = options.graphs and kernels and not reproducible and can_be_captured(model)
+    graphs = options.graphs and kernels and not reproducible and has_graphs(device) and can_be_captured(model)
     rows, overhead = _CPU_STEP if on_cpu else step_sizes(model, device)
     return replace(
         options,

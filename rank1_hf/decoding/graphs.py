@@ -98,7 +98,7 @@ class DecodeGraphs:
             self._patches = patches
         self._has_hooks = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
         if self._has_hooks:
-            logger.info("the model has forward hooks, which a replay would leave out: steps run without CUDA graphs")
+            logger.warning("the model has forward hooks, which a replay would leave out: steps run without CUDA graphs")
 
     def run(self, slices: list[RowSlice], previous_tokens: Tensor | None = None) -> Tensor | None:
         """Run a step of these rows, with `previous_tokens` as in `Step`. None: it has to be run in the ordinary way."""
@@ -146,6 +146,11 @@ class DecodeGraphs:
     def _captured(self, table: Tensor) -> Graph:
         found, replay = self._capture(lambda: self._forward(TokenStep(self._cache, table, self._kernels)))
         return Graph(table, found, replay)
+
+
+def has_graphs(device: torch.device) -> bool:
+    """Whether there are graphs for a device: there are CUDA's alone."""
+    return device.type == "cuda"
 
 
 def can_be_captured(model: PreTrainedModel) -> bool:

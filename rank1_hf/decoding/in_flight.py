@@ -2,7 +2,9 @@
 
 A GPU works by itself while the host goes on. Where the next step depends on no more than that this one gives each row
 a token, the host plans and launches it first, and reads this one's tokens afterwards (SGLang calls this overlap
-scheduling). A chain that closes loses nothing by it: the verdict behind `</think>` takes one more step anyway.
+scheduling). `Scheduler.can_overlap` says where: there are at least `step_overhead_tokens` rows, so that drafts would
+not pay; this step has no draft; and no row is steered, observed or a belief's branch. A chain that closes loses nothing
+by it: the verdict behind `</think>` takes one more step anyway.
 """
 
 from dataclasses import dataclass

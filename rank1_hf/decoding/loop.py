@@ -366,7 +366,7 @@ def _chosen(row: Row, next_token: NextToken) -> int:
 
 def _verdict(row: Row, next_token: NextToken, cache: KVCache, model: PreTrainedModel) -> Decoded:
     true_logit, false_logit = next_token.answers
-    if not (math.isfinite(true_logit) and math.isfinite(false_logit)):
+    if not all(map(math.isfinite, (next_token.logit, true_logit, false_logit))):
         return _not_finite(row, cache, model)
     row.notify("verdict", len(row.chain.tokens), None, next_token.reading)
     return Decoded(row.request.index, row.chain.thought, row.chain.ended, true_logit, false_logit)

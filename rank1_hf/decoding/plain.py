@@ -54,16 +54,17 @@ class PlainDecoder:
         cache = DynamicCache()
         while True:
             logits = self._next_logits(chain.tokens, cache)  # (vocabulary)
-            self.stats.steps += 1
-            if not math.isfinite(logits.max()):  # NaN where any logit is
+            highest, (true_logit, false_logit) = float(logits.max()), logits[self._answers].tolist()
+            needed = [highest] if chain.ended is None else [highest, true_logit, false_logit]
+            if not all(map(math.isfinite, needed)):  # the maximum is NaN where any logit is
                 return request.failed(chain, "the model's logits are not finite (NaN or inf)")
             if chain.ended is not None:
-                true_logit, false_logit = logits[self._answers].tolist()
                 return Decoded(request.index, chain.thought, chain.ended, true_logit, false_logit, None, chain.beliefs)
             branch = chain.branch()  # the chain closed here, where its belief is to be read
             if branch is not None:
                 true_logit, false_logit = self._next_logits(branch.tokens, DynamicCache())[self._answers].tolist()
-                chain.believe(BeliefPoint(len(branch.thought), true_logit - false_logit))
+                if math.isfinite(true_logit - false_logit):
+                    chain.believe(BeliefPoint(len(branch.thought), true_logit - false_logit))
             try:
                 unchanged = chain.advance(chosen_by(request.processor, chain.tokens, logits))
             except SteeringError as error:

@@ -80,7 +80,7 @@ class Row:
         return [replace(row.outcome, beliefs=row.chain.beliefs)]
 
     def needs(self, draft: Sequence[int] = ()) -> Needs:
-        """What is to be read off the step that needs_logits this row, with such a draft."""
+        """What is to be read off the step that feeds the last of this row's context, with such a draft."""
         watcher = None if self.parent is not None else self.request.watcher
         needs = NOTHING
         if watcher is not None:

@@ -229,7 +229,7 @@ def _twins(qrels: Qrels, one: str, other: str) -> list[tuple[str, tuple[str, str
 
 
 def _ranks(scores: Mapping[str, float]) -> dict[str, int]:
-    """Each document's rank, from 1; of equal scores the greater id comes first, as in trec_eval."""
+    """Each document's rank, from 1; `measure` has made all scores different."""
     ordered = sorted(scores, key=lambda document: (scores[document], document), reverse=True)
     return {document: rank for rank, document in enumerate(ordered, start=1)}
 

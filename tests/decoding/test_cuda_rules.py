@@ -137,6 +137,7 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cud
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(cuda, "sync_debug_mode", mode))
     for module in (defaults, loop):
         monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
+    monkeypatch.setattr(defaults, "has_graphs", lambda device: True)
     return cuda
 
 

@@ -52,6 +52,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     for module in (defaults, loop):
         monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
+    monkeypatch.setattr(defaults, "has_graphs", lambda device: True)
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: recorder)
     return recorder
 

@@ -1,7 +1,8 @@
 """The operations of a step between its matrix products, one file for each kind of device.
 
 `contract.py` says what each operation computes; `plain.py` computes it with PyTorch alone and is the oracle of the
-others. Another device is another file, and a line in `kernels_for`.
+others. Another device is another file, and another branch in `kernels_for`. The engine calls `attend`; the model's own
+layers compute the rest, until they are fused.
 """
 
 import logging

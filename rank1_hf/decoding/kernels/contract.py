@@ -32,7 +32,7 @@ class PagedBatch:
 
 
 class Kernels(Protocol):
-    """One implementation of the operations: a module with these functions."""
+    """One implementation of the operations: a module with these functions. The engine calls `attend` today."""
 
     UNIFORM_PAGES: int
     """Up to this width of a block table, what a row computes does not depend on how wide the table is."""
