@@ -156,6 +156,8 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
             self.decoder = PlainDecoder(self.model, rules, **answers, rethinks=rethink)
         else:
             self.decoder = Decoder(self.model, rules, **answers, rethinks=rethink, options=decoding)
+            if self.decoder.options.graphs:
+                self.decoder.warm_up(self.encoder.encode("?", "").ids)
 
     @property
     def context(self) -> int:

@@ -11,7 +11,7 @@ that position, taken at the ids of the two answers, are the verdict.
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from itertools import accumulate
 from typing import Any
@@ -98,6 +98,11 @@ class Decoder:
             "CUDA graphs of its steps": self._graphs is not None,
         }
         self._first_pair = FirstPair([what for what, is_needed in waits.items() if is_needed])
+
+    def warm_up(self, prompt: Sequence[int]) -> None:
+        """Decode one short prompt, so that the first call finds the KV pools made and the smallest steps captured."""
+        list(self.run([Request(0, prompt, n_shared=0, limit=2)]))
+        self.stats = Stats()
 
     def run(
         self,

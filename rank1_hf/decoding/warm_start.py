@@ -1,8 +1,8 @@
 """What the first pair on a GPU waits for: prepared while weights load as far as it can be, and said.
 
 Triton compiles a kernel when it is first launched, in seconds, and keeps it on disk for later processes. So each is
-launched once on next to nothing while the weights come from disk. CUDA graphs need the weights: they are captured with
-the first steps.
+launched once on next to nothing while the weights come from disk. CUDA graphs need the weights: the first are captured
+right behind them (`Decoder.warm_up`).
 """
 
 import logging

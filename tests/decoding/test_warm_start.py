@@ -12,6 +12,7 @@ from rank1_hf.decoding import defaults, graphs, loop, warm_start
 from rank1_hf.decoding.kernels import plain
 from rank1_hf.decoding.kernels.contract import PagedBatch
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.stats import Stats
 from rank1_hf.models.loading import open_checkpoint
 from rank1_hf.reranking import model_source
 from tests.decoding.test_graphs import Recorder
@@ -92,9 +93,12 @@ def test_weights_that_cannot_be_loaded_say_so_themselves(launched: Launched):
 def test_it_is_said_once_what_the_first_pair_waits_for_and_how_long(monkeypatch: pytest.MonkeyPatch, caplog):
     for module in (defaults, loop):
         monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
+    monkeypatch.setattr(defaults, "has_graphs", lambda device: True)
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: Recorder())
-    model = Rank1(device="cpu", dtype="float32", max_new_tokens=4)
     with caplog.at_level("INFO", logger=warm_start.__name__):
+        model = Rank1(device="cpu", dtype="float32", max_new_tokens=4)
+        assert model.decoder._graphs._graphs, "the first steps are captured while the model is loaded"
+        assert model.decoder.stats == Stats()
         for _ in range(2):
             model.judge([("wings", "air"), ("bread", "flour")])
     first, second = caplog.messages
