@@ -199,13 +199,13 @@ class Decoder:
         if launched is None:  # outside of the handler, whose traceback holds on to the step's tensors
             for part, length in zip(plan.rows, lengths, strict=True):
                 self._cache.truncate(part.row.kv, length)
-            self._make_room(plan, scheduler, in_flight)
+            self._recover_memory(plan, scheduler, in_flight)
             return None
         for part in plan.rows:
             scheduler.stepped(part.row)
         return launched
 
-    def _make_room(self, plan: Plan, scheduler: Scheduler, in_flight: InFlightStep | None) -> None:
+    def _recover_memory(self, plan: Plan, scheduler: Scheduler, in_flight: InFlightStep | None) -> None:
         """The device has no memory for a step. With one in flight all rows stay: it is tried again after that one."""
         if self._graphs is not None:
             self._graphs.clear()

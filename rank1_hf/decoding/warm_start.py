@@ -27,13 +27,16 @@ _WIDTHS = (1, 16)  # pages of a context that is not split, and of one that is
 
 
 @contextmanager
-def kernels_compiling(device: torch.device, config: PretrainedConfig, dtype: torch.dtype | None) -> Iterator[None]:
+def kernels_compiling(
+    device: torch.device, config: PretrainedConfig, dtype: torch.dtype | None, page_size: int = PAGE_SIZE
+) -> Iterator[None]:
     """Compile a device's kernels for a model in a thread meanwhile. Where there are none, or it fails, nothing happens.
 
     Args:
         device: where the model will compute.
         config: the model's.
         dtype: of its activations; None: the config's.
+        page_size: of the KV cache.
     """
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
     if dtype == torch.bfloat16 and not has_bfloat16(device):
@@ -43,7 +46,7 @@ def kernels_compiling(device: torch.device, config: PretrainedConfig, dtype: tor
         yield
         return
     logger.info("loading the weights; meanwhile the kernels of the GPU are compiled")
-    thread = threading.Thread(target=_compile, args=(kernels, device, config, dtype), daemon=True)
+    thread = threading.Thread(target=_compile, args=(kernels, device, config, dtype, page_size), daemon=True)
     thread.start()
     try:
         yield
@@ -51,10 +54,12 @@ def kernels_compiling(device: torch.device, config: PretrainedConfig, dtype: tor
         thread.join()
 
 
-def _compile(kernels: Kernels, device: torch.device, config: PretrainedConfig, dtype: torch.dtype) -> None:
+def _compile(
+    kernels: Kernels, device: torch.device, config: PretrainedConfig, dtype: torch.dtype, page_size: int
+) -> None:
     start = time.monotonic()
     try:
-        launch_all(kernels, device, config, dtype)
+        launch_all(kernels, device, config, dtype, page_size)
     except Exception as error:  # what is wrong shows again where the kernel is needed
         logger.info("the kernels of the GPU could not be compiled ahead: %s", error)
     else:
@@ -62,12 +67,14 @@ def _compile(kernels: Kernels, device: torch.device, config: PretrainedConfig, d
 
 
 @torch.inference_mode()
-def launch_all(kernels: Kernels, device: torch.device, config: PretrainedConfig, dtype: torch.dtype) -> None:
+def launch_all(
+    kernels: Kernels, device: torch.device, config: PretrainedConfig, dtype: torch.dtype, page_size: int = PAGE_SIZE
+) -> None:
     """Launch every variant of the kernels that a model's steps need, on one row of padding, which reads no context."""
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     size = head_dim(config)
-    pool = torch.zeros(1, kv_heads, PAGE_SIZE, size, dtype=dtype, device=device)
+    pool = torch.zeros(1, kv_heads, page_size, size, dtype=dtype, device=device)
     for longest_query in _LONGEST_QUERIES:
         queries = torch.zeros(longest_query, heads, size, dtype=dtype, device=device)
         for width in _WIDTHS:

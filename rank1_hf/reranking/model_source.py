@@ -109,7 +109,7 @@ class ModelSource:
             if self._chosen.type == "cuda" and self._device_map is None and self._max_memory is None:
                 check_memory(self.checkpoint, self._dtype, self._quantization, self._chosen)
             check_layers(self.checkpoint.config)
-            compiling = kernels_compiling(self._chosen, self.checkpoint.config, self._dtype)
+            compiling = kernels_compiling(self._chosen, self.checkpoint.config, self._dtype, options.page_size)
             with compiling if options.kernels else nullcontext():
                 model = load_model(
                     self.checkpoint,
