@@ -56,6 +56,7 @@ def test_a_damaged_archive_is_an_input_error_behind_what_was_whole(tmp_path: Pat
         (b"\xfd7zXZ\x00", "unxz"),
         (b"PAR1", "Parquet"),
     ],
+    ids=["gzip", "zip", "zstd", "xz", "Parquet"],
 )
 def test_what_is_no_text_is_named(tmp_path: Path, start: bytes, said: str) -> None:
     (tmp_path / "file").write_bytes(start)

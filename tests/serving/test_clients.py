@@ -12,7 +12,7 @@ from rank1_hf import Rank1
 from rank1_hf.serving.limits import Limits
 from tests.serving.conftest import Running
 from tests.serving.test_app import DOCUMENTS, QUERY
-from tests.serving.test_readme import SECTION
+from tests.serving.test_readme import PAGE
 
 FIELDS = [{"title": "Wings", "text": DOCUMENTS[0], "year": "1953"}, {"text": DOCUMENTS[1], "year": "1954"}]
 
@@ -167,7 +167,7 @@ ROWS: dict[str, Callable[[Running, Rank1], None]] = {
 
 
 def test_the_table_names_these_clients():
-    lines = SECTION.partition("| client |")[2].split("\n\n")[0].splitlines()[2:]
+    lines = PAGE.read_text(encoding="utf-8").partition("| client |")[2].split("\n\n")[0].splitlines()[2:]
     assert [line.split("|")[1].strip() for line in lines] == list(ROWS)
 
 
