@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache
-from rank1_hf.decoding.step import RowSlice, TokenStep, fill_placeholders, tensor_on
+from rank1_hf.decoding.step import RowSlice, TokenStep, fill_placeholders
+from rank1_hf.decoding.tensors import tensor_on
 from rank1_hf.models.memory import MAX_CAPTURED_TOKENS
 from rank1_hf.models.placement import is_split
 

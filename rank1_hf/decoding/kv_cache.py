@@ -21,6 +21,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from rank1_hf.decoding.options import PAGE_SIZE
+from rank1_hf.decoding.tensors import tensor_on
 
 _INITIAL_PAGES = 64
 _GROWTH = 1.125  # on a CPU: little is allocated beyond what is used; copying the pool this often costs next to nothing
@@ -98,7 +99,7 @@ class KVCache:
     def read(self, row: RowKV, layer: int, length: int) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values of a row's first `length` tokens in one layer: [KV heads, length, head dim]."""
         keys, values = self.layer(layer)
-        pages = torch.tensor(row.pages[: self._pages_for(length)], device=keys.device)
+        pages = tensor_on(keys.device, row.pages[: self._pages_for(length)])
         return joined(keys, pages, length), joined(values, pages, length)
 
     @property
@@ -185,7 +186,8 @@ class KVCache:
     def is_finite(self, row: RowKV) -> bool:
         """Whether a row's KV is free of NaN and inf. The last layer is enough: NaN of earlier ones reaches it."""
         last = max(self._keys)
-        return all(bool(pools[last][row.pages].isfinite().all()) for pools in (self._keys, self._values))
+        pages = tensor_on(self._keys[last].device, row.pages)
+        return all(bool(pools[last][pages].isfinite().all()) for pools in (self._keys, self._values))
 
     @torch.inference_mode()
     def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -213,7 +215,7 @@ class KVCache:
 
     def _wipe(self, pages: list[int]) -> None:
         for pool in (*self._keys.values(), *self._values.values()):
-            pool[pages] = 0
+            pool[tensor_on(pool.device, pages)] = 0
 
     def _writes_into_shared(self, row: RowKV) -> bool:
         """Whether the next token goes into a page that other rows own too."""
@@ -265,7 +267,7 @@ class KVCache:
         for pools in (self._keys, self._values):
             for index in pools:
                 pool = self._grown(pools, index)
-                pool[holes] = pool[moved]
+                pool[tensor_on(pool.device, holes)] = pool[tensor_on(pool.device, moved)]
         for hole, page in zip(holes, moved, strict=True):
             for owner in self._owners[page]:
                 owner.pages[owner.pages.index(page)] = hole

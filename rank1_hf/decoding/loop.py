@@ -38,7 +38,8 @@ from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Scheduler
 from rank1_hf.decoding.stats import Stats
-from rank1_hf.decoding.step import RowSlice, Step, TokenStep, placeholder, tensor_on
+from rank1_hf.decoding.step import RowSlice, Step, TokenStep, placeholder
+from rank1_hf.decoding.tensors import tensor_on
 from rank1_hf.decoding.warm_start import FirstPair
 from rank1_hf.models.compiled import compile_layers
 from rank1_hf.models.memory import TYPICAL_TOKENS

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rank1_hf.decoding.kernels.contract import Kernels, PagedBatch
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.tensors import tensor_on
 
 if TYPE_CHECKING:
     from rank1_hf.decoding.probe import Probe
@@ -352,13 +353,6 @@ class TokenStep:
     def on(self, device: torch.device) -> "TokenStep":
         """The step itself: a model whose layers lie on several devices is not captured."""
         return self
-
-
-def tensor_on(device: torch.device, values: list[int] | list[list[int]]) -> Tensor:
-    """Values on a device, int64. A GPU takes them from pinned memory when it has time; the host does not wait."""
-    if device.type != "cuda":
-        return torch.tensor(values, dtype=torch.long, device=device)
-    return torch.tensor(values, dtype=torch.long, pin_memory=True).to(device, non_blocking=True)
 
 
 def placeholder(position: int) -> int:

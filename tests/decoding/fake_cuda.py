@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rank1_hf.chains.chain import ChainRules
-from rank1_hf.decoding import defaults, graphs, loop, step
+from rank1_hf.decoding import defaults, graphs, kv_cache, loop, step
 from rank1_hf.decoding.kernels.contract import PagedBatch
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.loop import Decoder
@@ -150,7 +150,7 @@ def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, **settin
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: Captured())
     for module in (defaults, loop):
         monkeypatch.setattr(module, "kernels_for", lambda *model: NotedKernels(launches))
-    for module in (step, loop, graphs):
+    for module in (step, loop, graphs, kv_cache):
         monkeypatch.setattr(module, "tensor_on", _tensor_on)
     with torch.device("meta"):
         config = AutoConfig.for_model(**FAMILY[f"jhu-clsp/rank1-{name}"] | {"num_hidden_layers": n_layers} | settings)
@@ -163,7 +163,7 @@ def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, **settin
 
 
 def _tensor_on(device: torch.device, values: Any) -> Tensor:
-    """As `step.tensor_on`, without pinned memory; and a tensor of one value must not be remembered as that value."""
+    """As `tensors.tensor_on`, without pinned memory; and a tensor of one value must not be remembered as that value."""
     on_host = torch.empty(torch.tensor(values).shape, dtype=torch.long)
     return on_host.to(device, non_blocking=True)
 
