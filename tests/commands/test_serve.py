@@ -122,8 +122,8 @@ def test_a_key_that_cannot_be_used_is_not_shown(nothing_is_loaded, tmp_path: Pat
     assert KEY not in refusal("--port", "0", "--api-key-file", str(tmp_path / "key"))
 
 
-def test_the_application_holds_its_key_hidden(quick: Rank1):
-    with Engine(quick, max_pairs=1) as engine:
+def test_the_application_holds_its_key_hidden():
+    with Engine(Rank1(device="cpu", max_new_tokens=4), max_pairs=1) as engine:
         app = make_app(engine, api_key=KEY)
     held = [
         cell.cell_contents

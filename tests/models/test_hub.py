@@ -40,7 +40,7 @@ print(json.dumps(found))
 def outcomes(cases: Mapping[str, object], **environment: str) -> dict[str, Any]:
     """What loading each case gave in a process with this environment: the score of `PAIR`, or what was said."""
     arguments = [sys.executable, "-c", PROGRAM, json.dumps([PAIR, cases])]
-    path = str(Path(__file__).parents[1])
+    path = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=100, check=True)
     assert done.stderr == "", "loading says nothing"

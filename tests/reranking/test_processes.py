@@ -14,7 +14,7 @@ import pytest
 from rank1_hf import Rank1
 from tests.launched import PAIRS, PASSAGES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
