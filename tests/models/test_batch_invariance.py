@@ -34,7 +34,7 @@ def assert_independent(reranker: Rank1) -> None:
         return [(judgment.chain, judgment.log_odds) for judgment in judgments]
 
     expected = bits(PAIRS)
-    assert len(set(expected)) > 4, "the pairs are too much alike to tell"
+    assert len(set(expected)) > 2, "the pairs are too much alike to tell"
     rng = random.Random(0)
     for _ in range(4):
         places = rng.sample(range(len(PAIRS)), rng.randint(1, 8))
