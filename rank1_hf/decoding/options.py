@@ -3,8 +3,9 @@
 import dataclasses
 import warnings
 from dataclasses import dataclass
-from operator import index
 from typing import Any, Self
+
+from rank1_hf.inputs.values import whole_number
 
 PAGE_SIZE = 64
 """Tokens a page. Measured on 2 CPU cores with 32 rows of about 250 tokens: 16 tokens a page cost twice the time of 64
@@ -65,8 +66,8 @@ class DecodingOptions:
         for name in ("batch_size", "prefill_chunk", "kv_cache_tokens", "step_overhead_tokens"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, _count(name, value))
-        page_size = _count("page_size", self.page_size)
+                object.__setattr__(self, name, whole_number(name, value, least=1))
+        page_size = whole_number("page_size", self.page_size, least=1)
         if page_size < 16 or page_size & (page_size - 1):
             raise ValueError(f"page_size must be a power of two and at least 16, not {page_size}")
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -139,16 +140,6 @@ FIELDS = tuple(field.name for field in dataclasses.fields(DecodingOptions))
 OLD_NAMES = (*FIELDS, *_RENAMED)
 """What was an argument of its own before there were options."""
 _SWITCHES = {"on": True, "off": False, "auto": None}
-
-
-def _count(name: str, value: object) -> int:
-    try:
-        number = index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return number
 
 
 def _parsed(name: str, value: str) -> Any:  # noqa: ANN401

@@ -18,7 +18,7 @@ from rank1_hf.decoding.kernels import kernels_for
 from rank1_hf.decoding.kernels.contract import Kernels, PagedBatch
 from rank1_hf.decoding.options import PAGE_SIZE
 from rank1_hf.models.cards import has_bfloat16
-from rank1_hf.models.memory import head_dim
+from rank1_hf.models.memory import head_dim, kv_heads
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +72,8 @@ def launch_all(
 ) -> None:
     """Launch every variant of the kernels that a model's steps need, on one row of padding, which reads no context."""
     heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     size = head_dim(config)
-    pool = torch.zeros(1, kv_heads, page_size, size, dtype=dtype, device=device)
+    pool = torch.zeros(1, kv_heads(config), page_size, size, dtype=dtype, device=device)
     for longest_query in _LONGEST_QUERIES:
         queries = torch.zeros(longest_query, heads, size, dtype=dtype, device=device)
         for width in _WIDTHS:

@@ -32,8 +32,7 @@ _WORKSPACE_BYTES = 32 * 2**20  # what cuBLAS keeps for each stream on Hopper and
 
 def kv_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
     """The bytes of one token's keys and values, over all layers."""
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * kv_heads * head_dim(config) * dtype.itemsize)
+    return 2 * int(config.num_hidden_layers) * kv_heads(config) * head_dim(config) * dtype.itemsize
 
 
 def step_bytes(
@@ -148,6 +147,11 @@ def kv_budget(
 
     usable -= steps(expected_rows(usable, TYPICAL_TOKENS * per_token, steps, n_rows))
     return max(int(usable / per_token), 1)
+
+
+def kv_heads(config: PretrainedConfig) -> int:
+    """The heads of keys and values: as many as there are of queries where the config says nothing else."""
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def head_dim(config: PretrainedConfig) -> int:

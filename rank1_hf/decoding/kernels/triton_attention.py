@@ -19,6 +19,7 @@ from transformers import PretrainedConfig
 
 from rank1_hf.decoding.kernels.contract import PagedBatch
 from rank1_hf.decoding.options import PAGE_SIZE
+from rank1_hf.models import memory
 from rank1_hf.models.memory import MAX_SPLITS
 
 MAX_SPLIT_TOKENS = 16
@@ -168,11 +169,9 @@ def check_fit(device: torch.device, config: PretrainedConfig, dtype: torch.dtype
     Raises:
         ValueError: they are.
     """
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    group = heads // (getattr(config, "num_key_value_heads", None) or heads)
+    group = config.num_attention_heads // memory.kv_heads(config)
     for longest_query in (1, 1024):  # a decode step, a prefill chunk
-        choose_blocks(*device_limits(device), dtype.itemsize, head_dim, group, longest_query)
+        choose_blocks(*device_limits(device), dtype.itemsize, memory.head_dim(config), group, longest_query)
 
 
 @cache
