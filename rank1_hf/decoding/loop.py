@@ -41,7 +41,7 @@ from rank1_hf.decoding.scheduler import Scheduler
 from rank1_hf.decoding.stats import Stats
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep, placeholder
 from rank1_hf.decoding.tensors import tensor_on
-from rank1_hf.decoding.warm_start import FirstPair
+from rank1_hf.decoding.warm_start import FirstPair, compile_at_launch
 from rank1_hf.models.memory import TYPICAL_TOKENS
 from rank1_hf.models.placement import device_of
 
@@ -96,7 +96,7 @@ class Decoder:
             assert self._kernels is not None
             self._graphs = DecodeGraphs(model, self._read, self._cache, self._kernels, self._device)
         waits = {
-            "kernels that are not compiled yet": self._kernels is not None and self._device.type == "cuda",
+            "kernels that are not compiled yet": self._kernels is not None and compile_at_launch(self._device),
             "CUDA graphs of its steps": self._graphs is not None,
         }
         self._first_pair = FirstPair([what for what, is_needed in waits.items() if is_needed])

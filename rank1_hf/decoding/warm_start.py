@@ -26,6 +26,11 @@ _LONGEST_QUERIES = (1, 8, 1024)  # a decode step, a draft, prefill: each has blo
 _WIDTHS = (1, 16)  # pages of a context that is not split, and of one that is
 
 
+def compile_at_launch(device: torch.device) -> bool:
+    """Whether a device's kernels are compiled when they are first launched, as Triton's are; a CPU's are before."""
+    return device.type == "cuda"
+
+
 @contextmanager
 def kernels_compiling(
     device: torch.device, config: PretrainedConfig, dtype: torch.dtype | None, page_size: int = PAGE_SIZE
@@ -42,7 +47,7 @@ def kernels_compiling(
     if dtype == torch.bfloat16 and not has_bfloat16(device):
         dtype = torch.float16
     kernels = kernels_for(device, config, dtype)
-    if kernels is None or device.type != "cuda":  # elsewhere they are compiled by now
+    if kernels is None or not compile_at_launch(device):
         yield
         return
     logger.info("loading the weights; meanwhile the kernels of the GPU are compiled")

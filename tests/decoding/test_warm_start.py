@@ -43,6 +43,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
     """The kernels of this machine."""
     kernels = Launched()
     monkeypatch.setattr(warm_start, "kernels_for", lambda *model: kernels)
+    monkeypatch.setattr(warm_start, "compile_at_launch", lambda device: True)
     return kernels
 
 
@@ -79,6 +80,7 @@ def test_a_kernel_that_cannot_be_compiled_harms_nothing(monkeypatch: pytest.Monk
         raise OSError("no C compiler")
 
     monkeypatch.setattr(warm_start, "kernels_for", lambda *model: SimpleNamespace(attend=attend))
+    monkeypatch.setattr(warm_start, "compile_at_launch", lambda device: True)
     with caplog.at_level("INFO"), warm_start.kernels_compiling(CPU, CONFIG, torch.float32):
         pass
     assert "could not be compiled ahead: no C compiler" in caplog.text
@@ -93,6 +95,7 @@ def test_weights_that_cannot_be_loaded_say_so_themselves(launched: Launched):
 def test_it_is_said_once_what_the_first_pair_waits_for_and_how_long(monkeypatch: pytest.MonkeyPatch, caplog):
     for module in (defaults, loop):
         monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
+    monkeypatch.setattr(loop, "compile_at_launch", lambda device: True)
     monkeypatch.setattr(defaults, "has_graphs", lambda device: True)
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: Recorder())
     with caplog.at_level("INFO", logger=warm_start.__name__):
