@@ -29,6 +29,11 @@ class Launched:
         self.batches: list[PagedBatch] = []
         self.dtypes: set[torch.dtype] = set()
         self.have_begun = threading.Event()
+        self.others: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        self.others.add(name)
+        return getattr(plain, name)
 
     def attend(self, queries: Tensor, *arguments: object) -> Tensor:
         self.threads.add(threading.current_thread())
@@ -61,6 +66,7 @@ def test_kernels_are_compiled_while_the_weights_load(launched: Launched, monkeyp
     assert launched.dtypes == {torch.bfloat16}
     widths = {(batch.longest_query, batch.block_table.shape[1]) for batch in launched.batches}
     assert {(1, 1), (1, 16), (8, 16), (1024, 16)} <= widths  # short contexts and long ones, drafts, prefill
+    assert launched.others == {"add_rms_norm", "rotate_and_write", "gate", "read_logits"}
 
 
 @pytest.mark.parametrize("options", [{"decoding": DecodingOptions(kernels=False)}, {"engine": "plain"}])
