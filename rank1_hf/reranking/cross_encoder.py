@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.chain import Rule
+from rank1_hf.chains.rules import Rule
 from rank1_hf.inputs.values import is_missing, whole_number
 from rank1_hf.prompts.pairs import Pairs, is_pair
 from rank1_hf.prompts.prompt import Passage, Query, query_text

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.chain import BeliefAt
+from rank1_hf.chains.beliefs import BeliefAt
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.values import is_whole_number

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rank1_hf.chains.chain import BeliefAt, BeliefPoint, Rule, check_belief_at
+from rank1_hf.chains.beliefs import BeliefAt, BeliefPoint, check_belief_at
+from rank1_hf.chains.rules import Rule
 from rank1_hf.inputs.values import is_whole_number
 from rank1_hf.tracing.observer import Observer, WatchedPair
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rank1_hf.chains.chain import BeliefAt, check_belief_at
+from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
 from rank1_hf.decoding.requests import Decoded
 from rank1_hf.decoding.watcher import Needs, Reading, Scores
 from rank1_hf.prompts.prompt import Prompt, PromptEncoder

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rank1_hf import EarlyExit, Judgment, Rank1, TopKExit, TraceOptions
-from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.tracing.contest import Contest
 from scripts.early_exit import compete, leave, main, top_k_trade_off, trade_off
 from tests.viewing.made import judgment, trace_of

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from rank1_hf import Rank1, TopKExit
-from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.contest import Contest
 

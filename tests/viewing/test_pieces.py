@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.prompts.chain_text import cut_to_last_sentence
 from rank1_hf.viewing.pieces import belief, divergence, doubt, n_kept, pieces
 from tests.viewing.made import judgment, trace_of, traced
