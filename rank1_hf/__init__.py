@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rank1_hf.reranker import Rank1
     from rank1_hf.results.judgment import Interrupted, Judgment
     from rank1_hf.tracing import Observer, Trace, TraceOptions
-    from rank1_hf.tracing.contest import TopKExit
+    from rank1_hf.tracing.top_k_exit import TopKExit
     from rank1_hf.viewing.judgments import Judgments
 
 
@@ -34,7 +34,7 @@ _HOMES = {
     "PairError": "rank1_hf.prompts.prompt",
     "Rank1": "rank1_hf.reranker",
     "Rule": "rank1_hf.chains.rules",
-    "TopKExit": "rank1_hf.tracing.contest",
+    "TopKExit": "rank1_hf.tracing.top_k_exit",
     "Trace": "rank1_hf.tracing",
     "TraceOptions": "rank1_hf.tracing",
     "rank1": "rank1_hf.integrations.official",
