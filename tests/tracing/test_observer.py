@@ -95,8 +95,8 @@ def assert_read_as_by_a_full_forward_pass(observer: Everything, oracle: Oracle, 
         torch.testing.assert_close(reading.logits, full.logits[0, -1], **close)
         for layer, (states, weights) in enumerate(zip(outputs, full.attentions, strict=True)):
             torch.testing.assert_close(reading.hidden_states[layer], states, **close)
-            for head, row in enumerate(weights[0, :, -1]):
-                torch.testing.assert_close(reading.attention[layer, head], row, **close)
+            read = torch.stack([reading.attention[layer, head] for head in range(weights.shape[1])])
+            torch.testing.assert_close(read, weights[0, :, -1], **close)
             keys, values = kv[layer]
             window = full.past_key_values.layers[layer].keys.shape[2]  # a sliding layer keeps no more
             assert keys.shape[1] == values.shape[1] == len(context)
