@@ -291,10 +291,10 @@ def test_kills_of_a_real_model_change_no_byte(tmp_path: Path) -> None:
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    run_tiny(collection, output)
+    assert run_tiny(collection, output).stopped is None
     judged = [json.loads(line)["index"] for line in journal.read_bytes().splitlines()[1:]]
     assert sorted(judged) == [20 * query + place for query in range(n_queries) for place in range(15)]
-    run_tiny(collection, tmp_path / "undisturbed")
+    assert run_tiny(collection, tmp_path / "undisturbed").stopped is None
     assert results(output) == results(tmp_path / "undisturbed")
 
 
