@@ -21,7 +21,8 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.chain import ChainRules, SteeringError
+from rank1_hf.chains.chain import ChainRules
+from rank1_hf.chains.rules import SteeringError
 from rank1_hf.decoding.attention import attention_of, check_attention
 from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.defaults import resolve
