@@ -37,10 +37,10 @@ def environment(folder: Path) -> dict[str, Any]:
     return found
 
 
-def given_options(context: typer.Context) -> set[str]:
+def given_options(context: typer.Context) -> frozenset[str]:
     """The names of the options that the command line has."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
 def command_line(context: typer.Context) -> list[str]:

@@ -10,14 +10,12 @@ hold tokens, are not in it, and the command has the options of `evaluate` alone.
 import hashlib
 import json
 import platform
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from rank1_hf import __version__
 from rank1_hf.evaluation.candidates import Inputs
@@ -26,11 +24,16 @@ from rank1_hf.files import beir
 from rank1_hf.files.inputs import InputError, read_text
 from rank1_hf.inputs.textfiles import parse_json
 
+if TYPE_CHECKING:
+    import torch
+
 NAME = "environment.json"
 FORMAT = 1
 """The version of the file's layout."""
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bitsandbytes", "triton", "ir-measures", "scipy")
+_DECIDED_BY = {"corpus": {"corpus", "subset"}, "qrels": {"corpus", "qrels", "split"}, "prompts": {"prompts", "task"}}
+"""The options that decide which files an option has; of the others it is they themselves."""
 _CHOICES_OF_INPUTS = {"corpus", "run", "qrels", "split", "subset", "ignore_identical_ids"}
 _BY_FREE_MEMORY = "kv_cache_tokens"  # differs from process to process
 _SHOWN = 60  # characters of a value in a sentence
@@ -56,10 +59,10 @@ class Provenance:
         command: Sequence[str],
         options: Mapping[str, Any],
         weights: str,
-        device: torch.device,
+        device: "torch.device",
         *,
         like: Mapping[str, Any] | None = None,
-        given: Collection[str] = (),
+        given: frozenset[str] = frozenset(),
     ) -> None:
         self._like, self._given = like, given
         self._facts: dict[str, Any] = {
@@ -96,7 +99,7 @@ class Provenance:
         """
         qrels = None if inputs.qrels is None else _of_text(json.dumps(inputs.qrels, sort_keys=True))
         content = self._facts["content"] = {**inputs.digests(), "documents": documents, "qrels": qrels}
-        if self._like is None or not _CHOICES_OF_INPUTS.isdisjoint(self._given):
+        if self._like is None or not self._given.isdisjoint(_CHOICES_OF_INPUTS):
             return
         before = self._like.get("content") or {}
         for part, digest in content.items():
@@ -122,17 +125,20 @@ class Provenance:
             file.write(json.dumps({**facts, "earlier": earlier}, indent=2).encode() + b"\n")
 
     def _refuse_other_files(self, like: Mapping[str, Any]) -> None:
-        for option, before in like["inputs"].items():
-            if option in self._given:
+        for option in like["inputs"].keys() | self._facts["inputs"].keys():
+            if not self._given.isdisjoint(_DECIDED_BY.get(option, {option})):
                 continue
-            now, path = self._facts["inputs"].get(option, {}), str(like["options"].get(option)).removeprefix("@")
-            advice = f"give --{option.replace('_', '-')} to go on with another one"
-            for name, digest in before.items():
-                file = Path(path, name) if len(before) > 1 or Path(path).is_dir() else Path(path)
-                if name not in now:
-                    raise InputError(f"{file} is not there, an input of the job to repeat; {advice}")
-                if now[name] != digest:
-                    raise InputError(f"{file} is not what it was for the job to repeat; {advice}")
+            before, now = (each["inputs"].get(option, {}) for each in (like, self._facts))
+            source = like["options"].get(option) or like["options"].get("corpus")
+            for name in sorted(before.keys() | now.keys()):
+                if before.get(name) != now.get(name):
+                    how = (
+                        "is not there now" if name not in now else "was not there" if name not in before else "differs"
+                    )
+                    raise InputError(
+                        f"{name}, the {option} of the job to repeat ({source}), {how}; give {_flag(option)} to go on "
+                        "with what is there now"
+                    )
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -150,6 +156,8 @@ def read(folder: Path) -> dict[str, Any] | None:
     for name in ("options", "versions", "inputs"):
         if not isinstance(found.get(name), dict):
             raise InputError(f'{path}: "{name}" must be an object')
+    if not all(isinstance(files, dict) for files in found["inputs"].values()):
+        raise InputError(f'{path}: "inputs" must have an object for each option')
     return found
 
 
@@ -165,7 +173,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[t
         elif first is not None and second is not None:
             yield from _difference(name, first, second)
     for option in sorted(before["options"].keys() | now["options"].keys()):
-        flag = f"--{option.replace('_', '-')}"
+        flag = _flag(option)
         files = before["inputs"].get(option, {}), now["inputs"].get(option, {})
         if all(files):  # wherever they are
             for name in files[0].keys() | files[1].keys() if len(files[0]) > 1 else ():
@@ -185,8 +193,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: "torch.device") -> dict[str, Any]:
     """What a device is; of a CPU also what decides how its sums are rounded."""
+    import torch
+
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return {"type": "cuda", "name": torch.cuda.get_device_name(device), "capability": f"{major}.{minor}"}
@@ -197,8 +207,8 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
-    """The files that options name, by the option and by their names in its folder. Pipes, which can be read only once,
-    are left out.
+    """The files that options name, by the option and by their names in its folder; a BEIR folder's own judgments are
+    the qrels where the options name none. Pipes, which can be read only once, are left out.
     """
     found: dict[str, dict[str, Path]] = {}
     for option in ("corpus", "run", "qrels", "prompts", "prompt_template"):
@@ -206,20 +216,19 @@ def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
         if value is None or (option == "prompt_template" and not value.startswith("@")):
             continue
         path = Path(value.removeprefix("@") if option == "prompt_template" else value)
-        if path.is_dir():
-            found[option] = {file.relative_to(path).as_posix(): file for file in _files_of(path, options)}
-        elif path.is_file():
+        if path.is_file():
             found[option] = {path.name: path}
-    return found
+        elif path.is_dir() and beir.find_file(path, "corpus.jsonl") is not None:
+            found[option] = _named(path, beir.find_file(path, "corpus.jsonl"), beir.find_file(path, "queries.jsonl"))
+            if "qrels" not in options:
+                found["qrels"] = _named(path, beir.qrels_file(path, options.get("split", "test")))
+        elif path.is_dir():
+            found[option] = _named(path, *sorted(file for file in path.rglob("*") if file.is_file()))
+    return {option: files for option, files in found.items() if files}
 
 
-def _files_of(folder: Path, options: Mapping[str, Any]) -> list[Path]:
-    """What a collection's folder holds of a collection: BEIR's files, or all."""
-    corpus = beir.find_file(folder, "corpus.jsonl")
-    if corpus is None:
-        return sorted(file for file in folder.rglob("*") if file.is_file())
-    qrels = None if options.get("qrels") else beir.qrels_file(folder, options.get("split", "test"))
-    return [file for file in (corpus, beir.find_file(folder, "queries.jsonl"), qrels) if file is not None]
+def _named(folder: Path, *files: Path | None) -> dict[str, Path]:
+    return {file.relative_to(folder).as_posix(): file for file in files if file is not None}
 
 
 def _loaded(reranker: object) -> dict[str, Any]:
@@ -252,6 +261,10 @@ def _digest(file: Path) -> str:
 
 def _of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _difference(what: str, before: object, now: object) -> Iterator[tuple[str, str, str]]:
