@@ -55,7 +55,11 @@ def compare(
         Path | None, typer.Option("--html", help="Write one HTML page, too, with the judgments beside each other.")
     ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="The collection, as for evaluate, for the texts behind the ids in the page.")
+        str | None,
+        typer.Option(
+            help="The collection, as for evaluate: for the texts behind the ids in the page, and for the ids behind "
+            "the texts of others' records."
+        ),
     ] = None,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -64,8 +68,6 @@ def compare(
     For each measure: both means, the p-values of a two-sided paired t-test and of a two-sided paired permutation test,
     each also corrected after Holm for the number of measures, and how many queries B wins, ties and loses.
     """
-    if corpus is not None and html is None:
-        fail("--corpus goes with --html, whose page has the texts", options.BAD_INPUT)
     try:
         from rank1_hf.evaluation.compare import compare as compare_sides
         from rank1_hf.files.sources import open_source
@@ -73,7 +75,13 @@ def compare(
         source = None if corpus is None else open_source(corpus)
         tokenize = None if tokenizer is None else _tokenize(tokenizer)
         report = compare_sides(
-            a, b, qrels=qrels, measures=measure or None, names=names or ("A", "B"), tokenize=tokenize
+            a,
+            b,
+            qrels=qrels,
+            measures=measure or None,
+            names=names or ("A", "B"),
+            corpus=source,
+            tokenize=tokenize,
         )
     except (ImportError, InputError) as error:
         fail(str(error), options.BAD_INPUT)

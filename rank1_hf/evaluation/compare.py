@@ -10,8 +10,9 @@ from rank1_hf.evaluation import provenance, significance
 from rank1_hf.evaluation.agreement import Tokenize, agreement, kendall_taus, partings
 from rank1_hf.evaluation.comparison import ComparisonReport, PairedMeasure
 from rank1_hf.evaluation.metrics import MEASURES, Values, aggregate, check_measures, measure
-from rank1_hf.evaluation.sides import Side, read_side
+from rank1_hf.evaluation.sides import Side, by_ids, read_side
 from rank1_hf.files.inputs import InputError
+from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Qrels, Run, read_qrels
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.saved import Places
@@ -24,6 +25,7 @@ def compare(
     qrels: str | Path | Qrels | None = None,
     measures: Sequence[str] | None = None,
     names: tuple[str, str] = ("A", "B"),
+    corpus: Source | None = None,
     tokenize: Tokenize | None = None,
 ) -> ComparisonReport:
     """Compare two sides. Differences are those of `b` from `a`.
@@ -35,6 +37,7 @@ def compare(
         measures: what is measured, as ir_measures names it. None: the five that `evaluate` has, or those that two
             folders have in common.
         names: what the sides are called.
+        corpus: the collection behind the ids of one side, where the other has texts alone.
         tokenize: gives the token ids of a chain, so that the report says at which token chains part. None: it says so
             where the judgments have traces, and else only at which character.
 
@@ -46,17 +49,21 @@ def compare(
         check_measures(measures)
     places: Places = {}
     sides = read_side(a, places), read_side(b, places)
-    shared = sides[0].run.keys() & sides[1].run.keys()
-    if not shared and not sides[0].judgments.keys() & sides[1].judgments.keys():
-        first, other = (_first(side) for side in sides)
+    if corpus is not None and not _in_common(*sides):
+        sides = by_ids(sides[0], places, corpus), by_ids(sides[1], places, corpus)
+    if not _in_common(*sides):
+        first, other = (next(iter(side.run), None) for side in sides)
         raise InputError(
-            f"{names[0]} and {names[1]} have no query in common: the first is {first!r} here, {other!r} there"
+            f"{names[0]} and {names[1]} have no query in common: the first is {first!r} in {names[0]}, {other!r} in "
+            f"{names[1]}" + ("" if corpus is not None else "; a collection would tell which text has which id")
         )
     grades = read_qrels(Path(qrels)) if isinstance(qrels, str | Path) else qrels
     notes = list(_notes(sides, grades, names))
     values = _measured(sides, grades, measures, names)
     if values is None:
         notes.append("nothing is measured; qrels would give measures")
+    elif grades is None and not _measured_alike(sides):
+        notes.append(f"{names[0]} and {names[1]} were measured by different qrels; give qrels to measure both alike")
     judged = [side.judgments for side in sides]
     has_pairs = bool(judged[0].keys() & judged[1].keys())
     return ComparisonReport(
@@ -110,19 +117,19 @@ def _measured(
             if not side.run.keys() & qrels.keys():
                 raise InputError(
                     f"the qrels judge none of {name}'s queries; their first is {next(iter(qrels), None)!r}, "
-                    f"{name}'s is {_first(side)!r}"
+                    f"{name}'s is {next(iter(side.run), None)!r}"
                 )
         first, second = (measure(qrels, side.run, measures or MEASURES) for side in sides)
         return first, second
     a, b = (side.values for side in sides)
     if a is None or b is None:
         if measures is not None:
-            raise InputError("--measure needs --qrels where a side is no folder that evaluate has measured")
+            raise InputError("measures need qrels where a side is no folder that evaluate has measured")
         return None
     wanted = [name for name in a if name in b] if measures is None else list(dict.fromkeys(measures))
     for values, name in ((a, names[0]), (b, names[1])):
         if missing := [each for each in wanted if each not in values]:
-            raise InputError(f"{name} has no {missing[0]}, but {', '.join(values)}; --qrels would give other measures")
+            raise InputError(f"{name} has no {missing[0]}, but {', '.join(values)}; qrels would give other measures")
     return {name: a[name] for name in wanted}, {name: b[name] for name in wanted}
 
 
@@ -145,6 +152,12 @@ def _notes(sides: tuple[Side, Side], qrels: Qrels | None, names: tuple[str, str]
             yield f"{name} is a job that was stopped; its {len(side.judgments)} judgments so far are compared"
 
 
+def _measured_alike(sides: tuple[Side, Side]) -> bool:
+    """Whether two outputs of `evaluate` were measured by the same judgments, as far as they say so."""
+    digests = [((side.environment or {}).get("content") or {}).get("qrels") for side in sides]
+    return None in digests or digests[0] == digests[1]
+
+
 def _environment(sides: tuple[Side, Side]) -> list[tuple[str, str, str]]:
     """What differs in how two outputs of `evaluate` were made."""
     a, b = (side.environment for side in sides)
@@ -163,5 +176,5 @@ def _judged_run(side: Side, has_pairs: bool) -> Mapping[str, Mapping[str, float]
     return side.judged if has_pairs else side.run
 
 
-def _first(side: Side) -> str | None:
-    return next(iter(side.run), None)
+def _in_common(a: Side, b: Side) -> bool:
+    return bool(a.run.keys() & b.run.keys() or a.judgments.keys() & b.judgments.keys())

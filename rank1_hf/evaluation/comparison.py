@@ -99,8 +99,9 @@ class ComparisonReport:
 
     def to_latex(self) -> str:
         """The figures, for the package booktabs; without texts of chains, which may be in any script."""
-        sources = [f"% {one_line(f'{name}: {source}')}" for name, source in zip(self.names, self.sources, strict=True)]
-        return "\n".join(["% needs \\usepackage{booktabs}", *sources, *(table.to_latex() for table in self.tables())])
+        sources = (f"{name}: {source}" for name, source in zip(self.names, self.sources, strict=True))
+        comments = [f"% {one_line(line)}" for line in ("needs \\usepackage{booktabs}", *sources)]
+        return "\n".join([*comments, *(table.to_latex() for table in self.tables())])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON: what is not finite becomes None."""
@@ -238,7 +239,7 @@ def _two(counts: tuple[int, int]) -> str:
 
 
 def _both(found: Difference) -> str:
-    return f"{found.mean:.2g}, {found.largest:.2g}"
+    return f"{found.mean:.3g}, {found.largest:.3g}"
 
 
 def _share(n: int, total: int) -> str:

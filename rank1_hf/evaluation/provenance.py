@@ -172,14 +172,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[t
                 yield from _difference(f"{name} {part}", first.get(part), second.get(part))
         elif first is not None and second is not None:
             yield from _difference(name, first, second)
-    for option in sorted(before["options"].keys() | now["options"].keys()):
+    for option in sorted({name for each in (before, now) for part in ("options", "inputs") for name in each[part]}):
         flag = _flag(option)
         files = before["inputs"].get(option, {}), now["inputs"].get(option, {})
         if all(files):  # wherever they are
-            for name in files[0].keys() | files[1].keys() if len(files[0]) > 1 else ():
-                yield from _difference(f"{flag} {name}", *(each.get(name, "not there") for each in files))
-            if len(files[0]) == 1:
+            if len(files[0]) == len(files[1]) == 1:  # whatever it is called
                 yield from _difference(f"the content of {flag}", *(next(iter(each.values())) for each in files))
+                continue
+            for name in sorted(files[0].keys() | files[1].keys()):
+                yield from _difference(f"{flag} {name}", *(each.get(name, "not there") for each in files))
         else:
             yield from _difference(flag, *(each["options"].get(option, "not given") for each in (before, now)))
 

@@ -9,10 +9,11 @@ from rank1_hf.evaluation import provenance
 from rank1_hf.evaluation.metrics import Values
 from rank1_hf.evaluation.outputs import read_values
 from rank1_hf.files.inputs import InputError
+from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Run, best_first, read_run
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.judgments import Judgments
-from rank1_hf.viewing.saved import Places, holds_judgments, read_judgments
+from rank1_hf.viewing.saved import Places, holds_judgments, pairs_of, read_judgments
 from rank1_hf.viewing.texts import pair_texts
 
 
@@ -60,6 +61,23 @@ def read_side(given: str | Path | Run | Sequence[Judgment], places: Places) -> S
     if not run:
         raise InputError(f"{path} is empty")
     return Side(run)
+
+
+def by_ids(side: Side, places: Places, corpus: Source) -> Side:
+    """The same side with ids in the place of texts, where another side's pairs have these ids.
+
+    Raises:
+        InputError: the collection cannot be read.
+    """
+    ids: dict[tuple[str | None, str | None], int] = {}
+    pairs = pairs_of(places, corpus)
+    for (key, index), pair in zip(places.items(), pairs, strict=True):
+        if pair != key:  # the collection knows it
+            ids.setdefault(pair_texts(pairs, index), index)
+    moved = {index: ids[key] for key, index in places.items() if key in ids}
+    if moved.keys().isdisjoint(side.judgments):
+        return side
+    return _of_judgments([judgment.at(moved.get(index, index)) for index, judgment in side.judgments.items()], places)
 
 
 def _of_folder(folder: Path, places: Places) -> Side:

@@ -69,6 +69,12 @@ def test_differences_that_are_rounding_are_none():
     assert list(differences([0.3, 0.5, 0.0], [0.1 + 0.2, 0.25, 1e-12])) == [0.0, -0.25, 1e-12]
 
 
+def test_sums_that_differ_by_rounding_alone_are_ties():
+    """1/3 + 1/6 - 1/2 is 0, but not in floats: no sign pattern is further from 0 than what was seen."""
+    for thirds in itertools.permutations([1 / 3, 1 / 6, -1 / 2]):
+        assert permutation_test([0.5, 0.5, 0.5], [0.5 + each for each in thirds]) == 1.0
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 * .01; 2 * .03; .04, raised to .06
     assert holm([0.01, None, 0.4]) == [pytest.approx(0.03), None, pytest.approx(0.8)]  # None counts among the three
