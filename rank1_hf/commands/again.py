@@ -18,7 +18,8 @@ def take_options(context: typer.Context, folder: Path | None) -> Path | None:
     """The callback of `--like`: what was in force there is in force here, unless the command line says otherwise."""
     if folder is not None:
         found = environment(folder)["options"]
-        if unknown := found.keys() - {parameter.name for parameter in context.command.params}:
+        known = {parameter.name for parameter in context.command.params} - _NOT_RECORDED
+        if unknown := found.keys() - known:
             fail(f"{folder} was made with --{min(unknown)}, which this version has not".replace("_", "-"), BAD_INPUT)
         context.default_map = found
     return folder

@@ -37,7 +37,7 @@ def evaluate(
         str,
         typer.Option(
             help="The collection: a BEIR folder (corpus.jsonl, queries.jsonl), a dataset of Hugging Face's datasets (a "
-            "folder or a hub name), or ir_datasets: and an id."
+            "folder or a hub name), or ir_datasets: and an id. With --like it is that of the folder."
         ),
     ],
     output: Annotated[

@@ -55,6 +55,8 @@ def read_side(given: str | Path | Run | Sequence[Judgment], places: Places) -> S
     path = Path(given)
     if path.is_dir():
         return _of_folder(path, places)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file but a pipe or a device, which cannot be read twice; write it to a file")
     if holds_judgments(path):
         return _of_judgments(read_judgments(path, places), places)
     run = read_run(path)

@@ -314,6 +314,7 @@ def test_a_collection_without_files_is_known_by_what_it_says(
         ('{"environment": 1, "options": [], "versions": {}, "inputs": {}}', '"options" must be an object'),
         ('{"environment": 1, "options": {}, "versions": {}, "inputs": {"run": 3}}', "an object for each option"),
         ('{"environment": 1, "options": {"no_such": 1}, "versions": {}, "inputs": {}}', "--no-such"),
+        ('{"environment": 1, "options": {"output": "elsewhere"}, "versions": {}, "inputs": {}}', "--output"),
         ('{"environment": 1, "options": {"top_k": "x"}, "versions": {}, "inputs": {}}', "--top-k"),
         ('{"environment": 1, "options": {"measure": 3}, "versions": {}, "inputs": {}}', "measure"),
         ('{"environment": 1, "options": {"top_k": [1]}, "versions": {}, "inputs": {}}', "--top-k"),

@@ -56,6 +56,7 @@ def test_equal_queries_change_nothing_of_the_permutation_test():
         ([0.5], [0.9], None, None),  # one query
         ([], [], None, None),
         ([0.5, 0.7], [0.5, 0.7], None, 1.0),  # no difference
+        ([0.5, 0.7, 0.1], [0.5, 0.9, 0.1], pytest.approx(0.42264973), 1.0),  # a single one
         ([0.0, 0.1, 0.2], [0.5, 0.6, 0.7], None, 0.25),  # differences that do not vary: 2 of 8 sign patterns
         ([0.3, 0.1 + 0.2], [0.1 + 0.2, 0.3], None, 1.0),  # which differ by rounding alone
     ],
@@ -70,9 +71,11 @@ def test_differences_that_are_rounding_are_none():
 
 
 def test_sums_that_differ_by_rounding_alone_are_ties():
-    """1/3 + 1/6 - 1/2 is 0, but not in floats: no sign pattern is further from 0 than what was seen."""
-    for thirds in itertools.permutations([1 / 3, 1 / 6, -1 / 2]):
-        assert permutation_test([0.5, 0.5, 0.5], [0.5 + each for each in thirds]) == 1.0
+    """The differences of P@5 sum to 0, but not in floats: no sign pattern is nearer to 0 than what was seen."""
+    before, after = [0.0, 0.0, 0.6, 0.0, 0.2], [0.2, 0.2, 0.0, 0.4, 0.0]
+    assert sum(np.subtract(after, before)) != 0
+    for order in itertools.permutations(range(5)):
+        assert permutation_test([before[place] for place in order], [after[place] for place in order]) == 1.0
 
 
 def test_holm_by_hand():
