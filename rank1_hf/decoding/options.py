@@ -37,10 +37,10 @@ class DecodingOptions:
         share_prefixes: compute what the pairs of one query have in common once (vLLM: prefix caching).
         graphs: on a CUDA GPU, capture decode steps as CUDA graphs, where the model allows it.
         kernels: use the kernels written for the device, where there are any, instead of PyTorch's operations.
+        fuse: with kernels, fuse the model's layers, where they have the usual form; see `layers.py`.
         overlap: launch a step before the one before is read, where it can be planned without its tokens (SGLang:
             overlap scheduling).
         pack: on a CPU, pack the weights of linear layers once into oneDNN's layout, in a model that `Rank1` loads.
-        compile: compile the model's layers with torch.compile; see `compiled.py` for where it pays.
         reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
 
     Raises:
@@ -57,9 +57,9 @@ class DecodingOptions:
     share_prefixes: bool = True
     graphs: bool = True
     kernels: bool = True
+    fuse: bool = True
     overlap: bool | None = None
     pack: bool = True
-    compile: bool = False
     reproducible: bool = False
 
     def __post_init__(self) -> None:
