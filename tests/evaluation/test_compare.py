@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -325,6 +326,13 @@ def test_a_job_that_was_stopped_is_compared_and_told(folders: tuple[Path, Path],
     assert report.agreement is not None
     assert (report.agreement.n_both, report.agreement.n_only) == (30, (150, 0))
     assert "B is a job that was stopped; its 30 judgments so far are compared" in report.notes
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """It would be read in part to learn what it holds, and the rest would be compared."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is no file but a pipe"):
+        compare(tmp_path / "pipe", {"q": {"d": 1.0}})
 
 
 def test_what_has_nothing_in_common_or_cannot_be_read(folders: tuple[Path, Path], tmp_path: Path) -> None:
