@@ -9,6 +9,7 @@ from rank1_hf.chains.chain import common_prefix_length
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.saved import Places
 
+_DECIMALS = 12  # of Kendall's tau, whose rounding would make equal rankings differ
 Tokenize = Callable[[str], Sequence[int]]
 """A chain's token ids."""
 
@@ -128,7 +129,7 @@ def kendall_taus(a: Mapping[str, Mapping[str, float]], b: Mapping[str, Mapping[s
         shared = [document for document in scores if document in b.get(query, {})]
         x, y = [scores[document] for document in shared], [b[query][document] for document in shared]
         if len(set(x)) > 1 and len(set(y)) > 1:
-            taus[query] = float(kendalltau(x, y).statistic)
+            taus[query] = round(float(kendalltau(x, y).statistic), _DECIMALS)
     return taus
 
 
