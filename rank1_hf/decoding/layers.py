@@ -9,6 +9,7 @@ nothing, and while a hook or another module is in one of its parts, which a fuse
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from rank1_hf.decoding.attention import attend, attention_of, paged_attention
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.modules import have_hooks, identities
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
 from rank1_hf.models.merged import merge_products, separate_products
 from rank1_hf.models.placement import device_of, is_split
@@ -30,7 +32,10 @@ _QKV, _GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 _ATTENTION = {*_QKV, "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP = {*_GATE_UP, "down_proj", "act_fn"}
-_ACTIVATIONS = {"silu": F.silu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
 _TRIAL = "rank1_trial"
 _TRIAL_ROWS = 5, 1, 2  # tokens of each row
 _TRIAL_SCALE = 0.02  # of the input, so that what a layer adds to it is what is compared
@@ -52,30 +57,32 @@ class FusedLayer:
         attends: how it attends.
     """
 
-    def __init__(self, layer: nn.Module, attends: Attends) -> None:
+    def __init__(self, layer: Any, attends: Attends) -> None:  # noqa: ANN401  # its parts have no types
         self._original = layer.forward
         self._layer = layer
         self._attends = attends
-        self._index = int(layer.self_attn.layer_idx)  # type: ignore[union-attr, arg-type]
-        self._head_dim = int(layer.self_attn.head_dim)  # type: ignore[union-attr, arg-type]
-        self._activation = _activation(layer.mlp.act_fn)  # type: ignore[union-attr, arg-type]
-        self._qkv = separate_products([layer.self_attn.get_submodule(name) for name in _QKV])  # type: ignore[union-attr]
-        self._gate_up = separate_products([layer.mlp.get_submodule(name) for name in _GATE_UP])  # type: ignore[union-attr]
+        self._index = int(layer.self_attn.layer_idx)
+        self._head_dim = int(layer.self_attn.head_dim)
+        self._activation = _activation(layer.mlp.act_fn)
+        self._qkv = separate_products([layer.self_attn.get_submodule(name) for name in _QKV])
+        self._gate_up = separate_products([layer.mlp.get_submodule(name) for name in _GATE_UP])
         self._as_built: list[int] = []
         self._is_untouched = True
 
     def install(self) -> None:
         """Take the place of the layer's forward, and merge its products."""
-        self._qkv = merge_products(self._layer.self_attn, _QKV)  # type: ignore[arg-type]
-        self._gate_up = merge_products(self._layer.mlp, _GATE_UP)  # type: ignore[arg-type]
-        self._layer.forward = self.forward  # type: ignore[method-assign]
-        self._as_built = self._identities()
+        self._qkv = merge_products(self._layer.self_attn, _QKV)
+        self._gate_up = merge_products(self._layer.mlp, _GATE_UP)
+        self._layer.forward = self.forward
+        self._as_built = identities(self._parts())
+
+    def remove(self) -> None:
+        """Give the layer its forward back."""
+        self._layer.forward = self._original
 
     def begin(self) -> bool:
         """A run begins: whether the layer's parts are as they were, without hooks. Otherwise its own forward runs."""
-        parts = [part for part in self._layer.modules() if part is not self._layer]
-        has_hooks = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-        self._is_untouched = not has_hooks and self._identities() == self._as_built
+        self._is_untouched = not have_hooks(self._parts()) and identities(self._parts()) == self._as_built
         return self._is_untouched
 
     def forward(self, hidden_states: Tensor, *args: Any, fused: bool = False, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -86,12 +93,12 @@ class FusedLayer:
 
     def fused(self, states: Tensor, position_embeddings: tuple[Tensor, Tensor], step: Step | TokenStep) -> Tensor:
         """[tokens, hidden size] to the same. `position_embeddings`: cos and sin, [1, tokens, rotated dims]."""
-        layer: Any = self._layer
+        layer = self._layer
         step = step.on(states.device)
         kernels = step.kernels
         assert kernels is not None
         normed, _ = kernels.add_rms_norm(states, None, *_norm(layer.input_layernorm))
-        queries, keys, values = (x.unflatten(-1, (-1, self._head_dim)) for x in self._qkv(normed))
+        queries, keys, values = (x.view(len(x), -1, self._head_dim) for x in self._qkv(normed))
         if hasattr(layer.self_attn, "q_norm"):
             queries, _ = kernels.add_rms_norm(queries, None, *_norm(layer.self_attn.q_norm))
             keys, _ = kernels.add_rms_norm(keys, None, *_norm(layer.self_attn.k_norm))
@@ -106,10 +113,8 @@ class FusedLayer:
         output: Tensor = layer.mlp.down_proj(kernels.gate(gated, up, self._activation))
         return output.add_(states)
 
-    def _identities(self) -> list[int]:
-        """Of all that is computed with."""
-        parts = [part for part in self._layer.modules() if part is not self._layer]
-        return [id(x) for part in parts for x in (part, vars(part).get("forward"), *part._parameters.values())]
+    def _parts(self) -> list[nn.Module]:
+        return [part for part in self._layer.modules() if part is not self._layer]
 
 
 class FusedLayers:
@@ -122,9 +127,7 @@ class FusedLayers:
         """A run begins: notice what has been done to the model since the last one."""
         touched = [layer._index for layer in self._layers if not layer.begin()]
         if touched:
-            logger.warning(
-                "layers %s have hooks or changed parts, so their own forward runs, not the fused one", touched
-            )
+            logger.warning("layers %s have hooks or changed parts: their own forward runs, not the fused one", touched)
 
 
 @torch.inference_mode()
@@ -132,7 +135,7 @@ def fuse_layers(model: PreTrainedModel, kernels: Kernels, page_size: int) -> Fus
     """Fuse the layers of a model that can be, in place, and say which cannot.
 
     Args:
-        model: switched to paged attention.
+        model: one whose attention `check_attention` allows.
         kernels: those of its device.
         page_size: of the KV cache.
     """
@@ -140,15 +143,18 @@ def fuse_layers(model: PreTrainedModel, kernels: Kernels, page_size: int) -> Fus
     fused: list[FusedLayer] = []
     reasons: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
-        if isinstance(getattr(layer.forward, "__self__", None), FusedLayer):  # by another decoder of this model
-            fused.append(layer.forward.__self__)
-            continue
+        there = getattr(layer.forward, "__self__", None)
+        if isinstance(there, FusedLayer):  # by another decoder of this model
+            if there.begin():
+                fused.append(there)
+                continue
+            there.remove()
         try:
             candidate = _checked(model, layer, kernels, page_size)
         except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
             reasons.setdefault(str(error), []).append(index)
             continue
-        with torch.inference_mode(mode=False):  # weights must stay ordinary tensors
+        with torch.inference_mode(mode=False):  # weights stay ordinary tensors
             candidate.install()
         fused.append(candidate)
     for reason, which in reasons.items():
@@ -189,10 +195,14 @@ def _checked(model: PreTrainedModel, layer: nn.Module, kernels: Kernels, page_si
         raise ValueError("its form is another")
     candidate = FusedLayer(layer, noted[0])
     found = candidate.fused(states[0], position_embeddings, step)
-    error = float((found.float() - expected[0].float()).norm() / expected.float().norm())
+    error = _relative_difference(found, expected[0])
     if not error <= _ROUNDING * torch.finfo(model.dtype).eps:
         raise ValueError(f"fused it gives something else (relative difference {error:.1g})")
     return candidate
+
+
+def _relative_difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
 def _check_form(layer: nn.Module) -> None:
@@ -206,6 +216,7 @@ def _check_form(layer: nn.Module) -> None:
 
 
 def _activation(function: nn.Module) -> str:
+    """By what it computes: Transformers has several modules for one function."""
     x = torch.linspace(-4, 4, 33)
     for name, known in _ACTIVATIONS.items():
         if torch.allclose(function(x), known(x), atol=1e-6):

@@ -11,6 +11,7 @@ PAGE_SIZE = 64
 """Tokens a page. Measured on 2 CPU cores with 32 rows of about 250 tokens: 16 tokens a page cost twice the time of 64
 (more, smaller matrix products); 128 is no faster and wastes twice the memory in half-filled last pages."""
 
+_DROPPED = {"compile": "layers are fused without it"}
 _RENAMED = {
     "max_prefill_tokens": "prefill_chunk",
     "spare_tokens": "step_overhead_tokens",
@@ -118,6 +119,10 @@ class DecodingOptions:
         """
         values: dict[str, Any] = {}
         for name, value in old.items():
+            if name in _DROPPED:
+                text = f"{owner}({name}=...) has no effect any more: {_DROPPED[name]}"
+                warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
+                continue
             new = _RENAMED.get(name, name)
             if new not in FIELDS:
                 raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")
@@ -137,7 +142,7 @@ class DecodingOptions:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(DecodingOptions))
-OLD_NAMES = (*FIELDS, *_RENAMED)
+OLD_NAMES = (*FIELDS, *_RENAMED, *_DROPPED)
 """What was an argument of its own before there were options."""
 _SWITCHES = {"on": True, "off": False, "auto": None}
 

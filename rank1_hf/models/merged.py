@@ -1,6 +1,7 @@
 """Several linear layers of one input as one product: queries, keys and values; gate and up."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,40 +24,44 @@ def merge_products(parent: nn.Module, names: Sequence[str]) -> Product:
     They stay in their place and work alone as before: ordinary weights become views of the merged ones, packed layers
     become parts of a packed whole. Quantized layers, and those that differ in form, are not merged.
     """
-    layers = [parent.get_submodule(name) for name in names]
-    sizes = [int(layer.out_features) for layer in layers]  # type: ignore[arg-type]
+    layers: list[Any] = [parent.get_submodule(name) for name in names]
+    sizes = [int(layer.out_features) for layer in layers]
+    whole: nn.Module
     if all(isinstance(layer, PackedPart) for layer in layers):
-        whole: nn.Module = layers[0].whole  # type: ignore[assignment]
+        whole = layers[0].whole
     elif all(type(layer) is PackedLinear for layer in layers):
-        whole = PackedLinear(_concatenated([layer.unpacked() for layer in layers]))  # type: ignore[operator]
+        whole = PackedLinear(_concatenated([layer.unpacked() for layer in layers]))
         start = 0
         for name, size in zip(names, sizes, strict=True):
             parent.register_module(name, PackedPart(whole, start, start + size))
             start += size
     elif all(type(layer) is nn.Linear for layer in layers) and _are_alike(layers):
         whole = _concatenated(layers)
-        for layer, weight in zip(layers, whole.weight.split(sizes), strict=True):
-            layer.weight.data = weight
+        _share(whole.weight, [layer.weight for layer in layers])
         if whole.bias is not None:
-            for layer, bias in zip(layers, whole.bias.split(sizes), strict=True):
-                layer.bias.data = bias
+            _share(whole.bias, [layer.bias for layer in layers])
     else:
         return separate_products(layers)
-    return lambda states: whole(states).split(sizes, -1)
+    return lambda states: torch.split(whole(states), sizes, -1)
 
 
-def _are_alike(layers: Sequence[nn.Module]) -> bool:
-    weights = [layer.weight for layer in layers]
-    return (
-        len({(type(w), w.dtype, w.device, layer.bias is None) for w, layer in zip(weights, layers, strict=True)}) == 1
-    )
+def _are_alike(layers: Sequence[nn.Linear]) -> bool:
+    forms = {(type(x.weight), x.weight.dtype, x.weight.device, x.bias is None) for x in layers}
+    return len(forms) == 1
 
 
-def _concatenated(layers: Sequence[nn.Module]) -> nn.Linear:
-    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-    merged = torch.cat(weights)  # type: ignore[arg-type]
+def _concatenated(layers: Sequence[nn.Linear]) -> nn.Linear:
+    merged = torch.cat([layer.weight for layer in layers])
     whole = nn.Linear(merged.shape[1], merged.shape[0], bias=False, device="meta")
     whole.weight = nn.Parameter(merged, requires_grad=False)
-    if biases[0] is not None:
-        whole.bias = nn.Parameter(torch.cat(biases), requires_grad=False)  # type: ignore[arg-type]
+    if layers[0].bias is not None:
+        whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
     return whole
+
+
+def _share(merged: Tensor, parts: Sequence[Tensor]) -> None:
+    """Let tensors be views of one that holds them one after the other."""
+    start = 0
+    for part in parts:
+        part.data = merged.data[start : start + len(part)]
+        start += len(part)

@@ -1,4 +1,4 @@
-"""A step's operations on a CPU, in C++: `cpu.cpp`, which is compiled on first use (`native.py`) and called by ctypes."""
+"""A step's operations on a CPU: `cpu.cpp`, which `native.py` compiles on first use and ctypes calls."""
 
 import ctypes
 from functools import cache
