@@ -11,6 +11,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -26,6 +27,7 @@ from typer.testing import CliRunner
 from rank1_hf import Rank1
 from rank1_hf.commands.cli import app
 from rank1_hf.decoding.options import FIELDS
+from rank1_hf.files.beir import SAMPLE
 from rank1_hf.models.cards import parse_gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
 from rank1_hf.models.planning import GIB, Plan, Size, plan
@@ -133,8 +135,26 @@ def test_framework(framework: str, as_in_the_first_snippet: dict[str, object], c
     assert capsys.readouterr().out
 
 
+OUTPUTS = ("bf16", "float32")
+"""The output folders of evaluate that commands of the page about evaluation take."""
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs")
+    for name_, more in zip(OUTPUTS, ([], ["--dtype", "float32"]), strict=True):
+        options = ["--corpus", str(SAMPLE), "--run", str(SAMPLE / "bm25.trec"), "--top-k", "1", "--max-new-tokens", "8"]
+        result = CliRunner().invoke(app, ["evaluate", *options, *more, "--output", str(folder / name_)])
+        assert result.exit_code == 0, result.output
+    return folder
+
+
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_command(in_a_folder_with_passages: Path, command: list[str]):
+def test_command(in_a_folder_with_passages: Path, command: list[str], request: pytest.FixtureRequest):
+    used = [each for each in OUTPUTS if any(word.split("/")[0] == each for word in command)]
+    if command[0] == "compare" or "--like" in command:
+        for each in set(used) - {command[command.index("--output") + 1] if "--output" in command else None}:
+            shutil.copytree(request.getfixturevalue("outputs") / each, in_a_folder_with_passages / each)
     target = None
     if ">" in command:
         at = command.index(">")

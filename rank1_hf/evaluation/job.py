@@ -21,6 +21,7 @@ from rank1_hf.evaluation import outputs
 from rank1_hf.evaluation.candidates import Candidate, Inputs
 from rank1_hf.evaluation.journal import Journal, lock, refuse_others
 from rank1_hf.evaluation.metrics import MEASURES, Comparison, measure
+from rank1_hf.evaluation.provenance import Provenance
 from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.prompts.prompt import Passage, Query
@@ -75,6 +76,7 @@ def run_job(
     measures: Sequence[str] = MEASURES,
     run_json: bool = False,
     show_progress: bool | None = None,
+    provenance: Provenance | None = None,
 ) -> Outcome:
     """Judge what has no judgment yet, then write the files.
 
@@ -89,6 +91,7 @@ def run_job(
         measures: what to measure, as ir_measures names it.
         run_json: whether to write the new run as run.json too.
         show_progress: None: only on a terminal.
+        provenance: writes environment.json; None: it is not written.
 
     Raises:
         JournalError: the folder is in use, or belongs to a job with other settings.
@@ -110,6 +113,8 @@ def run_job(
                 journal_path, {**decisive, "documents": documents.digest}, sum(map(len, inputs.run.values()))
             ) as journal,
         ):
+            if provenance is not None:
+                provenance.check(inputs, documents.digest)
             pending = Pending(inputs, documents, journal)
             stopped: signal.Signals | OSError | None = None
             metrics: Sequence[Comparison] = ()
@@ -117,6 +122,8 @@ def run_job(
             try:
                 if len(pending):
                     reranker = load()
+                    if provenance is not None:
+                        provenance.write(output, reranker)
                     for judgment in reranker.judge(
                         pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
                     ):

@@ -14,7 +14,7 @@ import numpy as np
 from rank1_hf.evaluation import metrics
 from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.journal import Journal, json_line
-from rank1_hf.files.inputs import InputError
+from rank1_hf.files.inputs import InputError, read_lines
 from rank1_hf.files.trec import Run, run_line
 from rank1_hf.viewing.judgments import COLUMNS
 
@@ -115,6 +115,26 @@ def write_metrics(folder: Path, before: metrics.Values, after: metrics.Values) -
                 if query in before[name]:
                     file.write(f"{name}\t{query}\t{before[name][query]!r}\t{value!r}\n".encode())
     return comparison
+
+
+def read_values(folder: Path) -> metrics.Values | None:
+    """What per_query.tsv says of the new ranking; None where nothing was measured.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / "per_query.tsv"
+    if not path.is_file():
+        return None
+    values: metrics.Values = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if number > 1:
+            try:
+                measure, query, _, after = line.rstrip("\n").split("\t")
+                values.setdefault(measure, {})[query] = float(after)
+            except ValueError:
+                raise InputError(f"{path}, line {number}: must be a measure, a query and two values") from None
+    return values
 
 
 def _score(score: float) -> str:

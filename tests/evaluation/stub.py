@@ -82,6 +82,7 @@ def run_slowly(collection: Path, output: Path) -> None:
 
 
 def results(output: Path) -> dict[str, bytes]:
-    """The files of a job, without the journal, whose order is that of finishing."""
-    names = [file.name for file in output.iterdir() if file.name not in ("journal.jsonl", ".lock")]
+    """The files of a job, without the journal, whose order is that of finishing, and without how it was made."""
+    others = ("journal.jsonl", "environment.json", ".lock")
+    names = [file.name for file in output.iterdir() if file.name not in others]
     return {name: (output / name).read_bytes() for name in sorted(names)}
