@@ -32,7 +32,7 @@ def compiled(source: Path, *options: str) -> ctypes.CDLL:
     OpenMP is not linked: its functions are those of the runtime that PyTorch has loaded, of which there must be one.
 
     Args:
-        source: the file.
+        source: the file; it may include headers beside it.
         options: more of the compiler's.
 
     Raises:
@@ -83,7 +83,9 @@ def _is_ours(folder: Path) -> bool:
 def _key(compiler: str, source: Path, options: tuple[str, ...]) -> str:
     """Of everything that decides what is compiled."""
     target = _run([compiler, _PROCESSOR, "-Q", "--help=target"])  # what "native" stands for here
-    parts = [source.read_text(encoding="utf-8"), _run([compiler, "--version"]), target, *_FLAGS, *options]
+    sources = [source, *sorted(source.parent.glob("*.h"))]
+    texts = [path.read_text(encoding="utf-8") for path in sources]
+    parts = [*texts, _run([compiler, "--version"]), target, *_FLAGS, *options]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

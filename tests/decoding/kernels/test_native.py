@@ -51,9 +51,11 @@ def test_it_is_compiled_once_and_found_again(source: Path, folder: Path, monkeyp
 def test_other_options_and_another_source_are_another_library(source: Path, folder: Path):
     assert native.compiled(source, "-DANSWER=42").answer() == 42
     assert native.compiled(source, "-DANSWER=43").answer() == 43
-    source.write_text(SOURCE.replace("ANSWER;", "ANSWER + 1;"))
-    again()
-    assert native.compiled(source, "-DANSWER=43").answer() == 44
+    source.write_text('#include "more.h"\n' + SOURCE.replace("ANSWER;", "ANSWER + MORE;"))
+    for more in (1, 2):
+        (source.parent / "more.h").write_text(f"#define MORE {more}")
+        again()
+        assert native.compiled(source, "-DANSWER=43").answer() == 43 + more
 
 
 def test_a_damaged_library_is_compiled_again(source: Path, folder: Path):
