@@ -7,10 +7,10 @@ from benchmarking.peers import Checkpoint, Ours
 from benchmarking.workloads import Workload
 from rank1_hf.decoding.options import DecodingOptions
 
-ON = ("speculate", "share_prefixes", "graphs", "kernels", "overlap", "pack")
+ON = ("speculate", "share_prefixes", "graphs", "kernels", "fuse", "overlap", "pack")
 """The switches that are on where the device can have them."""
 
-OFF = ("compile", "reproducible")
+OFF = ("reproducible",)
 """Those that are off, since they cost something."""
 
 
@@ -28,14 +28,11 @@ class Turned:
 
 
 def measure_switches(checkpoint: Checkpoint, workload: Workload, batch_size: int, repeats: int) -> list[Turned]:
-    """The default first, then each switch turned alone, and at the end all off. One repeat before the first warms up.
-
-    Compiling is left out on a CPU: it takes minutes there, and gains nothing.
-    """
+    """The default first, then each switch turned alone, and at the end all off. One repeat before the first warms up."""
     default = Ours(checkpoint, ())
     memory = f"kv_cache_tokens={default.in_force.kv_cache_tokens}"  # the same for all: it is measured by what is free
     engines: dict[str, Ours | None] = {"": default}
-    for options in _variants(on_cpu=checkpoint.model.device.type == "cpu"):
+    for options in _variants():
         engine = Ours(checkpoint, (), DecodingOptions.parse(f"{options},{memory}"))
         engines[options] = None if engine.in_force == default.in_force else engine
     speeds: dict[str, list[float]] = {options: [] for options in engines}
@@ -47,6 +44,6 @@ def measure_switches(checkpoint: Checkpoint, workload: Workload, batch_size: int
     return [Turned(options, speeds[options]) for options in engines]
 
 
-def _variants(*, on_cpu: bool) -> Sequence[str]:
-    alone = [*(f"{name}=off" for name in ON), *(f"{name}=on" for name in OFF if name != "compile" or not on_cpu)]
+def _variants() -> Sequence[str]:
+    alone = [*(f"{name}=off" for name in ON), *(f"{name}=on" for name in OFF)]
     return [*alone, ",".join(f"{name}=off" for name in ON)]
