@@ -28,7 +28,7 @@ class Turned:
 
 
 def measure_switches(checkpoint: Checkpoint, workload: Workload, batch_size: int, repeats: int) -> list[Turned]:
-    """The default first, then each switch turned alone, and at the end all off. One repeat before the first warms up."""
+    """The default first, then each switch turned alone, at the end all off. One repeat before the first warms up."""
     default = Ours(checkpoint, ())
     memory = f"kv_cache_tokens={default.in_force.kv_cache_tokens}"  # the same for all: it is measured by what is free
     engines: dict[str, Ours | None] = {"": default}
