@@ -362,7 +362,9 @@ def _renumbered(positions: dict[Row, range]) -> dict[Row, range]:
 
 
 def _chosen(row: Row, next_token: NextToken) -> int:
-    """The row's next token: the likeliest, or what its logits processor chooses."""
+    """The row's next token: the one given, the likeliest, or what its logits processor chooses."""
+    if row.chain.n_given_ahead:
+        return row.chain.given_ahead(1)[0]
     if row.request.processor is None:
         return next_token.id
     assert next_token.reading is not None
