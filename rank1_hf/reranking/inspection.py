@@ -1,20 +1,25 @@
 """What looks inside one pair: its trace, its lens, a chain that was given, its tokens as they come."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from transformers import PreTrainedModel
 
 from rank1_hf.chains.chain import BeliefAt
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
+from rank1_hf.files.completions import completion_of
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs
-from rank1_hf.prompts.prompt import Pair, PairError, Passage, PromptEncoder, Query
+from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query
 from rank1_hf.reranking.call import Call, CallOptions
+from rank1_hf.reranking.cases import Rounding
 from rank1_hf.reranking.given_chains import Close, GivenChain, GivenChains
+from rank1_hf.reranking.verification import verify
+from rank1_hf.results.completion import Completion
 from rank1_hf.results.judgment import Judgment, TokenEvent
 from rank1_hf.results.trace import Trace
 from rank1_hf.tracing.lens import Lens, LensObserver
@@ -23,6 +28,7 @@ from rank1_hf.tracing.speaker import Speaker
 from rank1_hf.tracing.tracer import TraceOptions
 from rank1_hf.viewing.judgments import Judgments
 from rank1_hf.viewing.texts import with_given_chain
+from rank1_hf.viewing.verifications import Verifications
 
 _T = TypeVar("_T")
 
@@ -41,6 +47,10 @@ class InspectionMethods(ABC):
     decoder: Decoder | PlainDecoder
     encoder: PromptEncoder
     pair_encoder: PairEncoder
+
+    @abstractmethod
+    def encode(self, query: Query, passage: Passage) -> Prompt:
+        """The prompt of one pair, cut as it will be decoded."""
 
     @abstractmethod
     def locked_per_step(self, items: Generator[_T]) -> Generator[_T]:
@@ -180,6 +190,39 @@ class InspectionMethods(ABC):
             for judgment, chain in zip(judgments, given.chains, strict=True)
         ]
         return Judgments(as_given, pairs)
+
+    def verify(
+        self,
+        records: Iterable[Completion | Mapping[str, Any]],
+        *,
+        dtype: str | torch.dtype | None = None,
+        rounding: float | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> Verifications:
+        """Check what another engine or the official code has made: would this model have thought and scored the same?
+
+        Each chain is teacher-forced behind the prompt that this tokenizer makes of its pair; nothing is decoded.
+
+        Args:
+            records: completions, or objects as other engines give them; see `rank1_hf.files.completions` for the forms.
+            dtype: that of the other engine; None: this model's. The coarser of the two says what rounding explains.
+            rounding: logits no farther apart than this count as equal; None: by the dtype.
+            batch_size, show_progress_bar: as in `judge`.
+
+        Returns:
+            A `Verification` for each record, in their order, which can sum itself up and write itself as a page.
+
+        Raises:
+            InputError: a record is no object, or has a field whose value makes no sense.
+            ValueError: there is no such dtype, or the rounding is none.
+        """
+        chosen = Rounding.of(self.model.dtype, dtype, rounding)
+        completions = [
+            record if isinstance(record, Completion) else completion_of(record, f"record {index}")
+            for index, record in enumerate(records)
+        ]
+        return verify(self, completions, chosen, batch_size=batch_size, show_progress_bar=show_progress_bar)
 
     def stream(self, query: Query, passage: Passage) -> Iterator[TokenEvent | Judgment]:
         """Think about one pair aloud: yields each token of the chain as it comes, and then the judgment.
