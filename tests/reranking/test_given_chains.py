@@ -1,4 +1,4 @@
-"""Given chains: every number read behind them is that of a full forward pass, in one prefill and with bounded memory."""
+"""Given chains: each number read behind one is that of a full forward pass, in prefill and in bounded memory."""
 
 import math
 
