@@ -42,7 +42,7 @@ def kernels_compiling(
     if dtype == torch.bfloat16 and not has_bfloat16(device):
         dtype = torch.float16
     kernels = kernels_for(device, config, dtype)
-    if kernels is None:
+    if kernels is None or device.type != "cuda":  # elsewhere they are compiled by now
         yield
         return
     logger.info("loading the weights; meanwhile the kernels of the GPU are compiled")
