@@ -69,6 +69,10 @@ def verify(
     ] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Show all records that disagree, not the first 20.")] = False,
     model: options.ModelOption = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="The budget beside which long passages were cut, if they were."),
+    ] = None,
     batch_size: options.BatchOption = None,
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
@@ -107,6 +111,7 @@ def verify(
         dtype=dtype,
         device=device,
         quantization=quantization,
+        max_new_tokens=max_new_tokens,
         prompt_template=template,
         markers=markers,
         decoding=engine_options,

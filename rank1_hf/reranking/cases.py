@@ -21,6 +21,7 @@ from rank1_hf.tracing.observer import Observer
 from rank1_hf.viewing.judgments import Judgments
 
 _MOST_TOKENIZATIONS = 20  # of one text; a chain of 120 tokens had up to three places with tokens of the model's own
+_HALF = "\N{REPLACEMENT CHARACTER}"  # what is left of a character that was cut
 _Chain: TypeAlias = str | tuple[int, ...]
 _ROUNDINGS = 4  # how many steps of its dtype a logit is off: what is rounded on the way adds up
 
@@ -179,7 +180,9 @@ def _chain(case: Case, prompt: Prompt, model: Scorer) -> _Chain:
     if ids is None:
         if completion.chain is None:
             raise ValueError("there is no completion; map a field to it")
-        return completion.chain
+        text, marker, _ = completion.chain.partition(model.encoder.markers.close)
+        case.is_closed = True if marker else case.is_closed
+        return text
     at = next((at for at in range(len(ids)) if ids[at : at + len(close)] == close), None)
     if at is not None:
         case.is_closed = True
@@ -189,8 +192,9 @@ def _chain(case: Case, prompt: Prompt, model: Scorer) -> _Chain:
     if any(id_ >= model.model.config.vocab_size for id_ in ids):
         raise ValueError("its token ids are not of this model")
     text = model.encoder.chain_text(prompt.ids, ids)
-    if completion.chain is not None and completion.chain.strip() != text.strip():
-        place = common_prefix_length(completion.chain.lstrip(), text.lstrip())
+    said = None if completion.chain is None else completion.chain.rstrip(_HALF).strip()
+    if completion.chain is not None and said != text.strip():
+        place = common_prefix_length(completion.chain, text)
         case.add("contradiction", f"the completion is not what its token ids say, from character {place} on")
     return ids
 
@@ -204,15 +208,17 @@ def read(model: Scorer, cases: Iterable[Case], close: Close, rounding: Rounding,
     for _ in range(_MOST_TOKENIZATIONS):
         if not waiting:
             return
-        places: dict[tuple[tuple[str, str], _Chain], int] = {}
-        at = [places.setdefault((case.pair, case.chain), len(places)) for case in waiting]
+        places: dict[tuple[tuple[str, str], tuple[int, ...]], int] = {}
+        at = [places.setdefault((case.pair, tuple(ids_of(case, encoder))), len(places)) for case in waiting]
         reader = GivenChainReader(encoder.true_id, encoder.false_id, rounding)
         pairs, chains = zip(*places, strict=True)
         judgments = model.score_chains(list(pairs), list(chains), close=close, observers=[reader], **options)
         for case, place in zip(waiting, at, strict=True):
-            case.readings[close] = Reading(
-                judgments[place], reader.ties.get(place), reader.partings.get(place), reader.answers.get(place)
-            )
+            judgment, answers = judgments[place], reader.answers.get(place)
+            if answers is None and judgment.error is None:
+                raise ValueError("records are verified by one process: start it without accelerate launch")
+            ties, partings = reader.ties.get(place), reader.partings.get(place)
+            case.readings[close] = Reading(judgment, ties, partings, answers)
         waiting = [case for case in waiting if _tokenize_otherwise(case, case.readings[close].parting, encoder)]
 
 

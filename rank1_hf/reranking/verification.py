@@ -104,6 +104,8 @@ def _ordered(case: Case) -> tuple[Finding, ...]:
 def _chain_fault(case: Case, reading: Reading, encoder: PromptEncoder) -> None:
     parting, n_tokens = reading.parting, reading.judgment.n_chain_tokens
     expected = case.completion.n_chain_tokens
+    if parting is not None and parting.at == n_tokens and case.is_closed is None:
+        return  # nobody says that it was closed there
     if parting is not None:
         theirs, ours = (encoder.decode([id_]) for id_ in (parting.token, parting.likeliest))
         where = "behind the chain" if parting.at == n_tokens else f"at token {parting.at}"

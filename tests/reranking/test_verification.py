@@ -281,3 +281,30 @@ def test_every_kind_has_a_sentence_and_the_data_is_json(model, judged):
     one, other = (json.loads(json.dumps(each.to_dict(), allow_nan=False)) for each in found)
     assert one["agrees"] is True
     assert (other["their_score"], other["agrees"], other["findings"][0]["kind"]) == (None, False, "score missing")
+
+
+def test_one_chain_as_text_and_as_ids_and_twice(model, judged):
+    official, vllm = judged[0]
+    found = model.verify([official, vllm, official], show_progress_bar=False)
+    assert [(each.agrees, each.log_odds) for each in found] == [(True, found[0].log_odds)] * 3
+
+
+def test_a_chain_that_nobody_says_was_closed_is_not_cut(model, judged):
+    official = next(official for official, _ in judged if official["finish"] == "length")
+    record = {name: official[name] for name in ("query", "passage", "completion")}
+    (found,) = model.verify([record], show_progress_bar=False)
+    assert (found.agreement, found.faults) == ("unknown", [])
+
+
+def test_log_probabilities_of_a_server_are_a_score(model, judged):
+    official, vllm = judged[0]
+    places = [{"token": "</think>", "logprob": 0.0, "top_logprobs": []}]
+    both = [{"token": " true", "logprob": vllm["log_odds"] - 1}, {"token": " false", "logprob": -1.0}]
+    for top, kinds in ((both, []), (both[1:], ["score missing"])):
+        logprobs = {"content": [*places, {"token": " false", "logprob": -1.0, "top_logprobs": top}]}
+        message = {"reasoning_content": official["completion"], "content": " true"}
+        record = {"query": official["query"], "passage": official["passage"]}
+        record["response"] = {"choices": [{"message": message, "finish_reason": "stop", "logprobs": logprobs}]}
+        (found,) = model.verify([record], show_progress_bar=False)
+        assert [fault.kind for fault in found.faults] == kinds
+        assert found.agreement == ("unknown" if kinds else "equal")
