@@ -20,6 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from rank1_hf.decoding.attention import attend, attention_of, paged_attention
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.modules import have_hooks, identities
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
 from rank1_hf.models.merged import merge_products, separate_products
 from rank1_hf.models.placement import device_of, is_split
@@ -73,7 +74,7 @@ class FusedLayer:
         self._qkv = merge_products(self._layer.self_attn, _QKV)
         self._gate_up = merge_products(self._layer.mlp, _GATE_UP)
         self._layer.forward = self.forward
-        self._as_built = self._identities()
+        self._as_built = identities(self._parts())
 
     def remove(self) -> None:
         """Give the layer its forward back."""
@@ -81,9 +82,7 @@ class FusedLayer:
 
     def begin(self) -> bool:
         """A run begins: whether the layer's parts are as they were, without hooks. Otherwise its own forward runs."""
-        parts = [part for part in self._layer.modules() if part is not self._layer]
-        has_hooks = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-        self._is_untouched = not has_hooks and self._identities() == self._as_built
+        self._is_untouched = not have_hooks(self._parts()) and identities(self._parts()) == self._as_built
         return self._is_untouched
 
     def forward(self, hidden_states: Tensor, *args: Any, fused: bool = False, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -114,10 +113,8 @@ class FusedLayer:
         output: Tensor = layer.mlp.down_proj(kernels.gate(gated, up, self._activation))
         return output.add_(states)
 
-    def _identities(self) -> list[int]:
-        """Of all that is computed with."""
-        parts = [part for part in self._layer.modules() if part is not self._layer]
-        return [id(x) for part in parts for x in (part, vars(part).get("forward"), *part._parameters.values())]
+    def _parts(self) -> list[nn.Module]:
+        return [part for part in self._layer.modules() if part is not self._layer]
 
 
 class FusedLayers:
@@ -198,10 +195,14 @@ def _checked(model: PreTrainedModel, layer: nn.Module, kernels: Kernels, page_si
         raise ValueError("its form is another")
     candidate = FusedLayer(layer, noted[0])
     found = candidate.fused(states[0], position_embeddings, step)
-    error = float((found.float() - expected[0].float()).norm() / expected.float().norm())
+    error = _relative_difference(found, expected[0])
     if not error <= _ROUNDING * torch.finfo(model.dtype).eps:
         raise ValueError(f"fused it gives something else (relative difference {error:.1g})")
     return candidate
+
+
+def _relative_difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
 def _check_form(layer: nn.Module) -> None:

@@ -21,7 +21,8 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.chain import ChainRules, SteeringError
+from rank1_hf.chains.chain import ChainRules
+from rank1_hf.chains.rules import SteeringError
 from rank1_hf.decoding.attention import attention_of, check_attention
 from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.defaults import resolve
@@ -41,7 +42,7 @@ from rank1_hf.decoding.scheduler import Scheduler
 from rank1_hf.decoding.stats import Stats
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep, placeholder
 from rank1_hf.decoding.tensors import tensor_on
-from rank1_hf.decoding.warm_start import FirstPair
+from rank1_hf.decoding.warm_start import FirstPair, compile_at_launch
 from rank1_hf.models.memory import TYPICAL_TOKENS
 from rank1_hf.models.placement import device_of
 
@@ -96,7 +97,7 @@ class Decoder:
             assert self._kernels is not None
             self._graphs = DecodeGraphs(model, self._read, self._cache, self._kernels, self._device)
         waits = {
-            "kernels that are not compiled yet": self._kernels is not None and self._device.type == "cuda",
+            "kernels that are not compiled yet": self._kernels is not None and compile_at_launch(self._device),
             "CUDA graphs of its steps": self._graphs is not None,
         }
         self._first_pair = FirstPair([what for what, is_needed in waits.items() if is_needed])
@@ -174,7 +175,7 @@ class Decoder:
         self._layers.begin()
         if self._graphs is not None:
             self._graphs.begin()
-        return (ReproducibleScheduler if options.reproducible else Scheduler)(
+        scheduler = (ReproducibleScheduler if options.reproducible else Scheduler)(
             iter(requests),
             self._new_row,
             self._cache,
@@ -185,6 +186,9 @@ class Decoder:
             overlaps=bool(options.overlap),
             refill_share=0.0 if self._graphs is None else _REFILL_SHARE,
         )
+        if isinstance(scheduler, ReproducibleScheduler):
+            scheduler.shares_steps = self._kernels is not None
+        return scheduler
 
     def _new_row(self, request: Request) -> Row:
         return Row(request, request.new_chain(self.rules, self._rethinks))
@@ -249,8 +253,7 @@ class Decoder:
         else:
             with_logits = [token for behind in positions.values() for token in behind]
             positions = _renumbered(positions)
-            if plan.width is not None:
-                with_logits += [0] * (plan.width - len(with_logits))
+            with_logits += [0] * (plan.n_logits - len(with_logits))
             step = Step(
                 self._cache,
                 slices,
@@ -366,10 +369,8 @@ def _renumbered(positions: dict[Row, range]) -> dict[Row, range]:
 
 def _chosen(row: Row, next_token: NextToken) -> int:
     """The row's next token: the one given, the likeliest, or what its logits processor chooses."""
-    if row.chain.n_given_ahead:
-        return row.chain.given_ahead(1)[0]
-    if row.request.processor is None:
-        return next_token.id
+    if row.chain.n_given_ahead or row.request.processor is None:
+        return (row.chain.given_ahead(1) or [next_token.id])[0]
     assert next_token.reading is not None
     assert next_token.reading.logits is not None  # `Row.needs` asked for them
     return chosen_by(row.request.processor, row.chain.tokens, next_token.reading.logits)

@@ -217,7 +217,7 @@ class Scheduler:
         row.n_learned = len(row.chain.tokens)
         if not speculates or row.will_continue or row.chain.ended or self._cache.n_pages_free < 2 * n_rows:
             return []
-        if row.chain.goes_by_beliefs:  # each of which is to be known before the chain goes on
+        if row.chain.n_given_ahead or row.chain.goes_by_beliefs:  # which are to be known before the chain goes on
             return []
         n_tokens = min(max(overhead // n_rows, 1), MAX_DRAFT, row.chain.room - 1)
         return self._drafts.propose(row.chain.tokens, n_tokens, least_chance=n_rows / (overhead + 1.5 * n_rows))
