@@ -3,7 +3,7 @@
 """
 
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
@@ -256,32 +256,40 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
                 decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
-        if batch_size is not None:
-            batch_size = whole_number("batch_size", batch_size, least=1)
-        n_layers, n_heads = n_layers_and_heads(self.model)
-        check_observers(observers, n_layers=n_layers, n_heads=n_heads)
         options = CallOptions(think, rule, logits_processor, trace, tuple(observers))
         many = as_pairs(pairs)
-        if stream and self._processes is not None:
-            raise ValueError("the judgments of several processes come together at the end; leave stream out")
-        if not stream and not isinstance(many, Sequence):
-            many = list(many)
-        if isinstance(many, Sequence):
-            self.pair_encoder.check_lengths(many)
+        if not stream:
+            return self._judge_all(
+                many if isinstance(many, Sequence) else list(many), batch_size, show_progress_bar, options
+            )
         if self._processes is not None:
-            many = list(many)
-            share = own_share(many, self.pair_encoder, self._processes.n, self._processes.index)
+            raise ValueError("the judgments of several processes come together at the end; leave stream out")
+        batch_size = self._check(many, batch_size, options)
+        total = len(many) if isinstance(many, Sized) else None
+        indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
+        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, options))
+
+    def _judge_all(
+        self, pairs: Sequence[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
+    ) -> Judgments:
+        batch_size = self._check(pairs, batch_size, options)
+        if self._processes is not None:
+            share = own_share(list(pairs), self.pair_encoder, self._processes.n, self._processes.index)
             show = show_progress_bar if self._processes.index == 0 else False
             with self._lock:
                 judged = self._judge(iter(share), len(share), batch_size, show, options)
-                return Judgments(self._processes.collect(judged, n_pairs=len(many)), many)
-        total = len(many) if isinstance(many, Sized) else None
-        indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
-        judgments = self._judge(indexed, total, batch_size, show_progress_bar, options)
-        if stream or not isinstance(many, Sequence):
-            return self.locked_per_step(judgments)
+                return Judgments(self._processes.collect(judged, n_pairs=len(pairs)), pairs)
         with self._lock:
-            return Judgments(collect(judgments), many)
+            judged = self._judge(in_decoding_order(pairs), len(pairs), batch_size, show_progress_bar, options)
+            return Judgments(collect(judged), pairs)
+
+    def _check(self, pairs: Iterable[Pair], batch_size: int | None, options: CallOptions) -> int | None:
+        """Refuse before any work what cannot be done. Returns the batch size."""
+        n_layers, n_heads = n_layers_and_heads(self.model)
+        check_observers(options.observers, n_layers=n_layers, n_heads=n_heads)
+        if isinstance(pairs, Sequence):
+            self.pair_encoder.check_lengths(pairs)
+        return None if batch_size is None else whole_number("batch_size", batch_size, least=1)
 
     def _judge_one(self, query: Query, passage: Passage, options: CallOptions) -> Judgment:
         with self._lock:

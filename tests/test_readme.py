@@ -80,7 +80,19 @@ def in_a_folder_with_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "rank1_hf").symlink_to(PACKAGE)
     lines = [json.dumps({"text": text}) for text in ("The wing carries the aircraft.", "Bread is made of flour.")]
     (tmp_path / "passages.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "completions.jsonl").write_text(completions(), encoding="utf-8")
     return tmp_path
+
+
+@cache
+def completions() -> str:
+    """What another engine might have made of two pairs."""
+    pairs = [("what carries it", "The wing carries the aircraft."), ("what carries it", "Bread is made of flour.")]
+    records = [
+        {"query": pairs[each.index][0], "passage": pairs[each.index][1], "completion": each.chain, "score": each.score}
+        for each in Rank1(device="cpu", max_new_tokens=96).judge(pairs)
+    ]
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def test_every_snippet_is_of_a_kind_that_a_test_runs():

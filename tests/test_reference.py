@@ -29,3 +29,13 @@ def test_completions_and_scores_equal_the_official_code(shared: Path):
     print(f"{n_equal} of {len(references)} completions equal; their scores differ by {worst:.1e} at most")
     assert n_equal >= len(references) - 1
     assert worst < 1e-4
+
+
+def test_the_official_outputs_are_verified_without_decoding(shared: Path):
+    references = [json.loads(line) for line in (shared / "reference" / "official_fp32.jsonl").open(encoding="utf-8")]
+    model = Rank1(os.environ["RANK1_SMOL"], dtype="float32")
+    found = model.verify(references)
+    assert [each.faults for each in found if not each.agrees] == []
+    assert {each.agreement for each in found} == {"equal"}
+    assert found.summary.kinds.get("closed by force") == sum(each["finish"] == "length" for each in references)
+    assert model.decoder.stats.decode_tokens <= 2 * len(references)

@@ -79,7 +79,10 @@ def test_chains_that_cannot_be_scored(reranker):
     with pytest.raises(ValueError, match="token ids of this model"):
         reranker.score_chain(QUERY, PASSAGE, [10**6])
     with pytest.raises(PairError, match="has 30 tokens and only 24 fit"):
-        reranker.score_chain(QUERY, PASSAGE, [5] * 30)
+        reranker.score_chain(QUERY, PASSAGE, [5] * 30, resume=True)
+    assert reranker.score_chain(QUERY, PASSAGE, [5] * 30).n_chain_tokens == 30  # nothing is thought: no budget
+    with pytest.raises(PairError, match=r"has 2000 tokens and only .* raise max_length"):
+        reranker.score_chain(QUERY, PASSAGE, [5] * 2000)
     with pytest.raises(PairError, match="query is blank"):
         reranker.score_chain(" ", PASSAGE, "It is.")
 

@@ -73,7 +73,7 @@ class Chain:
     ) -> None:
         if limit < 1:
             raise ValueError(f"a chain needs a limit of at least 1 token, not {limit}")
-        self.tokens = [*prompt, *steering.given]
+        self.tokens = list(prompt)
         self.ended: Ended | None = None
         self.thought: tuple[int, ...] = ()
         self.beliefs: tuple[BeliefPoint, ...] = ()
@@ -84,11 +84,10 @@ class Chain:
         self._rethinks = rethinks
         self._context = context
         self._steering = steering
+        self._n_given = 0  # how many of the tokens given the chain has taken
         self._thinking_from = len(prompt)  # where the current round of thinking begins: a close cannot start before it
-        if self._has_closed():
-            self.thought, self.ended = tuple(self._closed_thought()), "closed"
-        elif self.room <= 0:
-            self._force_close(self._limit_reason)
+        if steering.stops_behind_given and not steering.given:
+            self._force_close("stopped")
 
     @property
     def room(self) -> int:
@@ -100,8 +99,17 @@ class Chain:
         """Whether its rule decides by what is read at its branches."""
         return self._steering.rule is not None and self._steering.rule.reads_beliefs
 
+    def given_ahead(self, most: int) -> list[int]:
+        """The next of the tokens given, at most so many: what the chain takes whatever the model says."""
+        return list(self._steering.given[self._n_given : self._n_given + most])
+
+    @property
+    def n_given_ahead(self) -> int:
+        """How many of the tokens given the chain has not taken yet."""
+        return len(self._steering.given) - self._n_given
+
     def advance(self, token: int) -> int:
-        """Take the model's next token and decide what the context becomes.
+        """Take the model's next token, or the next one given in its place, and decide what the context becomes.
 
         Returns:
             How many leading tokens of the context are as they were before, so that their KV stays valid.
@@ -113,6 +121,8 @@ class Chain:
         if self.ended is not None:
             raise RuntimeError("the chain has ended: read the verdict instead of advancing it")
         unchanged = len(self.tokens)
+        if self.n_given_ahead:
+            return self._take_given(unchanged)
         taken: Sequence[int] = (token,)
         if self._steering.rule is not None:
             stops, taken = ask(self._steering.rule, self._thinking(), self.beliefs, token)
@@ -129,9 +139,9 @@ class Chain:
                 return self._force_close(self._limit_reason)
         return unchanged
 
-    def may_end_within(self, tokens: Sequence[int]) -> bool:
-        """Whether the chain might end before the last of these tokens is followed by another."""
-        return self._rules.close[-1] in tokens
+    def may_end_with(self, token: int) -> bool:
+        """Whether the model's verdict might stand behind this token."""
+        return token == self._rules.close[-1]
 
     def branch(self) -> "Chain | None":
         """The chain closed at this point, where its belief is to be read here; else None."""
@@ -148,6 +158,18 @@ class Chain:
         """Take the verdict that was read at the branch behind so many tokens."""
         beliefs = (*self.beliefs, BeliefPoint(n_tokens, log_odds))
         self.beliefs = tuple(sorted(beliefs, key=lambda point: point.n_tokens))
+
+    def _take_given(self, unchanged: int) -> int:
+        self.tokens += self.given_ahead(1)
+        self._n_given += 1
+        if not self.n_given_ahead:
+            if self._has_closed():
+                self.thought, self.ended = tuple(self._closed_thought()), "closed"
+            elif self._steering.stops_behind_given:
+                return self._force_close("stopped")
+            elif self.room <= 0:
+                return self._force_close(self._limit_reason)
+        return unchanged
 
     def _thinking(self) -> list[int]:
         return self.tokens[len(self._prompt) :]

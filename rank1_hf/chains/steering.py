@@ -14,14 +14,16 @@ class Steering:
         min_tokens: a chain that ends with fewer tokens is made to think again, as in rethinking.
         rule: decides instead of the model.
         given: the chain's first token ids, which the caller has written; with the closing marker at their end, the
-            whole chain.
+            whole chain. They take the places of the model's tokens one by one (teacher forcing).
         belief_at: whether to read the belief behind a chain's tokens so far; None: never.
+        stops_behind_given: close the chain by force behind `given`.
     """
 
     min_tokens: int = 0
     rule: Rule | None = None
     given: Sequence[int] = ()
     belief_at: Callable[[Sequence[int]], bool] | None = None
+    stops_behind_given: bool = False
 
 
 UNSTEERED = Steering()

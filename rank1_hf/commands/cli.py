@@ -51,6 +51,8 @@ from rank1_hf.commands.options import (
 )
 from rank1_hf.commands.plan import plan
 from rank1_hf.commands.serve import serve
+from rank1_hf.commands.verify import EXIT_CODES as VERIFY_EXIT_CODES
+from rank1_hf.commands.verify import verify
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.prompts.prompt import PairError, query_text
 from rank1_hf.results.judgment import Judgment, ranking_key
@@ -244,4 +246,5 @@ app.command(
     epilog="Exit codes: 0 compared; 2 bad usage or input; 3 there is no such tokenizer; 4 the page cannot be written."
 )(compare)
 app.command(epilog=f"{EXIT_CODES} explain: 4 the page cannot be written.")(explain)
+app.command(epilog=VERIFY_EXIT_CODES)(verify)
 app.command(epilog="Exit codes: 0 stopped; 2 bad usage, or the address is taken; 3 the model cannot be loaded.")(serve)

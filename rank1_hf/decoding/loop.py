@@ -368,9 +368,9 @@ def _renumbered(positions: dict[Row, range]) -> dict[Row, range]:
 
 
 def _chosen(row: Row, next_token: NextToken) -> int:
-    """The row's next token: the likeliest, or what its logits processor chooses."""
-    if row.request.processor is None:
-        return next_token.id
+    """The row's next token: the one given, the likeliest, or what its logits processor chooses."""
+    if row.chain.n_given_ahead or row.request.processor is None:
+        return (row.chain.given_ahead(1) or [next_token.id])[0]
     assert next_token.reading is not None
     assert next_token.reading.logits is not None  # `Row.needs` asked for them
     return chosen_by(row.request.processor, row.chain.tokens, next_token.reading.logits)

@@ -13,7 +13,7 @@ class ScheduledRow:
         row: the row.
         n_tokens: how many of its pending tokens the step feeds.
         needs_logits: True for the row's last pending chunk, whose logits give its next token.
-        draft: tokens fed behind the row's own, which the step verifies.
+        draft: tokens fed behind the row's own, which the step verifies; or the next tokens of a given chain.
     """
 
     row: Row

@@ -18,6 +18,9 @@ from rank1_hf.decoding.kv_cache import KVCache, RowKV
 from rank1_hf.decoding.plan import ScheduledRow
 from rank1_hf.decoding.watcher import NOTHING, Needs, Reading, Scores
 
+_AT_ONCE = 32
+"""Tokens whose whole distributions are computed together: 20 MB a copy, with a vocabulary of 152,000."""
+
 
 @dataclass(frozen=True, slots=True)
 class WatchedToken:
@@ -63,19 +66,12 @@ class Probe:
             n_tokens += part.n_fed
             if not part.needs_logits:
                 continue
-            n_of_row = len(part.draft) + 1
-            needs = part.row.needs(part.draft)
-            if needs != NOTHING:
-                watched += (
-                    WatchedToken(
-                        n_tokens - back,
-                        n_logits + n_of_row - back,
-                        part.row.kv,
-                        part.row.kv.length - back + 1,
-                        needs,
-                    )
-                    for back in range(n_of_row, 0, -1)
-                )
+            row, n_of_row = part.row, len(part.draft) + 1
+            for at, needs in enumerate([row.needs(), *map(row.needs, part.draft)]):
+                back = n_of_row - at
+                if needs != NOTHING:
+                    token = WatchedToken(n_tokens - back, n_logits + at, row.kv, row.kv.length - back + 1, needs)
+                    watched.append(token)
             n_logits += n_of_row
         return cls(watched, cache) if watched else None
 
@@ -102,7 +98,7 @@ class Probe:
         self._logits = logits
         wanted = [at for at, token in self._watched.items() if token.needs.scores]
         if wanted:
-            self._scores = dict(zip(wanted, _scores(logits[wanted]), strict=True))
+            self._scores = dict(zip(wanted, _scores(logits, wanted), strict=True))
 
     def reading(self, at: int) -> Reading | None:
         """What was found behind the token whose logits stand at this place among the step's."""
@@ -147,13 +143,20 @@ def _attention_weights(query: Tensor, keys: Tensor, heads: list[int], scaling: f
     return scores.softmax(-1)
 
 
-def _scores(logits: Tensor) -> list[Scores]:
-    """[tokens, vocabulary]; all tokens at once, so that the device is waited for once."""
+def _scores(logits: Tensor, wanted: list[int]) -> list[Scores]:
+    """Of some of [tokens, vocabulary]: in pieces, so that a given chain takes no memory for several copies of all its
+    logits; and read together, so that the device is waited for once.
+    """
+    found = [_numbers(logits[wanted[start : start + _AT_ONCE]]) for start in range(0, len(wanted), _AT_ONCE)]
+    return [
+        Scores(int(token), logprob, int(alternative), margin, nats)
+        for token, alternative, logprob, margin, nats in torch.cat(found).tolist()
+    ]
+
+
+def _numbers(logits: Tensor) -> Tensor:
+    """[tokens, vocabulary] to [tokens, 5], float32, which holds every id exactly: what `Scores` has, the ids first."""
     best, ids = logits.topk(2)
     logprobs = logits.log_softmax(-1)
     entropy = torch.special.entr(logprobs.exp()).sum(-1)
-    columns = (ids.float(), logprobs.amax(-1), best[:, 0] - best[:, 1], entropy)  # every id is exact in float32
-    return [
-        Scores(int(token), logprob, int(alternative), margin, nats)
-        for token, alternative, logprob, margin, nats in torch.column_stack(columns).tolist()
-    ]
+    return torch.column_stack((ids.float(), logprobs.amax(-1), best[:, 0] - best[:, 1], entropy))

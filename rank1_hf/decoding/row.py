@@ -1,6 +1,5 @@
 """A row: one pair while it is being decoded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
@@ -44,6 +43,16 @@ class Row:
         return len(self.chain.tokens) - self.kv.length
 
     @property
+    def n_expected(self) -> int:
+        """How many tokens the model has not seen of what is known of the context, with those given for its chain."""
+        return self.pending + self.chain.n_given_ahead
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether several tokens of a given chain can be fed at once: no rule waits for a belief between them."""
+        return self.parent is None and self.chain.n_given_ahead > 0 and not self.chain.goes_by_beliefs
+
+    @property
     def will_continue(self) -> bool:
         """Whether the row, in flight, is going to have a token more, unless the model itself ends the chain."""
         return self.pending == 0 and self.chain.ended is None and self.chain.room > 1
@@ -80,14 +89,13 @@ class Row:
             return []
         return [replace(row.outcome, beliefs=row.chain.beliefs)]
 
-    def needs(self, draft: Sequence[int] = ()) -> Needs:
-        """What is to be read off the step that feeds the last of this row's context, with such a draft."""
+    def needs(self, drafted: int | None = None) -> Needs:
+        """What is to be read behind the last of this row's context, or behind a token drafted there."""
         watcher = None if self.parent is not None else self.request.watcher
         needs = NOTHING
         if watcher is not None:
-            ends = self.chain.ended is not None
-            needs = watcher.needs(verdict=ends)
-            if self.chain.may_end_within(draft):
+            needs = watcher.needs(verdict=self.chain.ended is not None)
+            if drafted is not None and self.chain.may_end_with(drafted):
                 needs |= watcher.needs(verdict=True)
         if self.request.processor is not None and self.chain.ended is None:
             needs |= Needs(logits=True)

@@ -16,6 +16,7 @@ from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.speculation import MAX_DRAFT, Drafts
 from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS
+from rank1_hf.models.memory import EXPECTED_ROWS
 
 
 class Scheduler:
@@ -151,7 +152,7 @@ class Scheduler:
             row = self._next_row()
             if row is None:
                 return
-            n_pages = self._cache.pages_needed(row.kv, row.pending + 1)
+            n_pages = self._cache.pages_needed(row.kv, row.n_expected + 1)
             if n_pages > self._cache.max_pages:
                 self.failed.append(row)
             elif self.rows and n_pages + len(self.rows) > self._uncommitted_pages():  # each may soon need another page
@@ -169,25 +170,32 @@ class Scheduler:
         return None if request is None else self._make_row(request)
 
     def _uncommitted_pages(self) -> float:
-        """Free pages that no live row needs for the context it has."""
-        return self._cache.n_pages_free - sum(self._cache.pages_needed(row.kv, row.pending) for row in self.rows)
+        """Free pages that no live row needs for what is known of its context."""
+        return self._cache.n_pages_free - sum(self._cache.pages_needed(row.kv, row.n_expected) for row in self.rows)
 
     def _split(self) -> Plan:
-        """One token of every row that decodes, and a chunk of the others, oldest first."""
+        """One token of every row that decodes, and a chunk of the others, oldest first.
+
+        The tokens of a given chain are the draft of its row, which is always right: they are fed like those of a
+        prompt, and the logits behind each are read.
+        """
         held, speculates = self._held(), not self._prefers_overlap
         parts = [
             ScheduledRow(row, 1, needs_logits=True, draft=self._draft(row, speculates=speculates))
             for row in self.rows
-            if (row.pending == 1 or row.will_continue) and row not in held
+            if (row.pending == 1 or row.will_continue) and row not in held and not row.is_forced
         ]
-        room = self._prefill_chunk
+        room, n_read = self._prefill_chunk, EXPECTED_ROWS  # so many logits have memory
         for row in self.rows:
             if room == 0:
                 break
-            if row.pending > 1 and (row.kv.length > 0 or self._prefixes.start(row)):
+            if (row.pending > 1 or row.is_forced) and (row.kv.length > 0 or self._prefixes.start(row)):
                 n_tokens = min(row.pending, room)
-                room -= n_tokens
-                parts.append(ScheduledRow(row, n_tokens, needs_logits=n_tokens == row.pending))
+                is_last = n_tokens == row.pending
+                given = row.chain.given_ahead(min(room - n_tokens, n_read)) if is_last and row.is_forced else []
+                room -= n_tokens + len(given)
+                n_read -= len(given)
+                parts.append(ScheduledRow(row, n_tokens, needs_logits=is_last, draft=given))
         # The last chunk of a prompt may be a few tokens.
         return Plan(sorted(parts, key=lambda part: part.n_fed > MAX_BATCHED_NEW_TOKENS))
 
@@ -209,7 +217,7 @@ class Scheduler:
         row.n_learned = len(row.chain.tokens)
         if not speculates or row.will_continue or row.chain.ended or self._cache.n_pages_free < 2 * n_rows:
             return []
-        if row.chain.goes_by_beliefs:  # each of which is to be known before the chain goes on
+        if row.chain.n_given_ahead or row.chain.goes_by_beliefs:  # which are to be known before the chain goes on
             return []
         n_tokens = min(max(overhead // n_rows, 1), MAX_DRAFT, row.chain.room - 1)
         return self._drafts.propose(row.chain.tokens, n_tokens, least_chance=n_rows / (overhead + 1.5 * n_rows))

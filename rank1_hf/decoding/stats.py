@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Stats:
-    """Counts since the decoder was made; `live_rows` is that of the last step."""
+    """Counts since the decoder was made; `live_rows` is that of the last step. The tokens of given chains are drafts,
+    all accepted.
+    """
 
     steps: int = 0
     captured_steps: int = 0

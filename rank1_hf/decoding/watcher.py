@@ -104,6 +104,7 @@ class Watcher(Protocol):
             event: what.
             chain: as it is now, to be read only.
             n_seen: the length of the context that gave this token; 0 where there is no token.
-            token: at a step, what the chain was given: the model's token, or what a logits processor made of it.
+            token: at a step, what the chain was given: the model's token, what a logits processor made of it, or the
+                next one of a chain that the caller has given.
             reading: at a step and at the verdict, what was asked for; None where that is nothing.
         """

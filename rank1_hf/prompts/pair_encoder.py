@@ -80,8 +80,12 @@ class PairEncoder:
 
     def chain_limit(self, n_prompt_tokens: int) -> tuple[int, Literal["budget", "context"]]:
         """The most tokens a chain may have behind a prompt of this length, and what reaching that is called."""
-        limit = min(self.max_new_tokens, self.context - n_prompt_tokens - self._close_tokens)
+        limit = min(self.max_new_tokens, self.chain_room(n_prompt_tokens))
         return limit, "budget" if limit == self.max_new_tokens else "context"
+
+    def chain_room(self, n_prompt_tokens: int) -> int:
+        """The most tokens that the context has room for behind a prompt of this length, beside a forced close."""
+        return self.context - n_prompt_tokens - self._close_tokens
 
     def check_lengths(self, pairs: Sequence[Pair]) -> None:
         """With truncation="error", refuse pairs before any work.

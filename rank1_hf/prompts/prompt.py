@@ -78,6 +78,7 @@ class PromptEncoder:
         markers: the strings that open, close and answer a chain.
 
     Attributes:
+        template: the dataset prompt, or None.
         bos_ids: what the tokenizer puts before a text by itself: a BOS, or nothing.
         true_id, false_id: the first token id of each answer.
         think_ids, close_ids: the ids of the markers; one each where the tokenizer has them as added tokens.
@@ -95,7 +96,7 @@ class PromptEncoder:
             check_template(template)
         self.markers = markers or Markers()
         self._instruction = HEAD.format(true=self.markers.true.strip(), false=self.markers.false.strip())
-        self._template = template
+        self.template = template
         self._tokenizer = tokenizer
         self._plain = _without_special_tokens(tokenizer)
         added = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()}
@@ -145,7 +146,7 @@ class PromptEncoder:
         return Prompt(ids, self._n_shared(head, ids), truncated=len(ids) < full_length, text=head + text + TAIL)
 
     def _fill(self, query: str) -> str:
-        return query if self._template is None else self._template.replace(QUERY_PLACEHOLDER, query)
+        return query if self.template is None else self.template.replace(QUERY_PLACEHOLDER, query)
 
     def _prompt_ids(self, head: str, passage: str) -> list[int]:
         text = head + passage + TAIL
@@ -171,6 +172,15 @@ class PromptEncoder:
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
+    def split(self, text: str) -> tuple[str, str] | None:
+        """The query, filled into whatever it was filled into, and the passage of a prompt's text; None: it is no such
+        prompt. Where the two part does not matter to the ids.
+        """
+        if not text.startswith(self._instruction) or not text.endswith(TAIL):
+            return None
+        query, middle, passage = text.removeprefix(self._instruction).removesuffix(TAIL).partition(MIDDLE)
+        return (query, passage) if middle else None
+
     # ---- chains ------------------------------------------------------------------------------------------------------
 
     def chain_rules(self, eos: frozenset[int]) -> ChainRules:
@@ -195,36 +205,36 @@ class PromptEncoder:
     def chain_text(self, prompt: Sequence[int], thought: Sequence[int]) -> str:
         """The text of a chain, as it stands behind `<think>`; a character cut in half at its end is dropped."""
         opening = list(prompt[-1:])  # some tokenizers decode the very first token differently
-        text = self._decode([*opening, *thought])[len(self._decode(opening)) :]
+        text = self.decode([*opening, *thought])[len(self.decode(opening)) :]
         return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
     def chain_ids(self, text: str) -> list[int]:
         """The ids of a chain that a caller has written, as they stand behind `<think>`."""
-        return self._plain_ids(text) if self._one_think_id else self._plain_ids_behind_text(text)
+        return self._plain_ids(text) if self._one_think_id else self.ids_behind_text(text)
 
     def ends_sentence(self, token: int) -> bool:
         """Whether a token's text ends a sentence: as in `cut_to_last_sentence`, so the point in 3.14 does too."""
         if token not in self._ends_sentence:
-            self._ends_sentence[token] = self._decode([token]).rstrip().endswith((".", "!", "?"))
+            self._ends_sentence[token] = self.decode([token]).rstrip().endswith((".", "!", "?"))
         return self._ends_sentence[token]
 
     def text_stream(self, before: Sequence[int]) -> TextStream:
         """Turns the tokens that follow these into text, one by one."""
-        return TextStream(self._decode, before[-1:])
+        return TextStream(self.decode, before[-1:])
 
     def prompt_texts(self, prompt: Prompt) -> list[str]:
         """Each token's share of a prompt's text, which together are the text as it was given.
 
         It is not decoded: what a tokenizer normalizes (Qwen's composes accents) is not what the user wrote.
         """
-        bos, think = [self._decode([id_]) for id_ in self.bos_ids], self.markers.think
+        bos, think = [self.decode([id_]) for id_ in self.bos_ids], self.markers.think
         if self._one_think_id:
             return [*bos, *self._shares(prompt.text), think]
         return [*bos, *self._shares(prompt.text + think)]
 
     def given_chain_texts(self, chain: str) -> list[str]:
         """The share of a chain that a caller has written of each of its `chain_ids`."""
-        letter, behind = self._plain_ids("x"), "x" + chain  # as in `_plain_ids_behind_text`
+        letter, behind = self._plain_ids("x"), "x" + chain  # as in `ids_behind_text`
         if not self._one_think_id and self._plain_ids(behind)[: len(letter)] == letter:
             return self._shares(behind)[len(letter) :]
         return self._shares(chain)
@@ -243,23 +253,24 @@ class PromptEncoder:
     def _continue(self, prompt: Sequence[int], text: str) -> list[int]:
         """`prompt + text`, tokenized as a whole. The text may quote the passage, so it too never becomes special."""
         if self._one_think_id:  # an added token stands alone: what follows it is tokenized as if nothing stood before
-            return [*prompt, *self._plain_ids_behind_text(text)]
-        return [*self.bos_ids, *self._plain_ids(self._decode(list(prompt[len(self.bos_ids) :])) + text)]
+            return [*prompt, *self.ids_behind_text(text)]
+        return [*self.bos_ids, *self._plain_ids(self.decode(list(prompt[len(self.bos_ids) :])) + text)]
 
-    def _plain_ids_behind_text(self, text: str) -> list[int]:
+    def ids_behind_text(self, text: str) -> list[int]:
         """The ids of a text that does not stand at the start, which some tokenizers treat differently."""
         letter, behind = self._plain_ids("x"), self._plain_ids("x" + text)
         return behind[len(letter) :] if behind[: len(letter)] == letter else self._plain_ids(text)
 
-    def _decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, special tokens included."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     # ---- the contract ------------------------------------------------------------------------------------------------
 
     def _marker_ids(self, marker: str, added: Mapping[str, int]) -> tuple[int, ...]:
-        ids = [added[marker]] if marker in added else self._plain_ids_behind_text(marker)
-        if self._decode(ids).strip() != marker.strip():
+        ids = [added[marker]] if marker in added else self.ids_behind_text(marker)
+        if self.decode(ids).strip() != marker.strip():
             raise ContractError(
                 f"the tokenizer cannot write {marker!r}: it has no such token and no pieces for its characters. "
                 "Is this a rank1 checkpoint?"

@@ -22,6 +22,7 @@ from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
+from rank1_hf.reranking.given_chains import GivenChains
 from rank1_hf.results.judgment import Interrupted, Judgment, sigmoid
 from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import LensObserver
@@ -35,7 +36,7 @@ _REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list 
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """A call's options: arguments of `Rank1.judge`, and the chain given to `score_chain`.
+    """A call's options: arguments of `Rank1.judge`, and the chains given to `score_chains`.
 
     Raises:
         TypeError, ValueError: they make no sense.
@@ -46,7 +47,7 @@ class CallOptions:
     logits_processor: Processor | Mapping[int, Processor] | None = None
     trace: bool | TraceOptions = False
     observers: Sequence[Observer] = ()
-    given: tuple[int, ...] = ()
+    given: GivenChains | None = None
 
     def __post_init__(self) -> None:
         if self.rule is not None:
@@ -84,7 +85,7 @@ class CallOptions:
     def steering(self, encoder: PromptEncoder, min_thinking_tokens: int) -> Steering:
         """What it asks of every chain."""
         rule = self.rule if self.think else DoNotThink()
-        return Steering(min_thinking_tokens, rule, self.given, belief_at(self.belief, encoder))
+        return Steering(min_thinking_tokens, rule, belief_at=belief_at(self.belief, encoder))
 
     def processor(self, index: int) -> Processor | None:
         """That of one pair."""
@@ -93,7 +94,7 @@ class CallOptions:
         return self.logits_processor
 
 
-_Key = tuple[str, str, int]
+_Key = tuple[str, str, int, tuple[int, ...]]
 
 
 @dataclass(slots=True)
@@ -155,14 +156,15 @@ class Call:
             index, pair = arrived
             try:
                 query, passage = unpack(pair)
-                key = (query_text(query), passage_text(passage), id(self._options.processor(index)))
+                given = self._given_ids(index)
+                key = (query_text(query), passage_text(passage), id(self._options.processor(index)), given)
                 if key in self._waiting:
                     self._waiting[key].append(index)
                 elif key in self._finished:
                     self._ready.append(self._finished[key].at(index))
                 else:
                     live = self._begin(index, key, self._pair_encoder.encode(query, passage))
-                    request = self._request(index, live, self._cancelled(index, key))
+                    request = self._request(index, live, given, self._cancelled(index, key))
                     self._waiting[key] = []
                     self._live[index] = live
                     yield request
@@ -215,17 +217,25 @@ class Call:
         is_wanted = self._is_wanted
         return None if is_wanted is None else lambda: not any(map(is_wanted, (index, *self._waiting[key])))
 
-    def _request(self, index: int, live: _Live, is_cancelled: Callable[[], bool] | None) -> Request:
-        prompt, options, close = live.prompt, self._options, self._encoder.close_ids
+    def _given_ids(self, index: int) -> tuple[int, ...]:
+        given = self._options.given
+        return () if given is None else given.ids(index, self._encoder, self._model.config.vocab_size)
+
+    def _request(
+        self, index: int, live: _Live, given: tuple[int, ...], is_cancelled: Callable[[], bool] | None
+    ) -> Request:
+        prompt, options, steering = live.prompt, self._options, self._steering
         limit, reason = self._pair_encoder.chain_limit(len(prompt.ids))
-        n_given = len(options.given)
-        if options.given[-len(close) :] == close:
-            n_given -= len(close)
-        if n_given > limit:
-            raise PairError(
-                f"the chain given has {n_given} tokens and only {limit} fit; shorten it, or raise max_new_tokens"
-            )
-        steering = self._steering
+        if options.given is not None:
+            close, more = options.given.close, "max_new_tokens"
+            if close is not None:  # nothing is thought, so there is no budget to keep to
+                limit, more = self._pair_encoder.chain_room(len(prompt.ids)), "max_length"
+            if len(given) > limit:
+                raise PairError(
+                    f"the chain given has {len(given)} tokens and only {limit} fit; shorten it, or raise {more}"
+                )
+            marker = self._encoder.close_ids if close == "given" else ()
+            steering = replace(steering, given=(*given, *marker), stops_behind_given=close == "forced")
         if steering.rule is not None:
             steering = replace(steering, rule=rule_for_pair(steering.rule, index))
         return Request(

@@ -1,26 +1,34 @@
 """What looks inside one pair: its trace, its lens, a chain that was given, its tokens as they come."""
 
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from transformers import PreTrainedModel
 
 from rank1_hf.chains.beliefs import BeliefAt
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
-from rank1_hf.inputs.values import is_whole_number
+from rank1_hf.files.completions import completion_of
 from rank1_hf.prompts.pair_encoder import PairEncoder
-from rank1_hf.prompts.prompt import PairError, Passage, PromptEncoder, Query
+from rank1_hf.prompts.pairs import Pairs, as_pairs
+from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query
 from rank1_hf.reranking.call import Call, CallOptions
+from rank1_hf.reranking.cases import Rounding
+from rank1_hf.reranking.given_chains import Close, GivenChain, GivenChains
+from rank1_hf.reranking.verification import verify
+from rank1_hf.results.completion import Completion
 from rank1_hf.results.judgment import Judgment, TokenEvent
 from rank1_hf.results.trace import Trace
 from rank1_hf.tracing.lens import Lens, LensObserver
+from rank1_hf.tracing.observer import Observer
 from rank1_hf.tracing.token_stream import TokenStream
 from rank1_hf.tracing.tracer import TraceOptions
+from rank1_hf.viewing.judgments import Judgments
 from rank1_hf.viewing.texts import with_given_chain
+from rank1_hf.viewing.verifications import Verifications
 
 _T = TypeVar("_T")
 
@@ -41,6 +49,10 @@ class InspectionMethods(ABC):
     pair_encoder: PairEncoder
 
     @abstractmethod
+    def encode(self, query: Query, passage: Passage) -> Prompt:
+        """The prompt of one pair, cut as it will be decoded."""
+
+    @abstractmethod
     def locked_per_step(self, items: Generator[_T]) -> Generator[_T]:
         """Yield from a generator that drives `decoder`, and hold its lock only while it produces an item."""
 
@@ -51,6 +63,12 @@ class InspectionMethods(ABC):
         Raises:
             PairError: the pair cannot be judged.
         """
+
+    @abstractmethod
+    def _judge_all(
+        self, pairs: Sequence[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
+    ) -> Judgments:
+        """Judge pairs, in input order."""
 
     def trace(
         self,
@@ -86,31 +104,125 @@ class InspectionMethods(ABC):
         self,
         query: Query,
         passage: Passage,
-        chain: str | Sequence[int],
+        chain: GivenChain,
         *,
         resume: bool = False,
+        close: Close = "given",
         trace: bool | TraceOptions = False,
+        observers: Sequence[Observer] = (),
     ) -> Judgment:
-        """The verdict of the model behind a given chain.
+        """The verdict of the model behind a given chain: `score_chains` of one.
 
         Args:
             query, passage: the pair.
             chain: what stands behind `<think>`: a text (as `Judgment.chain` is), or token ids (as `Trace.token_ids`
                 are), without markers.
-            resume: let the model think on from the end of the chain, instead of closing it there as it is.
-            trace: as in `judge`.
+            resume: let the model think on from the end of the chain, instead of closing it there.
+            close, trace, observers: as in `score_chains`.
 
         Returns:
-            The judgment; its chain is the whole one, a text as it was given, and without `resume` it counts as
-            "closed".
+            The judgment; its chain is the whole one, a text as it was given.
 
         Raises:
-            PairError: the pair cannot be judged, or the chain does not fit.
-            ValueError: the chain contains `</think>`, or ids that are none.
+            PairError: the pair cannot be judged, or the chain is none or does not fit.
+            ValueError: an option makes no sense.
         """
-        given = (*self._chain_ids(chain), *(() if resume else self.encoder.close_ids))
-        judgment = self._judge_one(query, passage, CallOptions(trace=trace, given=given))
-        return with_given_chain(judgment, chain, self.encoder) if isinstance(chain, str) else judgment
+        given = GivenChains([chain], None if resume else close)
+        (judgment,) = self._score([(query, passage)], given, None, False, trace, observers)
+        if judgment.error is not None:
+            raise PairError(judgment.error)
+        return judgment
+
+    def score_chains(
+        self,
+        pairs: Pairs,
+        chains: Sequence[GivenChain],
+        *,
+        close: Close = "given",
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        trace: bool | TraceOptions = False,
+        observers: Sequence[Observer] = (),
+    ) -> Judgments:
+        """The verdicts of the model behind given chains (teacher forcing): nothing is decoded, all tokens are prefill.
+
+        The logits behind every token given are read all the same, so traces and observers see it as if the model had
+        said it: its log-probability, its margin (negative where the model would have said something else), the entropy
+        there, and beliefs. With reproducible=True tokens are fed one by one, as they were decoded, so that a chain gets
+        the very bits of its own judgment.
+
+        Args:
+            pairs: as in `judge`.
+            chains: one for each pair: what stands behind `<think>`, a text (as `Judgment.chain` is), or token ids (as
+                `Trace.token_ids` are), without markers.
+            close: "given": each is closed as it is, as a model closes its chain; "forced": each is cut after its last
+                sentence and closed, as the official code closes a chain that ran out of tokens. So a chain gets the
+                score that it had there.
+            batch_size, show_progress_bar, trace, observers: as in `judge`.
+
+        Returns:
+            A judgment for each pair, with the chain as it was given, which counts as "closed", or as "stopped" where it
+            is closed by force. A chain that is none, or does not fit, is its pair's error.
+
+        Raises:
+            TypeError, ValueError: as in `judge`; or there are not as many chains as pairs.
+        """
+        many = as_pairs(pairs)
+        many = many if isinstance(many, Sequence) else list(many)
+        if isinstance(chains, str) or len(chains) != len(many):
+            n = "one text" if isinstance(chains, str) else len(chains)
+            raise ValueError(f"there must be one chain for each of the {len(many)} pairs, not {n}")
+        return self._score(many, GivenChains(chains, close), batch_size, show_progress_bar, trace, observers)
+
+    def _score(
+        self,
+        pairs: Sequence[Pair],
+        given: GivenChains,
+        batch_size: int | None,
+        show_progress_bar: bool | None,
+        trace: bool | TraceOptions,
+        observers: Sequence[Observer],
+    ) -> Judgments:
+        options = CallOptions(trace=trace, observers=tuple(observers), given=given)
+        judgments = self._judge_all(pairs, batch_size, show_progress_bar, options)
+        as_given = [
+            with_given_chain(judgment, chain, self.encoder) if isinstance(chain, str) else judgment
+            for judgment, chain in zip(judgments, given.chains, strict=True)
+        ]
+        return Judgments(as_given, pairs)
+
+    def verify(
+        self,
+        records: Iterable[Completion | Mapping[str, Any]],
+        *,
+        dtype: str | torch.dtype | None = None,
+        rounding: float | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> Verifications:
+        """Check what another engine or the official code has made: would this model have thought and scored the same?
+
+        Each chain is teacher-forced behind the prompt that this tokenizer makes of its pair; nothing is decoded.
+
+        Args:
+            records: completions, or objects as other engines give them; see `rank1_hf.files.completions` for the forms.
+            dtype: that of the other engine; None: this model's. The coarser of the two says what rounding explains.
+            rounding: logits no farther apart than this count as equal; None: by the dtype.
+            batch_size, show_progress_bar: as in `judge`.
+
+        Returns:
+            A `Verification` for each record, in their order, which can sum itself up and write itself as a page.
+
+        Raises:
+            InputError: a record is no object, or has a field whose value makes no sense.
+            ValueError: there is no such dtype, or the rounding is none.
+        """
+        chosen = Rounding.of(self.model.dtype, dtype, rounding)
+        completions = [
+            record if isinstance(record, Completion) else completion_of(record, f"record {index}")
+            for index, record in enumerate(records)
+        ]
+        return verify(self, completions, chosen, batch_size=batch_size, show_progress_bar=show_progress_bar)
 
     def stream(self, query: Query, passage: Passage) -> Iterator[TokenEvent | Judgment]:
         """Think about one pair aloud: yields each token of the chain as it comes, and then the judgment.
@@ -132,13 +244,3 @@ class InspectionMethods(ABC):
             if judgment.error is not None:
                 raise PairError(judgment.error)
             yield judgment
-
-    def _chain_ids(self, chain: str | Sequence[int]) -> Sequence[int]:
-        if isinstance(chain, str):
-            if self.encoder.markers.close in chain:
-                raise ValueError(f"a chain is given without {self.encoder.markers.close}; cut it there")
-            return self.encoder.chain_ids(chain)
-        ids = [operator.index(each) for each in chain if is_whole_number(each, least=0)]
-        if len(ids) < len(chain) or max(ids, default=0) >= self.model.config.vocab_size:
-            raise ValueError("a chain is a text, or a list of the token ids of this model")
-        return ids

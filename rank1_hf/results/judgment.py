@@ -23,7 +23,8 @@ class Judgment:
         n_prompt_tokens: the prompt's length.
         n_chain_tokens: the chain's length, without `</think>`.
         ended: "closed" by the model itself, or closed for it because of the "budget", "eos" (the model stopped without
-            closing) or "context" (no room for more), or because a rule "stopped" it; None where there is an error.
+            closing) or "context" (no room for more), or because a rule or the caller "stopped" it; None where there is
+            an error.
         truncated: whether the passage was cut to fit.
         error: None, or why this pair has no score.
         trace: the chain token by token; None where not asked for.

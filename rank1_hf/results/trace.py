@@ -20,8 +20,9 @@ class Trace:
     """One pair's chain, token by token.
 
     The lists from `token_ids` to `seconds` are as long as the chain. All scores are of the model's own logits, before
-    any logits processor. A token that the model did not generate (the "Wait" of rethinking, a given chain, what a rule
-    forces) has NaN for its scores and its time, and itself as its alternative.
+    any logits processor. A token of a given chain has them too, as if the model had said it. What the chain's rules
+    wrote (the "Wait" of rethinking, what a rule forces) has NaN for its scores and its time, and itself as its
+    alternative.
 
     Attributes:
         index: the judgment's.
@@ -30,7 +31,7 @@ class Trace:
         logprobs: natural logarithm of each token's probability.
         alternative_ids: the likeliest other token.
         alternative_texts: its text.
-        margins: logit(token) - logit(alternative); negative where a logits processor changed the choice.
+        margins: logit(token) - logit(alternative); negative where a logits processor or a given chain chose another.
         entropies: of the next token, in nats, over the full vocabulary.
         seconds: since the pair was first admitted.
         belief: the belief curve, by n_tokens; empty where not asked for.

@@ -83,7 +83,7 @@ class Observer:
 
         Args:
             pair: with this token in its chain, or with what the chain made of it.
-            token: the model's, or a logits processor's.
+            token: the model's, a logits processor's, or a given chain's.
             reading: behind the token before it, at place `pair.n_seen - 1` of the context.
         """
 

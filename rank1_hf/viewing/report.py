@@ -38,6 +38,7 @@ def write_html(
     other: Sequence[Judgment] | None = None,
     names: tuple[str, str] = ("this run", "other run"),
     tables: Sequence[Table] = (),
+    remarks: Mapping[int, Sequence[str]] | None = None,
 ) -> None:
     """Write judgments as one HTML page that opens in any browser, without a network.
 
@@ -49,13 +50,14 @@ def write_html(
             both, and where their chains part.
         names: what the two runs are called.
         tables: shown above the judgments.
+        remarks: what else is to be said about a pair, by its `index`.
 
     Raises:
         OSError: the page cannot be written.
     """
     # A lone surrogate becomes \udXXX, which is JSON's own escape.
     Path(path).write_bytes(
-        page(report_data(judgments, pairs=pairs, other=other, names=names, tables=tables)).encode(
+        page(report_data(judgments, pairs=pairs, other=other, names=names, tables=tables, remarks=remarks)).encode(
             "utf-8", "backslashreplace"
         )
     )
@@ -81,6 +83,7 @@ def report_data(
     other: Sequence[Judgment] | None = None,
     names: tuple[str, str] = ("this run", "other run"),
     tables: Sequence[Table] = (),
+    remarks: Mapping[int, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """What the page shows, as JSON has it.
 
@@ -88,9 +91,9 @@ def report_data(
         "names" of the one or two runs; "tables", shown above; "queries" and "passages", each text once; "rows", one a
         pair, queries in the order of the input and each query's pairs ranked by the first run. A row has its "index",
         the places of its texts in "query" and "passage" (None where they are not known), its "runs" (None where a run
-        lacks the pair), and where their chains part in "diverges". A run's part has the judgment's fields, its "rank"
-        among its query's, its chain in "pieces", how many of them the verdict saw in "kept", its "belief" curve and its
-        "trace".
+        lacks the pair), where their chains part in "diverges", and what else is to be said in "remarks". A run's part
+        has the judgment's fields, its "rank" among its query's, its chain in "pieces", how many of them the verdict saw
+        in "kept", its "belief" curve and its "trace".
     """
     queries, passages = _Texts(), _Texts()
     places: dict[int, tuple[int | None, int | None]] = {}
@@ -115,6 +118,7 @@ def report_data(
                     for judgment, rank in zip(found, ranks, strict=True)
                 ],
                 "diverges": divergence(found[0], found[1]) if len(found) == 2 and found[0] and found[1] else None,
+                "remarks": list((remarks or {}).get(index, ())),
             }
         )
     last = len(rows)

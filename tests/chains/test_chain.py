@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rank1_hf.chains.chain import Chain, ChainRules, common_prefix_length
+from rank1_hf.chains.rules import DoNotThink
 from tests.chains.made import CLOSE, EOS, FORCED, PROMPT, STOP, WAIT, rules, steered, think
 
 
@@ -182,19 +183,43 @@ def test_no_chain_is_kept_open_beyond_the_limit():
 
 def test_a_given_chain_is_continued():
     chain = steered(limit=4, given=(50, 51))
-    assert (chain.tokens, chain.ended, chain.room) == ([*PROMPT, 50, 51], None, 2)
+    assert (chain.tokens, chain.given_ahead(1), chain.given_ahead(9), chain.n_given_ahead) == (
+        PROMPT,
+        [50],
+        [50, 51],
+        2,
+    )
+    think(chain, 70, CLOSE)  # what the model would have said there does not count
+    assert (chain.tokens, chain.given_ahead(9), chain.ended, chain.room) == ([*PROMPT, 50, 51], [], None, 2)
     think(chain, 52, CLOSE)
     assert (chain.ended, chain.thought) == ("closed", (50, 51, 52))
 
 
 def test_a_given_chain_with_its_close_is_the_whole_chain_and_is_not_rethought():
     chain = steered(limit=4, rethinks=3, min_tokens=4, given=(50, 80, 81), close=(80, 81))
+    think(chain, 70, 70, 70)
     assert (chain.ended, chain.thought, chain.tokens) == ("closed", (50,), [*PROMPT, 50, 80, 81])
 
 
 def test_a_given_chain_that_uses_up_the_limit_is_closed():
     chain = steered(limit=2, given=(50, 51))
+    think(chain, 70, 70)
     assert (chain.ended, chain.thought, chain.tokens) == ("budget", (50, 51), [*PROMPT, 50, 51, *FORCED])
+
+
+@pytest.mark.parametrize("given", [(), (50,), (50, EOS, 51)])
+def test_a_given_chain_is_closed_by_force_where_that_is_asked_for(given: tuple[int, ...]):
+    chain = steered(limit=9, given=given, stops_behind_given=True)
+    think(chain, *(70 for _ in given))
+    assert (chain.ended, chain.thought, chain.tokens) == ("stopped", given, [*PROMPT, *given, *FORCED])
+
+
+def test_a_rule_is_not_asked_about_the_tokens_given():
+    chain = steered(limit=9, given=(50, 51), rule=DoNotThink())
+    think(chain, 70, 70)
+    assert (chain.thought, chain.ended) == ((), None)
+    think(chain, 70)
+    assert (chain.thought, chain.ended) == ((50, 51), "stopped")
 
 
 def test_a_branch_is_the_chain_closed_here_and_leaves_it_as_it_is():

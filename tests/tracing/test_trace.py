@@ -107,7 +107,7 @@ def test_beliefs_stand_behind_sentences(checkpoint):
             reranker.encode("what carries an aircraft", "The wing carries the aircraft.").ids,
             trace.token_ids[: point.n_tokens],
         )
-        assert reranker.encoder._decode(closed).endswith(f"\n{cut.strip()}\n</think>")
+        assert reranker.encoder.decode(closed).endswith(f"\n{cut.strip()}\n</think>")
 
 
 def test_beliefs_every_so_many_tokens(reranker):

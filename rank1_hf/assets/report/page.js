@@ -135,6 +135,7 @@ function cells(row) {
   const chips = el("span", { class: "chips" });
   if (verdictsDiffer(row)) chips.append(el("span", { class: "chip parts" }, "verdicts differ"));
   else if (row.diverges) chips.append(el("span", { class: "chip parts" }, "chains part"));
+  if (row.remarks.length) chips.append(el("span", { class: "chip parts" }, row.remarks.map((each) => each.split(":")[0]).join(", ")));
   if (row.runs.some(forced)) chips.append(el("span", { class: "chip" }, `forced: ${row.runs.find(forced).ended}`));
   if (row.runs.some((each) => each?.truncated)) chips.append(el("span", { class: "chip" }, "passage cut"));
   return [
@@ -159,6 +160,7 @@ function judgmentView(row) {
   const view = el("div", { class: "judgment" });
   if (data.queries.length > 1) view.append(el("div", {}, el("h3", {}, "Query"), el("div", { class: "passage" }, queryOf(row) ?? "")));
   view.append(el("div", { class: "runs" }, ...row.runs.map((run, i) => runView(run, i, row.diverges?.[i] ?? null))));
+  if (row.remarks.length) view.append(el("div", {}, el("h3", {}, "Findings"), el("ul", {}, ...row.remarks.map((each) => el("li", {}, each)))));
   const attentive = row.runs.find((run) => run?.trace?.attention);
   const read = attentive ? attentionView(attentive.trace) : passageOf(row) === null ? "" : passageView(passageOf(row));
   (two ? view : view.querySelector(".thought")).append(read); // below both chains, or beside the curves of the one

@@ -1,0 +1,211 @@
+"""The command `rank1-hf verify`. As in `cli.py`, what takes seconds to import waits until it is needed."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rank1_hf.commands import options
+from rank1_hf.commands.options import fail, note
+from rank1_hf.files.completions import NAMES, check_names, read_completions
+from rank1_hf.files.inputs import InputError
+from rank1_hf.results.completion import Completion
+
+if TYPE_CHECKING:
+    from rank1_hf.viewing.verifications import Verifications
+
+AGREE, DISAGREE = 0, 1
+_DTYPES = ("float32", "float16", "bfloat16")
+
+EXIT_CODES = (
+    "Exit codes: 0 the records agree; 1 more of them than --threshold do not, or cannot be checked; 2 bad usage or "
+    "input; 3 the model cannot be loaded or its tokenizer does not fit; 4 the page cannot be written; 130 interrupted."
+)
+
+
+def verify(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="JSONL, gzipped or not, or Parquet: what the official code, vLLM, an OpenAI-style server or evaluate "
+            "has made, a record a pair.",
+        ),
+    ],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="NAME=FIELD",
+            help=f"Where records have something under a name of their own: a field, or a path as in "
+            f"completion=response.choices.0.text. NAME is one of {', '.join(NAMES)}.",
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="The collection, as for evaluate, of records that have ids instead of texts (judgments.jsonl)."
+        ),
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option(help="Relevance judgments: nDCG@10 of their ranking and of the model's.")
+    ] = None,
+    dtype_of_records: Annotated[
+        str | None,
+        typer.Option(
+            "--their-dtype", help="float32, float16 or bfloat16: what the records were made in. Default: as the model."
+        ),
+    ] = None,
+    rounding: Annotated[
+        float | None, typer.Option(min=0, help="Logits no farther apart count as equal. Default: by the dtypes.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of records that may disagree without exit code 1.")
+    ] = 0.0,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with both sides of each record.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print an object a line for each record, and the summary as the last one.")
+    ] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Show all records that disagree, not the first 20.")] = False,
+    model: options.ModelOption = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="The budget beside which long passages were cut, if they were."),
+    ] = None,
+    batch_size: options.BatchOption = None,
+    dtype: options.DtypeOption = None,
+    device: options.DeviceOption = None,
+    quantization: options.QuantizationOption = None,
+    prompt_template: options.TemplateOption = None,
+    marker: options.MarkerOption = None,
+    reproducible: options.ReproducibleOption = False,
+    decoding: options.DecodingOption = None,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Check scores and chains that another engine has made, without decoding: would this model have said the same?
+
+    Each chain is fed to the model behind its prompt, and the report says how the scores compare, where greedy decoding
+    would have gone elsewhere, whether by more than rounding, and what is wrong with a prompt, a chain or a score.
+    """
+    problems: list[InputError] = []
+    try:
+        if dtype_of_records not in (None, *_DTYPES):
+            raise InputError(f"--their-dtype must be one of {', '.join(_DTYPES)}, not {dtype_of_records!r}")
+        names = _names(mapping or [])
+        template, markers = options.template_text(prompt_template), options.markers(marker)
+        engine_options = options.decoding(decoding, reproducible)
+        completions = list(read_completions(file, names, problems.append))
+        if corpus is not None:
+            completions = _with_texts(completions, corpus)
+        judged = None if qrels is None else _qrels(qrels)
+    except InputError as error:
+        fail(str(error), options.BAD_INPUT)
+    for problem in problems:
+        note(str(problem), quiet)
+    if not completions:
+        fail(f"{file} has no record that could be checked", options.BAD_INPUT)
+    reranker = options.load(
+        model,
+        quiet,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        max_new_tokens=max_new_tokens,
+        prompt_template=template,
+        markers=markers,
+        decoding=engine_options,
+    )
+    try:
+        found = reranker.verify(
+            completions,
+            dtype=dtype_of_records,
+            rounding=rounding,
+            batch_size=batch_size,
+            show_progress_bar=False if quiet else None,
+        )
+    except ValueError as error:
+        fail(str(error), options.BAD_INPUT)
+    except KeyboardInterrupt:
+        note("interrupted", quiet)
+        raise typer.Exit(options.INTERRUPTED) from None
+    if options.speaks():
+        _show(found, judged, as_json=as_json, most=None if show_all else 20)
+        if html is not None:
+            _write(found, html, file, quiet)
+    n_wrong = len(found) - found.summary.n_agree + len(problems)
+    raise typer.Exit(DISAGREE if n_wrong > threshold * (len(found) + len(problems)) else AGREE)
+
+
+def _names(mapping: list[str]) -> dict[str, str]:
+    names = {}
+    for one in mapping:
+        name, _, field = one.partition("=")
+        if not field:
+            raise InputError(f"--map takes NAME=FIELD, not {one!r}")
+        names[name] = field
+    check_names(names)
+    return names
+
+
+def _with_texts(completions: list[Completion], corpus: str) -> list[Completion]:
+    """The queries and passages that records have by their ids, from a collection."""
+    from rank1_hf.files.sources import open_source
+
+    def ignore(problem: InputError) -> None:
+        """What cannot be read is missing, and the record says so."""
+
+    source = open_source(corpus)
+    queries = source.queries(ignore)
+    wanted = {completion.document_id for completion in completions}
+    documents = {each.id: each.passage for each in source.documents(ignore) if each.id in wanted}
+    return [
+        replace(
+            each,
+            query=queries.get(each.query_id or "") if each.query is None else each.query,
+            passage=documents.get(each.document_id or "") if each.passage is None else each.passage,
+        )
+        for each in completions
+    ]
+
+
+def _qrels(path: Path) -> dict[str, dict[str, int]]:
+    from rank1_hf.files.trec import read_qrels
+
+    try:
+        import rank1_hf.evaluation.metrics  # noqa: F401 (said now if what measures is missing)
+    except ImportError as error:
+        raise InputError(str(error)) from error
+    return read_qrels(path)
+
+
+def _show(found: "Verifications", qrels: dict[str, dict[str, int]] | None, *, as_json: bool, most: int | None) -> None:
+    measured = {} if qrels is None else _ndcg(found, qrels)
+    if as_json:
+        for each in found:
+            options.print_json(each.to_dict())
+        options.print_json({"summary": found.summary.to_dict() | measured})
+        return
+    console = options.plain_console()
+    console.print(found.render(most=most))
+    if measured:
+        console.print(f"nDCG@10: theirs {measured['ndcg_theirs']:.4f}, the model's {measured['ndcg_ours']:.4f}")
+
+
+def _ndcg(found: "Verifications", qrels: dict[str, dict[str, int]]) -> dict[str, Any]:
+    from rank1_hf.evaluation.metrics import ndcg
+
+    theirs, ours = found.rankings()
+    judged = {query: grades for query, grades in qrels.items() if query in theirs}
+    if not judged:
+        note("none of the queries in the qrels is in the records; nDCG is not measured")
+        return {}
+    return {"ndcg_theirs": ndcg(judged, theirs), "ndcg_ours": ndcg(judged, ours)}
+
+
+def _write(found: "Verifications", html: Path, file: Path, quiet: bool) -> None:
+    try:
+        found.to_html(html, names=("this model", str(file)))
+    except OSError as error:
+        fail(f"cannot write {html}: {error.strerror or error}", options.NOT_WRITTEN)
+    note(f"the page is in {html}", quiet)

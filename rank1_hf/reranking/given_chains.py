@@ -1,0 +1,60 @@
+"""Chains that a caller gives instead of having the model think: checked, and as the engine takes them."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rank1_hf.inputs.values import is_whole_number
+from rank1_hf.prompts.prompt import PairError, PromptEncoder
+
+GivenChain: TypeAlias = str | Sequence[int]
+"""What stands behind `<think>`: a text, as `Judgment.chain` is, or token ids, as `Trace.token_ids` are; no markers."""
+
+Close = Literal["given", "forced"]
+"""How a given chain is closed. given: `</think>` stands right behind it, as where a model has closed it itself. forced:
+as the official code closes a chain that ran out of tokens, cut after its last sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenChains:
+    """A chain for each pair of a call.
+
+    Attributes:
+        chains: by the pair's place.
+        close: how each is closed; None: it is not, and the model thinks on.
+
+    Raises:
+        ValueError: `close` is none.
+    """
+
+    chains: Sequence[GivenChain]
+    close: Close | None = None
+
+    def __post_init__(self) -> None:
+        if self.close not in (None, "given", "forced"):
+            raise ValueError(f"close must be 'given' or 'forced', not {self.close!r}")
+
+    def ids(self, index: int, encoder: PromptEncoder, vocabulary: int) -> tuple[int, ...]:
+        """The token ids of a pair's chain, without a marker.
+
+        Args:
+            index: the pair's place.
+            encoder: text to ids.
+            vocabulary: how many ids the model knows.
+
+        Raises:
+            PairError: it is no chain.
+        """
+        chain, close = self.chains[index], encoder.markers.close
+        if isinstance(chain, str):
+            if close in chain:
+                raise PairError(f"a chain is given without {close}; cut it there")
+            return tuple(encoder.chain_ids(chain))
+        try:
+            ids = tuple(operator.index(each) for each in chain if is_whole_number(each, least=0))
+        except TypeError:
+            ids = None
+        if ids is None or len(ids) < len(chain) or max(ids, default=0) >= vocabulary:
+            raise PairError("a chain is a text, or a list of the token ids of this model")
+        return ids

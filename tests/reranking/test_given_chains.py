@@ -1,0 +1,143 @@
+"""Given chains: each number read behind one is that of a full forward pass, in prefill and in bounded memory."""
+
+import math
+
+import pytest
+import torch
+
+from rank1_hf import PairError, Rank1, TraceOptions
+from rank1_hf.models.memory import EXPECTED_ROWS
+from tests import tiny_models
+
+PAIRS = [("how do wings carry an aeroplane?", line) for line in tiny_models.TEXT.splitlines()[:8] if line]
+FROM_TRACE = ("logprobs", "margins", "entropies")
+
+
+@pytest.fixture
+def reranker(checkpoint) -> Rank1:
+    return Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24)
+
+
+@torch.inference_mode()
+def logits_behind(reranker: Rank1, index: int, chain: list[int]) -> torch.Tensor:
+    """[chain + 1, vocabulary], float32: a full forward pass over prompt and chain, by Transformers' own attention."""
+    prompt = reranker.encode(*PAIRS[index]).ids
+    plain = type(reranker.model).from_pretrained(reranker.model.config._name_or_path, attn_implementation="sdpa")
+    return plain(torch.tensor([[*prompt, *chain]])).logits[0, len(prompt) - 1 :].float()
+
+
+@pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)
+def test_each_token_of_a_given_chain_has_the_numbers_of_a_full_forward_pass(checkpoint, kind: str):
+    reranker = Rank1(checkpoint(kind), device="cpu", dtype="float32", max_new_tokens=24)
+    chains = [[5 + 7 * at % 90 for at in range(index, index + 30)] for index in range(len(PAIRS))]
+    for judgment in reranker.score_chains(PAIRS, chains, trace=True):
+        chain, trace = chains[judgment.index], judgment.trace
+        logits = logits_behind(reranker, judgment.index, chain)[:-1]
+        own = torch.tensor(chain)[:, None]
+        others = logits.scatter(1, own, -math.inf)
+        expected = logits.log_softmax(-1).gather(1, own)[:, 0]
+        assert trace.token_ids == chain
+        assert trace.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert trace.alternative_ids == others.argmax(-1).tolist()
+        assert trace.margins == pytest.approx((logits.gather(1, own)[:, 0] - others.amax(-1)).tolist(), abs=1e-4)
+        assert trace.entropies == pytest.approx(
+            torch.distributions.Categorical(logits=logits).entropy().tolist(), abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("options", ["", "kv_cache_tokens=512", "prefill_chunk=33", "batch_size=1", "speculate=off"])
+def test_chains_scored_together_have_the_verdicts_and_traces_that_they_had(reranker, checkpoint, options: str):
+    everything = TraceOptions(belief="sentences", lens=True, attention=True)
+    judgments = reranker.judge(PAIRS, trace=everything)
+    other = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24, decoding=options)
+    for close in ("given", "forced"):
+        same = [judgment for judgment in judgments if (judgment.ended == "closed") == (close == "given")]
+        assert same
+        again = other.score_chains(
+            [PAIRS[judgment.index] for judgment in same],
+            [judgment.trace.token_ids for judgment in same],
+            close=close,
+            trace=everything,
+        )
+        for before, after in zip(same, again, strict=True):
+            assert after.log_odds == pytest.approx(before.log_odds, abs=1e-4)
+            assert after.ended == ("closed" if close == "given" else "stopped")
+            for name in FROM_TRACE:
+                assert getattr(after.trace, name) == pytest.approx(getattr(before.trace, name), abs=1e-4)
+            assert after.trace.alternative_ids == before.trace.alternative_ids
+            assert after.trace.lens == pytest.approx(before.trace.lens, abs=1e-4)
+            assert after.trace.attention == pytest.approx(before.trace.attention, abs=1e-4)
+            shared = [(p.n_tokens, p.log_odds) for p in before.trace.belief if p.n_tokens < before.n_chain_tokens]
+            for (n_tokens, log_odds), point in zip(shared, after.trace.belief, strict=False):
+                assert point.n_tokens == n_tokens
+                assert point.log_odds == pytest.approx(log_odds, abs=1e-4)
+    assert other.decoder.stats.decode_tokens <= 2 * len(PAIRS)  # a chunk may have one token; no chain is decoded
+    assert other.decoder._cache.n_pages == 0
+
+
+@pytest.mark.parametrize("close", ["given", "forced"])
+def test_the_plain_loop_gives_the_same_verdicts(reranker, checkpoint, close: str):
+    plain = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24, engine="plain")
+    chains = [" The query is about wings. So", "", " No. Wait! The", *([" heat flows"] * (len(PAIRS) - 3))]
+    ours = reranker.score_chains(PAIRS, chains, close=close)
+    theirs = plain.score_chains(PAIRS, chains, close=close)
+    assert [j.log_odds for j in ours] == pytest.approx([j.log_odds for j in theirs], abs=1e-4)
+    assert [j.chain for j in ours] == [j.chain for j in theirs] == chains
+
+
+def test_in_reproducible_mode_a_chain_has_the_bits_of_its_own_judgment(checkpoint):
+    model = Rank1(
+        checkpoint("qwen2"), device="cpu", dtype="bfloat16", max_new_tokens=24, decoding="reproducible=on,batch_size=4"
+    )
+    for close in ("given", "forced"):
+        judged = [j for j in model.judge(PAIRS, trace=True) if (j.ended == "closed") == (close == "given")]
+        pairs, chains = [PAIRS[j.index] for j in judged], [j.trace.token_ids for j in judged]
+        again = model.score_chains(pairs, chains, close=close, trace=True)
+        assert [j.log_odds for j in again] == [j.log_odds for j in judged]
+        assert [j.trace.logprobs for j in again] == [j.trace.logprobs for j in judged]
+
+
+def test_the_logits_of_a_long_chain_are_read_in_pieces(reranker):
+    sizes = []
+    hook = reranker.model.get_output_embeddings().register_forward_hook(
+        lambda module, args, output: sizes.append(output.shape[1])
+    )
+    (judgment,) = reranker.score_chains(PAIRS[:1], [[50] * 1000], trace=True)
+    hook.remove()
+    assert judgment.n_chain_tokens == 1000
+    assert not any(math.isnan(logprob) for logprob in judgment.trace.logprobs)
+    assert sum(sizes) >= 1000
+    assert max(sizes) <= EXPECTED_ROWS + 1
+
+
+def test_a_chain_that_is_none_costs_its_own_pair(reranker):
+    pairs = [*PAIRS[:5], (PAIRS[0][0], None)]
+    chains = ["It is.", "It is.</think> true", [10**6], 7, [5] * 3000, "It is."]
+    good, marked, unknown, number, long, bad = reranker.score_chains(pairs, chains)
+    assert good.error is None
+    assert good == reranker.score_chain(*PAIRS[0], "It is.")
+    for judgment, reason in (
+        (marked, "without </think>"),
+        (unknown, "token ids of this model"),
+        (number, "token ids of this model"),
+        (long, "raise max_length"),
+        (bad, "passage must be a string"),
+    ):
+        assert reason in judgment.error
+        assert math.isnan(judgment.score)
+
+
+def test_equal_pairs_with_other_chains_are_not_one(reranker):
+    first, second, again = reranker.score_chains([PAIRS[0]] * 3, ["It is.", "It is not.", "It is."])
+    assert first.log_odds == again.log_odds != second.log_odds
+
+
+def test_what_makes_no_sense_is_refused(reranker):
+    with pytest.raises(ValueError, match="one chain for each of the 8 pairs, not 1"):
+        reranker.score_chains(PAIRS, ["It is."])
+    with pytest.raises(ValueError, match="not one text"):
+        reranker.score_chains(PAIRS, "It is.")
+    with pytest.raises(ValueError, match="close must be 'given' or 'forced'"):
+        reranker.score_chains(PAIRS[:1], ["It is."], close="closed")
+    with pytest.raises(PairError, match="without </think>"):
+        reranker.score_chain(*PAIRS[0], "</think>", close="forced")
