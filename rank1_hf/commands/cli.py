@@ -21,6 +21,7 @@ from rank1_hf.commands import options
 from rank1_hf.commands.evaluate import evaluate
 from rank1_hf.commands.explain import explain
 from rank1_hf.commands.info import info
+from rank1_hf.commands.merge import merge
 from rank1_hf.commands.options import (
     BAD_INPUT,
     EXIT_CODES,
@@ -239,5 +240,6 @@ def _scores_by_rank(judgments: list[Judgment], documents: Sequence[Document]) ->
 app.command()(info)
 app.command()(plan)
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
+app.command(epilog=f"{EXIT_CODES} merge: 4 the output cannot be written.")(merge)
 app.command(epilog=f"{EXIT_CODES} explain: 4 the page cannot be written.")(explain)
 app.command(epilog="Exit codes: 0 stopped; 2 bad usage, or the address is taken; 3 the model cannot be loaded.")(serve)

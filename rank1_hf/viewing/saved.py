@@ -15,7 +15,7 @@ from rank1_hf.viewing.judgments import Judgments
 Places = dict[tuple[str, str], int]
 """(query id, document id) -> the index of that pair."""
 
-_FIELDS = [field.name for field in fields(Judgment) if field.name not in ("index", "trace")]
+_FIELDS = [field.name for field in fields(Judgment) if field.name not in ("index", "trace", "cached")]
 
 
 def read_judgments(path: Path, places: Places) -> Judgments:

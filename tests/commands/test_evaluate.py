@@ -17,7 +17,8 @@ from rank1_hf import reranker
 from rank1_hf.commands import cli
 from rank1_hf.commands.evaluate import _table
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.evaluation import job
+from rank1_hf.evaluation import metrics
+from rank1_hf.evaluation import task as task_module
 from rank1_hf.evaluation.candidates import queries_are_documents
 from rank1_hf.evaluation.metrics import Comparison
 from rank1_hf.files.inputs import Document, InputError
@@ -108,7 +109,8 @@ def test_a_measure_that_fails_at_the_end_is_told_even_if_quiet(
             skip(InputError("P@1 cannot be computed: no memory"))
         return next(measured)
 
-    monkeypatch.setattr(job, "measure", measure)
+    for module in (task_module, metrics):  # before, and after
+        monkeypatch.setattr(module, "measure", measure)
     result = Result(*given(collection, tmp_path / "output", "--quiet", "--json"))
     assert (result.code, result.err) == (0, "rank1-hf: P@1 cannot be computed: no memory\n")
     said = json.loads(result.out)
