@@ -27,6 +27,7 @@ from rank1_hf.commands.options import (
     EXIT_CODES,
     BatchOption,
     BudgetOption,
+    CacheOption,
     DecodingOption,
     DeviceOption,
     DocumentsArgument,
@@ -98,6 +99,7 @@ def rerank(
     marker: MarkerOption = None,
     reproducible: ReproducibleOption = False,
     decoding: DecodingOption = None,
+    cache: CacheOption = None,
     show_chain: Annotated[
         bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
     ] = False,
@@ -107,13 +109,14 @@ def rerank(
     """Rank passages by their relevance to a query.
 
     With --json, an object a line, best first: rank, index (the place in the input), id, title, text, score, log_odds,
-    label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated, error. A passage without a score comes last, with
-    its error and no rank.
+    label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated, error, cached. A passage without a score comes
+    last, with its error and no rank.
     """
     try:
         asked = query_text({"text": query, "instruction": instruction})
         template, markers = template_text(prompt_template), options.markers(marker)
         engine_options = options.decoding(decoding, reproducible)
+        scores = options.score_cache(cache)
         passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), BAD_INPUT)
@@ -130,6 +133,7 @@ def rerank(
         prompt_template=template,
         markers=markers,
         decoding=engine_options,
+        cache=scores,
     )
     outcome = options.judge(reranker, [(asked, passage.passage) for passage in passages], batch_size, quiet)
     ranking = Ranking.of(outcome.judgments, top_k)
@@ -196,10 +200,11 @@ def demo(
     max_new_tokens: BudgetOption = 256,
     batch_size: BatchOption = None,
     decoding: DecodingOption = None,
+    cache: CacheOption = None,
 ) -> None:
     """Rerank the sample of Cranfield that ships with the package, and measure it against BM25's order."""
     try:
-        engine_options = options.decoding(decoding)
+        engine_options, scores = options.decoding(decoding), options.score_cache(cache)
         from rank1_hf.evaluation.metrics import ndcg
     except (ImportError, InputError) as error:
         fail(str(error), BAD_INPUT)
@@ -211,7 +216,7 @@ def demo(
     candidates = [(query, document) for query, scores in before.items() for document in scores]
     documents = [collection.corpus[document] for _, document in candidates]
     pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
-    reranker = load(model, max_new_tokens=max_new_tokens, decoding=engine_options)
+    reranker = load(model, max_new_tokens=max_new_tokens, decoding=engine_options, cache=scores)
     outcome = options.judge(reranker, pairs, batch_size)
 
     console = plain_console()

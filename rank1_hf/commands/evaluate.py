@@ -98,6 +98,7 @@ def evaluate(
     prompt_template: options.TemplateOption = None,
     reproducible: options.ReproducibleOption = False,
     decoding: options.DecodingOption = None,
+    cache: options.CacheOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -129,6 +130,7 @@ def evaluate(
         part = None if shard is None else Shard.parse(shard)
         template = _template(prompt_template, task, prompts)
         engine_options = options.decoding(decoding, reproducible)
+        scores = options.score_cache(cache)
         _check_options(dtype, device, quantization, engine_options.reproducible)
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
@@ -147,7 +149,7 @@ def evaluate(
             inputs,
             output,
             decisive,
-            lambda: options.load(model, quiet, device=device, decoding=engine_options, **choices),
+            lambda: options.load(model, quiet, device=device, decoding=engine_options, cache=scores, **choices),
             batch_size=batch_size,
             shard=part,
             costs=lambda pairs: _costs(pairs, model, template, max_new_tokens),

@@ -167,7 +167,7 @@ def _refuse_others(path: Path) -> None:
     if not path.exists() or path.stat().st_size == 0:
         return
     try:
-        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE)
+        database = sqlite3.connect(path, timeout=_PATIENCE)  # read only, it would leave files of its log behind
         try:
             (application,) = database.execute("PRAGMA application_id").fetchone()
             (version,) = database.execute("PRAGMA user_version").fetchone()
