@@ -203,7 +203,8 @@ def test_on_a_network_file_system_there_is_no_shared_memory(path: Path, monkeypa
     assert not path.with_name("scores.db-wal").exists()
     assert cache.get(key(1)) == value(1)
     parts[1] = Part(str(path.parent), "xfs")
-    ScoreCache(path.with_name("local.db"))
+    local = ScoreCache(path.with_name("local.db"))
+    local.put(key(1), value(1))
     assert path.with_name("local.db-wal").exists()
 
 
