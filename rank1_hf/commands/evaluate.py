@@ -268,7 +268,7 @@ def print_outcome(
     elif outcome.metrics:
         options.plain_console().print(_table(outcome.metrics))
     elif shard is not None:
-        note(f"shard {shard} is finished; rank1-hf merge takes this folder and those of the others", quiet)
+        typer.echo(f"shard {shard} is finished; rank1-hf merge takes its folder and those of the others")
     elif not outcome.unmeasured:
         note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
     for sentence in outcome.unmeasured:

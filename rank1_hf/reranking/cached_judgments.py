@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from rank1_hf import __version__
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import FIELDS
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.prompt import Prompt
@@ -22,8 +23,11 @@ from rank1_hf.results.judgment import Judgment, sigmoid
 RULES = 1
 """The version of what makes a judgment of a prompt: to be raised whenever the same prompt may get another one."""
 
-_BITS = ("page_size", "prefill_chunk", "share_prefixes", "speculate", "kernels", "graphs", "pack", "compile")
-"""The decoding options that may change how numbers are rounded. Others say how fast, or how many at a time."""
+_UNDECISIVE = {"batch_size", "kv_cache_tokens", "gpu_memory_utilization", "step_overhead_tokens", "overlap"}
+"""The decoding options that say how much is done at a time, and no more."""
+
+_DECISIVE = tuple(name for name in FIELDS if name not in _UNDECISIVE)
+"""Those that may round otherwise."""
 
 
 class CachedJudgments:
@@ -105,7 +109,9 @@ def deciding_facts(
         "min_thinking_tokens": encoder.min_thinking_tokens,
         "context": encoder.context,
         "dtype": str(model.dtype),
-        "decoding": None if options is None else {name: getattr(options, name) for name in _BITS},
+        "decoding": None
+        if options is None
+        else {name: getattr(options, name) for name in sorted({*FIELDS}.difference(_UNDECISIVE))},
         "reproducible": (batch_size or options.batch_size) if options is not None and options.reproducible else None,
         "devices": sorted({_device(parameter.device) for parameter in model.parameters()}),
         "libraries": [torch.__version__, transformers.__version__],
