@@ -173,11 +173,11 @@ def memory_is_kept(setup: Setup) -> Answer:
     return used <= (share + 0.02) * total, f"{used / total:.1%} of the memory used, {share:.1%} allowed"
 
 
-def compiled_layers(setup: Setup) -> Answer:
-    """One row again, with compiled layers."""
+def layers_that_are_not_fused(setup: Setup) -> Answer:
+    """One row again, with the model's own layers."""
     if not torch.cuda.is_available():
         return None, "no GPU"
-    return decode(setup, 1, 300, compile=True)
+    return decode(setup, 1, 300, fuse=False)
 
 
 QUESTIONS: tuple[Callable[[Setup], Answer], ...] = (
@@ -190,7 +190,7 @@ QUESTIONS: tuple[Callable[[Setup], Answer], ...] = (
     long_contexts,
     thirty_two_rows,
     eight_rows,
-    compiled_layers,
+    layers_that_are_not_fused,
 )
 """Most informative first."""
 

@@ -8,6 +8,8 @@ Shapes: T tokens, H heads, KV heads of keys and values, G = H / KV heads in a gr
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -25,20 +27,24 @@ _TAKES_GROUPS = ("cpu",)
 _MAX_ROUNDING = 0.25  # of a score; none at all would make a run on a CPU a seventh slower
 
 
-def use_paged_attention(model: PreTrainedModel) -> None:
-    """Switch a model to `paged_attention`. From then on its forward needs `step=`.
-
-    Raises:
-        ValueError: the model does not take its attention from Transformers' attention interface.
-    """
+def check_attention(model: PreTrainedModel) -> None:
+    """Raise ValueError where a model does not take its attention from Transformers' attention interface."""
     if not model._supports_attention_backend:
         raise ValueError(
             f"{type(model).__name__} does not use Transformers' attention interface, which rank1_hf decodes through; "
             "use a model that does (Qwen2, Llama, Mistral and most others)"
         )
-    # Not to be compiled with the layers: what it does follows the rows.
-    AttentionInterface.register(NAME, torch.compiler.disable(paged_attention))  # type: ignore[no-untyped-call]
-    model.set_attn_implementation(NAME)
+
+
+@contextmanager
+def attention_of(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
+    """Let a model attend by a registered function meanwhile; by `paged_attention` its forward needs `step=`."""
+    own = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = own
 
 
 def paged_attention(
@@ -78,24 +84,32 @@ def paged_attention(
     step = step.on(query.device)
     new_keys, new_values = (states[0, :, : step.n_tokens].transpose(0, 1) for states in (key, value))  # (T, KV, D)
     step.cache.write(layer, step.pages, step.offsets, new_keys, new_values)
+    return attend(query[0].transpose(0, 1), layer, step, scaling, sliding_window)[None], None
+
+
+AttentionInterface.register(NAME, paged_attention)
+
+
+def attend(queries: Tensor, layer: int, step: Step | TokenStep, scaling: float, window: int | None) -> Tensor:
+    """Attend a step whose keys and values are stored: [tokens, heads, head dim] in and out; 0 for padding."""
     keys, values = step.cache.layer(layer)  # (pages, KV, page size, D)
-    queries = query[0].transpose(0, 1)  # (T, H, D)
     if step.probe is not None:
-        step.probe.attended(layer, queries, scaling, sliding_window)
-    output = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)  # (T, H, D)
-    output[step.n_tokens :] = 0
+        step.probe.attended(layer, queries, scaling, window)
     if step.kernels is not None:
-        for part, batch in step.batches:
-            output[part] = step.kernels.attend(queries[part], keys, values, batch, scaling, sliding_window)
-        return output[None], None  # (1, T, H, D)
+        parts = [
+            step.kernels.attend(queries[part], keys, values, batch, scaling, window) for part, batch in step.batches
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
     assert isinstance(step, Step)  # a TokenStep is made for kernels only
+    output = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+    output[step.n_tokens :] = 0
     if step.n_decoding:
         part = slice(0, step.n_decoding)
-        output[part] = _attend_decoding(queries[part], keys, values, step, scaling, sliding_window)
+        output[part] = _attend_decoding(queries[part], keys, values, step, scaling, window)
     for segment in step.segments:
         part = slice(segment.start, segment.stop)
-        output[part] = _attend_segment(queries[part], keys, values, segment, scaling, sliding_window)
-    return output[None], None
+        output[part] = _attend_segment(queries[part], keys, values, segment, scaling, window)
+    return output
 
 
 def _attend_decoding(

@@ -37,6 +37,7 @@ def resolve(options: DecodingOptions, model: PreTrainedModel) -> DecodingOptions
         step_overhead_tokens=options.step_overhead_tokens or overhead,
         graphs=graphs,
         kernels=kernels,
+        fuse=options.fuse and kernels,
         overlap=device.type == "cuda" if options.overlap is None else options.overlap,
     )
 

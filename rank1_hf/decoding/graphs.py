@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache
+from rank1_hf.decoding.modules import have_hooks, identities
 from rank1_hf.decoding.step import RowSlice, TokenStep, fill_placeholders
 from rank1_hf.decoding.tensors import tensor_on
 from rank1_hf.models.memory import MAX_CAPTURED_TOKENS
@@ -87,17 +88,17 @@ class DecodeGraphs:
         self._graphs: dict[tuple[int, int], Graph] = {}
         self._n_moves = 0  # of the pools; a graph knows them by their addresses
         self._works = True
-        self._patches: list[object] = []
+        self._of: list[int] = []  # the modules that are captured
         self._has_hooks = False
 
     def begin(self) -> None:
         """A run begins: notice what has been done to the model since the last one."""
         modules = list(self._model.modules())
-        patches = [vars(module).get("forward") for module in modules]
-        if patches != self._patches:
+        found = identities(modules)
+        if found != self._of:
             self.clear()
-            self._patches = patches
-        self._has_hooks = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+            self._of = found
+        self._has_hooks = have_hooks(modules)
         if self._has_hooks:
             logger.warning("the model has forward hooks, which a replay would leave out: steps run without CUDA graphs")
 

@@ -192,11 +192,17 @@ class KVCache:
     @torch.inference_mode()
     def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store one step's tokens: keys and values [tokens, KV heads, head dim], places [tokens], both int64."""
-        for pools, states in ((self._keys, keys), (self._values, values)):
+        for pool, states in zip(self.pools(layer, keys), (keys, values), strict=True):
+            pool[pages, :, offsets] = states
+
+    def pools(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """One layer's keys and values, all pages; made, where they are not yet, for states [tokens, KV heads, head dim]
+        and grown to the present capacity.
+        """
+        for pools in (self._keys, self._values):
             if layer not in pools:
-                shape = (self._capacity, states.shape[1], self.page_size, states.shape[2])
-                pools[layer] = states.new_zeros(shape)
-            self._grown(pools, layer)[pages, :, offsets] = states
+                pools[layer] = states.new_zeros((self._capacity, states.shape[1], self.page_size, states.shape[2]))
+        return self._grown(self._keys, layer), self._grown(self._values, layer)
 
     def _pages_for(self, n_tokens: int) -> int:
         return pages_for(n_tokens, self.page_size)

@@ -22,13 +22,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rank1_hf.chains.chain import ChainRules, SteeringError
-from rank1_hf.decoding.attention import use_paged_attention
+from rank1_hf.decoding.attention import attention_of, check_attention
 from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.defaults import resolve
 from rank1_hf.decoding.graphs import DecodeGraphs
 from rank1_hf.decoding.in_flight import InFlightStep, NextToken
-from rank1_hf.decoding.kernels import kernels_for
+from rank1_hf.decoding.kernels import kernels_for, plain
 from rank1_hf.decoding.kv_cache import KVCache
+from rank1_hf.decoding.layers import FusedLayers, fuse_layers
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.overflow import overflown_layer
 from rank1_hf.decoding.plan import Plan, ScheduledRow
@@ -40,8 +41,7 @@ from rank1_hf.decoding.scheduler import Scheduler
 from rank1_hf.decoding.stats import Stats
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep, placeholder
 from rank1_hf.decoding.tensors import tensor_on
-from rank1_hf.decoding.warm_start import FirstPair
-from rank1_hf.models.compiled import compile_layers
+from rank1_hf.decoding.warm_start import FirstPair, compile_at_launch
 from rank1_hf.models.memory import TYPICAL_TOKENS
 from rank1_hf.models.placement import device_of
 
@@ -54,7 +54,7 @@ class Decoder:
     """Runs a causal LM over many requests.
 
     Args:
-        model: switched to paged attention here; in eval mode.
+        model: put in eval mode. Its layers are fused in place; it still works as before elsewhere.
         rules: what the ids mean to a chain.
         true_id, false_id: the ids whose logits are the verdict.
         rethinks: how many times a closed chain is reopened.
@@ -73,10 +73,8 @@ class Decoder:
         options: DecodingOptions | None = None,
         **old_options: Any,  # noqa: ANN401
     ) -> None:
-        use_paged_attention(model)
+        check_attention(model)
         self.options = resolve((options or DecodingOptions()).with_old_names(old_options, "Decoder"), model)
-        if self.options.compile:
-            compile_layers(model)
         self.model = model.eval()
         self.rules = rules
         self.stats = Stats()
@@ -89,13 +87,16 @@ class Decoder:
             grows_at_once=self._device.type == "cuda",
         )
         self._kernels = kernels_for(self._device, model.config, model.dtype) if self.options.kernels else None
+        self._layers = FusedLayers([])
+        if self.options.fuse:
+            assert self._kernels is not None
+            self._layers = fuse_layers(model, self._kernels, self.options.page_size)
         self._graphs: DecodeGraphs | None = None
         if self.options.graphs:
             assert self._kernels is not None
             self._graphs = DecodeGraphs(model, self._read, self._cache, self._kernels, self._device)
         waits = {
-            "kernels that are not compiled yet": self._kernels is not None,
-            "torch.compile": self.options.compile,
+            "kernels that are not compiled yet": self._kernels is not None and compile_at_launch(self._device),
             "CUDA graphs of its steps": self._graphs is not None,
         }
         self._first_pair = FirstPair([what for what, is_needed in waits.items() if is_needed])
@@ -170,6 +171,7 @@ class Decoder:
         max_rows = max_rows or options.batch_size
         if self._device.type == "cuda":
             self._cache.reserve(max_rows * TYPICAL_TOKENS)
+        self._layers.begin()
         if self._graphs is not None:
             self._graphs.begin()
         return (ReproducibleScheduler if options.reproducible else Scheduler)(
@@ -269,18 +271,19 @@ class Decoder:
             [positions, 4], float32: the likeliest token (every id is exact in float32) and its logit, and the logits of
             true and false; side by side, so that the device is waited for once.
         """
-        output = self.model(
-            input_ids=step.input_ids,
-            position_ids=step.position_ids,
-            logits_to_keep=with_logits,
-            use_cache=False,
-            step=step,
-        )
-        logits = output.logits[0].float()  # (positions, vocabulary)
+        with attention_of(self.model):
+            output = self.model(
+                input_ids=step.input_ids,
+                position_ids=step.position_ids,
+                logits_to_keep=with_logits,
+                use_cache=False,
+                step=step,
+                fused=self.options.fuse,
+            )
+        logits = output.logits[0]  # (positions, vocabulary)
         if step.probe is not None:
-            step.probe.found(logits)
-        highest, tokens = logits.max(dim=-1)  # (positions)
-        return torch.column_stack([tokens.float(), highest, logits[:, self._answers]])
+            step.probe.found(logits.float())
+        return (self._kernels or plain).read_logits(logits, self._answers)
 
     def _advance_all(self, step: InFlightStep, scheduler: Scheduler) -> list[Decoded]:
         """Wait for a step, and give every row its next token. Returns what is finished."""

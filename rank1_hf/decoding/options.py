@@ -11,6 +11,7 @@ PAGE_SIZE = 64
 """Tokens a page. Measured on 2 CPU cores with 32 rows of about 250 tokens: 16 tokens a page cost twice the time of 64
 (more, smaller matrix products); 128 is no faster and wastes twice the memory in half-filled last pages."""
 
+_DROPPED = {"compile": "layers are fused without it"}
 _RENAMED = {
     "max_prefill_tokens": "prefill_chunk",
     "spare_tokens": "step_overhead_tokens",
@@ -37,10 +38,10 @@ class DecodingOptions:
         share_prefixes: compute what the pairs of one query have in common once (vLLM: prefix caching).
         graphs: on a CUDA GPU, capture decode steps as CUDA graphs, where the model allows it.
         kernels: use the kernels written for the device, where there are any, instead of PyTorch's operations.
+        fuse: with kernels, fuse the model's layers, where they have the usual form; see `layers.py`.
         overlap: launch a step before the one before is read, where it can be planned without its tokens (SGLang:
             overlap scheduling).
         pack: on a CPU, pack the weights of linear layers once into oneDNN's layout, in a model that `Rank1` loads.
-        compile: compile the model's layers with torch.compile; see `compiled.py` for where it pays.
         reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
 
     Raises:
@@ -57,9 +58,9 @@ class DecodingOptions:
     share_prefixes: bool = True
     graphs: bool = True
     kernels: bool = True
+    fuse: bool = True
     overlap: bool | None = None
     pack: bool = True
-    compile: bool = False
     reproducible: bool = False
 
     def __post_init__(self) -> None:
@@ -118,6 +119,10 @@ class DecodingOptions:
         """
         values: dict[str, Any] = {}
         for name, value in old.items():
+            if name in _DROPPED:
+                text = f"{owner}({name}=...) has no effect any more: {_DROPPED[name]}"
+                warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
+                continue
             new = _RENAMED.get(name, name)
             if new not in FIELDS:
                 raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")
@@ -137,7 +142,7 @@ class DecodingOptions:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(DecodingOptions))
-OLD_NAMES = (*FIELDS, *_RENAMED)
+OLD_NAMES = (*FIELDS, *_RENAMED, *_DROPPED)
 """What was an argument of its own before there were options."""
 _SWITCHES = {"on": True, "off": False, "auto": None}
 

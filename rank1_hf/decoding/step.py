@@ -163,6 +163,7 @@ class Step:
         self.offsets = self.positions % cache.page_size
         """[n_tokens], int64: its place in that page."""
         self._page_biases: dict[int | None, Tensor] = {}
+        self._n_padding = len(padding)
 
     @property
     def positions(self) -> Tensor:
@@ -170,9 +171,16 @@ class Step:
         return self.position_ids[0, : self.n_tokens]
 
     @cached_property
+    def slot_mapping(self) -> Tensor:
+        """[tokens], int32: `page * page size + offset` of each token; -1 for padding."""
+        slots = (self.pages * self.cache.page_size + self.offsets).int()
+        return torch.cat([slots, slots.new_full((self._n_padding,), -1)]) if self._n_padding else slots
+
+    @cached_property
     def batches(self) -> list[tuple[slice, PagedBatch]]:
         """The rows as kernels take them, and which of the step's tokens they bring: a batch of those with few tokens,
         and one of the others. Where rows must not depend on each other, one with a very long context is by itself.
+        Padding is a batch of its own.
         """
         assert self.kernels is not None
         n_alike = self.kernels.UNIFORM_PAGES if self._is_separate else math.inf
@@ -186,11 +194,14 @@ class Step:
             stop = start + sum(len(part.tokens) for part in parts)
             batches.append((slice(start, stop), self._batch(parts)))
             start = stop
+        if self._n_padding:
+            padding = RowSlice(RowKV(), [0] * self._n_padding)
+            batches.append((slice(start, start + self._n_padding), self._batch([padding])))
         return batches
 
     def _batch(self, parts: list[RowSlice]) -> PagedBatch:
         n_tokens = [len(part.tokens) for part in parts]
-        width = max(len(part.kv.pages) for part in parts)
+        width = max(1, *(len(part.kv.pages) for part in parts))
         return PagedBatch(
             query_starts=self._tensor([0, *accumulate(n_tokens)]).int(),
             context_lengths=self._tensor([part.kv.length for part in parts]).int(),
@@ -345,6 +356,7 @@ class TokenStep:
         pages = table[:, 2:]
         self.pages = pages.gather(1, (self.positions // cache.page_size)[:, None])[:, 0]
         self.offsets = self.positions % cache.page_size
+        self.slot_mapping = (self.pages * cache.page_size + self.offsets).int()
         starts = torch.arange(self.n_tokens + 1, dtype=torch.int32, device=table.device)
         self.batches = [
             (slice(0, self.n_tokens), PagedBatch(starts, (self.positions + 1).int(), pages.int(), longest_query=1))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from rank1_hf.decoding.kernels import kernels_for
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_QUERIES = (1, 8, 1024)  # a decode step, a draft, prefill: each has blocks of its own
 _WIDTHS = (1, 16)  # pages of a context that is not split, and of one that is
+
+
+def compile_at_launch(device: torch.device) -> bool:
+    """Whether a device's kernels are compiled when they are first launched, as Triton's are; a CPU's are before."""
+    return device.type == "cuda"
 
 
 @contextmanager
@@ -42,7 +48,7 @@ def kernels_compiling(
     if dtype == torch.bfloat16 and not has_bfloat16(device):
         dtype = torch.float16
     kernels = kernels_for(device, config, dtype)
-    if kernels is None:
+    if kernels is None or not compile_at_launch(device):
         yield
         return
     logger.info("loading the weights; meanwhile the kernels of the GPU are compiled")
@@ -84,8 +90,29 @@ def launch_all(
                 longest_query=longest_query,
             )
             kernels.attend(queries, pool, pool, batch, 1.0, None)
+    _launch_others(kernels, device, config, dtype, pool)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _launch_others(
+    kernels: Kernels, device: torch.device, config: PretrainedConfig, dtype: torch.dtype, pool: Tensor
+) -> None:
+    """What fused layers and the end of a step launch, for one token that is not stored."""
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    states, weight = zeros(1, config.hidden_size), zeros(config.hidden_size)
+    for residual in (None, states):
+        kernels.add_rms_norm(states, residual, weight, 1.0)
+    n_heads, n_kv_heads, size = config.num_attention_heads, pool.shape[1], pool.shape[3]
+    queries, keys, values = zeros(1, n_heads, size), zeros(1, n_kv_heads, size), zeros(1, n_kv_heads, size)
+    angles, slots = zeros(1, size), torch.full((1,), -1, dtype=torch.int32, device=device)
+    kernels.rotate_and_write(queries, keys, values, angles, angles, pool, pool, slots)
+    gated = zeros(1, config.intermediate_size)
+    kernels.gate(gated, gated, "silu")
+    kernels.read_logits(zeros(1, config.vocab_size), torch.zeros(2, dtype=torch.long, device=device))
 
 
 class FirstPair:

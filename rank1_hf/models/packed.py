@@ -25,9 +25,36 @@ class PackedLinear(nn.Module):
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = linear.bias
 
+    def unpacked(self) -> nn.Linear:
+        """The linear layer that it was made of."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        linear.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
+        linear.bias = self.bias
+        return linear
+
     def forward(self, states: Tensor) -> Tensor:
         """[..., in features] to [..., out features]."""
         output: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+        return output
+
+
+class PackedPart(nn.Module):
+    """One of several linear layers whose weights are packed together. Alone it costs the product of them all.
+
+    Args:
+        whole: all of them.
+        start, stop: which of its outputs are this layer's.
+    """
+
+    def __init__(self, whole: PackedLinear, start: int, stop: int) -> None:
+        super().__init__()
+        self.whole = whole
+        self.in_features, self.out_features = whole.in_features, stop - start
+        self._outputs = slice(start, stop)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[..., in features] to [..., out features]."""
+        output: Tensor = self.whole(states)[..., self._outputs]
         return output
 
 

@@ -3,7 +3,7 @@
 A step that runs on them has asked the device for nothing: what would have to be waited for has no value here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rank1_hf.chains.chain import ChainRules
-from rank1_hf.decoding import defaults, graphs, kv_cache, loop, step
+from rank1_hf.decoding import defaults, graphs, kv_cache, layers, loop, step
 from rank1_hf.decoding.kernels.contract import PagedBatch
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.loop import Decoder
@@ -86,6 +86,39 @@ class NotedKernels:
             torch.empty(*queries.shape[:2], MAX_SPLITS, queries.shape[2] + 1, dtype=torch.float32, device=DEVICE)
         return torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
 
+    def add_rms_norm(
+        self, states: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        assert states.shape[-1:] == weight.shape
+        return self._note("add_rms_norm", states.shape, states), states
+
+    def rotate_and_write(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        key_pool: Tensor,
+        value_pool: Tensor,
+        slots: Tensor,
+    ) -> Tensor:
+        assert keys.shape == values.shape
+        assert keys.shape[1:] == (key_pool.shape[1], key_pool.shape[3])
+        assert (slots.device, slots.dtype, len(slots)) == (DEVICE, torch.int32, len(queries))
+        return self._note("rotate_and_write", queries.shape, queries)
+
+    def gate(self, gated: Tensor, up: Tensor, activation: str) -> Tensor:
+        assert gated.shape == up.shape
+        return self._note("gate", gated.shape, gated)
+
+    def read_logits(self, logits: Tensor, answers: Tensor) -> Tensor:
+        return self._note("read_logits", (len(logits), 4), logits, torch.float32)
+
+    def _note(self, name: str, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        self._launches.names.append(name)
+        return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
+
 
 class Captured:
     """Stands for a capture; its replays do nothing."""
@@ -150,6 +183,8 @@ def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, **settin
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: Captured())
     for module in (defaults, loop):
         monkeypatch.setattr(module, "kernels_for", lambda *model: NotedKernels(launches))
+    monkeypatch.setattr(layers, "_relative_difference", lambda found, expected: 0.0)  # numbers there are none
+    monkeypatch.setattr(layers, "_activation", lambda module: "silu")
     for module in (step, loop, graphs, kv_cache):
         monkeypatch.setattr(module, "tensor_on", _tensor_on)
     with torch.device("meta"):

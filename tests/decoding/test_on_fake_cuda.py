@@ -12,8 +12,11 @@ from rank1_hf.decoding.step import placeholder
 from tests.decoding.fake_cuda import DEVICE, FakeGpu, fake_gpu
 
 MEMBERS = ["0.5b", "7b", "llama3-8b", "mistral-2501-24b"]
-KERNELS_OF_A_LAYER = 42
-"""28 of them are norms, rotary embeddings and residuals in PyTorch's own operations; the attention's are 2."""
+KERNELS_OF_A_LAYER = 12
+"""Two norms, four products (q, k and v with their biases may take two), rotation, attention in two, gate, residual."""
+
+KERNELS_AROUND_THE_LAYERS = 32
+"""Of a captured step: its table, the embedding, rotary angles, the final norm, the logits and what is read of them."""
 
 
 @pytest.fixture
@@ -32,6 +35,11 @@ def test_kernels_of_a_decode_step(member: str, monkeypatch: pytest.MonkeyPatch):
         assert (found.shape, found.device) == ((15, 4), DEVICE)
         first, second = (i for i, name in enumerate(gpu.launches.names) if name == "attend")
         assert second - first <= KERNELS_OF_A_LAYER
+        assert len(gpu.launches.names) <= 2 * KERNELS_OF_A_LAYER + KERNELS_AROUND_THE_LAYERS
+
+
+def test_a_7b_model_launches_at_most_420_kernels_a_step():
+    assert 28 * KERNELS_OF_A_LAYER + KERNELS_AROUND_THE_LAYERS <= 420
 
 
 def test_a_replay_launches_a_few_kernels_besides_the_graph(gpu: FakeGpu):

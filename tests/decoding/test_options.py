@@ -10,7 +10,7 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import FIELDS, DecodingOptions
 from tests.decoding.oracle import SHAPES, assert_same
 
-SWITCHES = ("speculate", "share_prefixes", "graphs", "kernels", "overlap", "pack")
+SWITCHES = ("speculate", "share_prefixes", "graphs", "kernels", "fuse", "overlap", "pack")
 ALL_OFF = DecodingOptions(**dict.fromkeys(SWITCHES, False))
 EACH_OFF = {name: DecodingOptions(**{name: False}) for name in SWITCHES}
 CHANGED = {

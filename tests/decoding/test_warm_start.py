@@ -29,6 +29,11 @@ class Launched:
         self.batches: list[PagedBatch] = []
         self.dtypes: set[torch.dtype] = set()
         self.have_begun = threading.Event()
+        self.others: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        self.others.add(name)
+        return getattr(plain, name)
 
     def attend(self, queries: Tensor, *arguments: object) -> Tensor:
         self.threads.add(threading.current_thread())
@@ -43,6 +48,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
     """The kernels of this machine."""
     kernels = Launched()
     monkeypatch.setattr(warm_start, "kernels_for", lambda *model: kernels)
+    monkeypatch.setattr(warm_start, "compile_at_launch", lambda device: True)
     return kernels
 
 
@@ -60,6 +66,7 @@ def test_kernels_are_compiled_while_the_weights_load(launched: Launched, monkeyp
     assert launched.dtypes == {torch.bfloat16}
     widths = {(batch.longest_query, batch.block_table.shape[1]) for batch in launched.batches}
     assert {(1, 1), (1, 16), (8, 16), (1024, 16)} <= widths  # short contexts and long ones, drafts, prefill
+    assert launched.others == {"add_rms_norm", "rotate_and_write", "gate", "read_logits"}
 
 
 @pytest.mark.parametrize("options", [{"decoding": DecodingOptions(kernels=False)}, {"engine": "plain"}])
@@ -79,6 +86,7 @@ def test_a_kernel_that_cannot_be_compiled_harms_nothing(monkeypatch: pytest.Monk
         raise OSError("no C compiler")
 
     monkeypatch.setattr(warm_start, "kernels_for", lambda *model: SimpleNamespace(attend=attend))
+    monkeypatch.setattr(warm_start, "compile_at_launch", lambda device: True)
     with caplog.at_level("INFO"), warm_start.kernels_compiling(CPU, CONFIG, torch.float32):
         pass
     assert "could not be compiled ahead: no C compiler" in caplog.text
@@ -93,6 +101,7 @@ def test_weights_that_cannot_be_loaded_say_so_themselves(launched: Launched):
 def test_it_is_said_once_what_the_first_pair_waits_for_and_how_long(monkeypatch: pytest.MonkeyPatch, caplog):
     for module in (defaults, loop):
         monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
+    monkeypatch.setattr(loop, "compile_at_launch", lambda device: True)
     monkeypatch.setattr(defaults, "has_graphs", lambda device: True)
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: Recorder())
     with caplog.at_level("INFO", logger=warm_start.__name__):

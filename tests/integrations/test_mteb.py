@@ -450,7 +450,7 @@ class TestCacheKey:
     def test_options_that_do_not_decide_it_are_nowhere(self) -> None:
         token = "hf_planted"
         options = {"device": "cpu", "batch_size": 3, "token": token, "num_gpus": 2, "max_memory": {"cpu": "1GiB"}}
-        options |= {"decoding": DecodingOptions(kv_cache_tokens=4096, gpu_memory_utilization=0.5, compile=True)}
+        options |= {"decoding": DecodingOptions(kv_cache_tokens=4096, gpu_memory_utilization=0.5, fuse=False)}
         options |= {"engine": "plain"}
         model = integration.rank1(**options)
         assert self.key(**options) == self.key()

@@ -1,16 +1,18 @@
 """The operations of a step between its matrix products, one file for each kind of device.
 
 `contract.py` says what each operation computes; `plain.py` computes it with PyTorch alone and is the oracle of the
-others. Another device is another file, and another branch in `kernels_for`. The engine calls `attend`; the model's own
-layers compute the rest, until they are fused.
+others. Another device is another file, and another branch in `kernels_for`. The loop calls `read_logits`, attention
+`attend`, and fused layers (`layers.py`) all but the first.
 """
 
 import logging
+from functools import cache
 
 import torch
 from transformers import PretrainedConfig
 from transformers.utils import is_triton_available
 
+from rank1_hf.decoding.kernels import cpu
 from rank1_hf.decoding.kernels.contract import Kernels
 
 logger = logging.getLogger(__name__)
@@ -24,13 +26,21 @@ def kernels_for(device: torch.device, config: PretrainedConfig, dtype: torch.dty
         config: the model's.
         dtype: of its activations.
     """
-    if device.type != "cuda" or not is_triton_available():
-        return None
-    from rank1_hf.decoding.kernels import triton  # comes with PyTorch's CUDA builds alone
-
     try:
-        triton.check_fit(device, config, dtype)
+        if device.type == "cpu":
+            cpu.check_fit(dtype)
+            return cpu
+        if device.type == "cuda" and is_triton_available():
+            from rank1_hf.decoding.kernels import triton  # comes with PyTorch's CUDA builds alone
+
+            triton.check_fit(device, config, dtype)
+            return triton
     except ValueError as error:
-        logger.warning("%s: attention runs in PyTorch's own operations, and decode steps without CUDA graphs", error)
-        return None
-    return triton
+        _warn(f"{error}: steps run in PyTorch's own operations, which are slower")
+    return None
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once: a model is asked about several times."""
+    logger.warning(message)

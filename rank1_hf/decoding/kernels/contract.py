@@ -32,7 +32,7 @@ class PagedBatch:
 
 
 class Kernels(Protocol):
-    """One implementation of the operations: a module with these functions. The engine calls `attend` today."""
+    """One implementation of the operations: a module with these functions."""
 
     UNIFORM_PAGES: int
     """Up to this width of a block table, what a row computes does not depend on how wide the table is."""
@@ -69,7 +69,7 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Apply the rotary embedding to queries and keys, and store keys and values in the KV cache.
 
-        Computes `x * cos + rotate_half(x) * sin`, and rounds each product and the sum, as Transformers'
+        Computes `x * cos + rotate_half(x) * sin`, and in 16 bits rounds each product and the sum, as Transformers'
         `apply_rotary_pos_emb`.
 
         Args:
@@ -95,7 +95,7 @@ class Kernels(Protocol):
         """Causal attention of every token over its row's context, up to and including itself.
 
         Query head `h` reads KV head `h // (heads / KV heads)`. Scores and softmax are float32 and never rounded to 16
-        bits; the weights are rounded to the dtype before they multiply the values, whose sum is float32.
+        bits; the weights may be rounded to the dtype before they multiply the values, whose sum is float32.
 
         Args:
             queries: [tokens, heads, head dim], rotated.
@@ -108,15 +108,15 @@ class Kernels(Protocol):
             [tokens, heads, head dim] in the dtype of `queries`, contiguous.
         """
 
-    def gate(self, gate_up: Tensor, activation: str) -> Tensor:
-        """The activated first half times the second half of a merged gate and up product.
+    def gate(self, gated: Tensor, up: Tensor, activation: str) -> Tensor:
+        """`activation(gated) * up`, of a gated MLP.
 
         Args:
-            gate_up: [..., 2 * size].
+            gated, up: [tokens, size]; may be the halves of one merged product.
             activation: "silu", or "gelu_tanh"; rounded to the dtype before the product, as in Transformers' MLPs.
 
         Returns:
-            [..., size].
+            [tokens, size], contiguous.
         """
 
     def read_logits(self, logits: Tensor, answers: Tensor) -> Tensor:

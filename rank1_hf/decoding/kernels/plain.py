@@ -58,9 +58,8 @@ def attend(
     return output
 
 
-def gate(gate_up: Tensor, activation: str) -> Tensor:
+def gate(gated: Tensor, up: Tensor, activation: str) -> Tensor:
     """See the contract."""
-    gated, up = gate_up.chunk(2, -1)
     return (F.silu(gated) if activation == "silu" else F.gelu(gated, approximate="tanh")) * up
 
 

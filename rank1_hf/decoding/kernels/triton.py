@@ -188,29 +188,38 @@ def _rotated(state, cos, other, sin):  # type: ignore[no-untyped-def]
     return (first + second).to(state.dtype)
 
 
-def gate(gate_up: Tensor, activation: str) -> Tensor:
+def gate(gated: Tensor, up: Tensor, activation: str) -> Tensor:
     """See the contract."""
-    gate_up = gate_up.contiguous()
-    size = gate_up.shape[-1] // 2
-    output = gate_up.new_empty((*gate_up.shape[:-1], size))
-    with torch.cuda.device_of(gate_up):  # type: ignore[no-untyped-call]
-        _gate[(output.numel() // size, triton.cdiv(size, _GATE_BLOCK))](
-            gate_up, output, size=size, is_silu=activation == "silu", block=_GATE_BLOCK
+    n_tokens, size = gated.shape
+    output = torch.empty(gated.shape, dtype=gated.dtype, device=gated.device)
+    with torch.cuda.device_of(gated):  # type: ignore[no-untyped-call]
+        _gate[(n_tokens, triton.cdiv(size, _GATE_BLOCK))](
+            gated,
+            up,
+            output,
+            gated.stride(0),
+            up.stride(0),
+            size=size,
+            is_silu=activation == "silu",
+            block=_GATE_BLOCK,
         )
     return output
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _gate(gate_up, output, size: tl.constexpr, is_silu: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gate(  # type: ignore[no-untyped-def]
+    gated, up, output, gated_stride, up_stride, size: tl.constexpr, is_silu: tl.constexpr, block: tl.constexpr
+):
     """A part of one token. Both activations are `x * sigmoid(...)`, since `1 + tanh(x) = 2 * sigmoid(2 * x)`."""
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
     is_column = column < size
-    source = gate_up + row * 2 * size + column
-    gated, up = tl.load(source, is_column, 0.0), tl.load(source + size, is_column, 0.0)
-    x = gated.to(tl.float32)
+    gate_state = tl.load(gated + row * gated_stride + column, is_column, 0.0)
+    up_state = tl.load(up + row * up_stride + column, is_column, 0.0)
+    x = gate_state.to(tl.float32)
     bent = x if is_silu else 1.5957691216057308 * (x + 0.044715 * x * x * x)  # 2 * sqrt(2 / pi)
-    active = (x * tl.sigmoid(bent)).to(gated.dtype)
-    tl.store(output + row * size + column, (active.to(tl.float32) * up.to(tl.float32)).to(gated.dtype), is_column)
+    active = (x * tl.sigmoid(bent)).to(gate_state.dtype)
+    product = active.to(tl.float32) * up_state.to(tl.float32)
+    tl.store(output + row * size + column, product.to(gate_state.dtype), is_column)
 
 
 def read_logits(logits: Tensor, answers: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def test_the_other_operations(card: Card, dtype: torch.dtype):
     with compiling_for(card) as compiled:
         kernels.add_rms_norm(states := torch.zeros(1, 3584, dtype=dtype), states, states[0], 1e-6)
         kernels.rotate_and_write(queries, keys, values, angles, angles, pool, pool, torch.zeros(1, dtype=torch.int32))
-        kernels.gate(torch.zeros(1, 2 * 18_944, dtype=dtype), "silu")
+        kernels.gate(*torch.zeros(1, 2 * 18_944, dtype=dtype).chunk(2, -1), "silu")
         kernels.read_logits(torch.zeros(1, 152_064, dtype=dtype), torch.zeros(2, dtype=torch.long))
     assert [kernel.name for kernel in compiled] == ["_add_rms_norm", "_rotate_and_write", "_gate", "_read_logits"]
     for kernel in compiled:

@@ -1,7 +1,7 @@
-"""The Triton kernels against the oracle: on a GPU, or in Triton's interpreter, which reads them as NumPy.
+"""The kernels against the oracle: those of the GPU where there is one, else those of the CPU.
 
-Triton decides at its import whether it interprets, so without a GPU one test here runs the others in a process of
-their own.
+Without a GPU one test here runs the others with the Triton kernels in Triton's interpreter, which reads them as NumPy.
+Triton decides at its import whether it interprets, so that takes a process of its own.
 """
 
 import math
@@ -12,30 +12,51 @@ import sys
 import pytest
 import torch
 
-from rank1_hf.decoding.kernels import plain
-from tests.decoding.kernels.inputs import Attention, merged_product
+from rank1_hf.decoding.kernels import cpu, native, plain
+from tests.decoding.kernels.inputs import Attention, assert_keeps_the_contract, merged_product
 
-pytest.importorskip("triton")
 HAS_GPU = torch.cuda.is_available()
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if HAS_GPU else "cpu"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+if HAS_GPU or INTERPRETS:
+    pytest.importorskip("triton")
+    from rank1_hf.decoding.kernels import triton as kernels
+else:
+    kernels = cpu
 if INTERPRETS and not HAS_GPU:
     # A split without keys has no weight, and what is not finite is what some tests are about.
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-DEVICE = "cuda" if HAS_GPU else "cpu"
-runs = pytest.mark.skipif(not HAS_GPU and not INTERPRETS, reason="needs a GPU, or TRITON_INTERPRET=1")
-# The interpreter computes with bfloat16's bits as if they were integers.
-DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
-if HAS_GPU or INTERPRETS:
-    from rank1_hf.decoding.kernels import triton as kernels
+    DTYPES.pop()  # the interpreter computes with bfloat16's bits as if they were integers
 
 
-@pytest.mark.skipif(HAS_GPU or INTERPRETS, reason="the kernels run here")
-def test_in_the_interpreter():
+@pytest.mark.skipif(HAS_GPU or INTERPRETS, reason="the Triton kernels run here")
+def test_triton_in_the_interpreter():
+    pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", __file__]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert " passed" in run.stdout
+
+
+def test_they_keep_the_contract():
+    assert_keeps_the_contract(kernels)
+
+
+@pytest.mark.skipif(HAS_GPU or INTERPRETS, reason="about the CPU kernels")
+@pytest.mark.parametrize("lanes", [4, 16])
+def test_vectors_of_other_processors(lanes: int, monkeypatch: pytest.MonkeyPatch):
+    """With the vectors of AVX-512 and of Arm, which the compiler makes of what this processor has."""
+    functions = native.compiled(cpu._SOURCE, f"-DLANES={lanes}")
+    monkeypatch.setattr(cpu, "compiled", lambda source: functions)
+    monkeypatch.setattr(cpu, "_kernel", cpu._kernel.__wrapped__)
+    for dtype in DTYPES:
+        assert_attends(Attention([(1, 65), (20, 300), (1, 0)], 2, 7, 80, dtype), 100)
+        test_the_norm(dtype, 24, residual=True)
+        test_the_gate(dtype, "silu")
+        test_rotation_and_writing(dtype, 3, 1, 24, 12)
+        test_reading_logits(dtype, 20_001)
 
 
 def assert_attends(case: Attention, window: int | None = None, scaling: float = 0.3) -> None:
@@ -46,34 +67,29 @@ def assert_attends(case: Attention, window: int | None = None, scaling: float = 
     assert found.is_contiguous()
 
 
-@runs
 @pytest.mark.parametrize("window", [None, 1, 100])
 def test_decoding(window: int | None):
     """One token a row; contexts within one split, of several, and at the edges of pages and splits."""
     assert_attends(Attention([(1, n) for n in (1, 64, 257, 513)], 1, 3, 8), window)
 
 
-@runs
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_16_bits(dtype: torch.dtype):
     assert_attends(Attention([(1, 65), (1, 300)], 2, 3, 16, dtype))
     assert_attends(Attention([(20, 65), (1, 70)], 2, 3, 16, dtype))
 
 
-@runs
 @pytest.mark.parametrize("window", [None, 20])
 def test_prefill(window: int | None):
     """Chunks of different lengths, some of them behind a context that is there already."""
     assert_attends(Attention([(40, 40), (20, 140), (1, 70)], 1, 3, 8), window)
 
 
-@runs
 def test_drafts():
     """A few tokens a row, over contexts that are split."""
     assert_attends(Attention([(4, 300), (1, 20), (9, 130)], 1, 3, 8))
 
 
-@runs
 @pytest.mark.parametrize(
     ("n_kv_heads", "group", "head_dim"), [(1, 1, 64), (2, 7, 80), (1, 20, 16), (1, 6, 128), (1, 2, 256), (1, 40, 8)]
 )
@@ -82,7 +98,6 @@ def test_heads(n_kv_heads: int, group: int, head_dim: int):
     assert_attends(Attention([(17, 70)], n_kv_heads, group, head_dim), scaling=head_dim**-0.5)
 
 
-@runs
 def test_queries_within_a_merged_product_are_read_where_they_are():
     case = Attention([(1, 70), (1, 300)])
     product = torch.randn(2, 10, 16, device=DEVICE)
@@ -91,7 +106,6 @@ def test_queries_within_a_merged_product_are_read_where_they_are():
     assert torch.equal(found, kernels.attend(*case.arguments, 0.3, None))
 
 
-@runs
 @pytest.mark.parametrize("contexts", [(30,), (300, 30)])
 def test_padding_attends_nothing(contexts: tuple[int, ...]):
     case = Attention([(1, n) for n in contexts] + [(1, 0)])
@@ -100,7 +114,6 @@ def test_padding_attends_nothing(contexts: tuple[int, ...]):
     assert output.isfinite().all()
 
 
-@runs
 @pytest.mark.parametrize("n_new", [1, 17])
 def test_what_a_row_computes_does_not_depend_on_the_rows_beside_it(n_new: int):
     alone = Attention([(n_new, 300)], 1, 2)
@@ -117,7 +130,6 @@ def test_what_a_row_computes_does_not_depend_on_the_rows_beside_it(n_new: int):
     assert torch.equal(together[n_new:], kernels.attend(*alone.arguments, 0.3, None))
 
 
-@runs
 @pytest.mark.parametrize("context", [50, 300])
 def test_what_is_not_finite_is_seen(context: int):
     case = Attention([(1, context), (1, 20)])
@@ -134,7 +146,6 @@ def test_what_is_not_finite_is_seen(context: int):
     assert output[0, 1:].isfinite().all()
 
 
-@runs
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [24, 64, 3584])
 @pytest.mark.parametrize("residual", [False, True])
@@ -148,14 +159,12 @@ def test_the_norm(dtype: torch.dtype, size: int, residual: bool):
     torch.testing.assert_close(normalized, expected, atol=2 * eps, rtol=2 * eps)
 
 
-@runs
 def test_the_norm_of_heads_within_a_merged_product():
     product, weight = torch.randn(5, 6, 16, device=DEVICE), torch.randn(16, device=DEVICE)
     found, _ = kernels.add_rms_norm(product[:, 2:5], None, weight, 1e-5)
     torch.testing.assert_close(found, plain.add_rms_norm(product[:, 2:5], None, weight, 1e-5)[0])
 
 
-@runs
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("n_heads", "n_kv_heads", "head_dim", "n_rotated"), [(6, 2, 16, 16), (7, 1, 80, 80), (4, 4, 16, 4), (3, 1, 24, 12)]
@@ -170,19 +179,18 @@ def test_rotation_and_writing(dtype: torch.dtype, n_heads: int, n_kv_heads: int,
     assert queries.is_contiguous()
 
 
-@runs
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 def test_the_gate(dtype: torch.dtype, activation: str):
-    merged = torch.randn(2, 3, 2 * 1100, device=DEVICE).to(dtype) * 4
-    merged[0, 0, :4] = torch.tensor([90.0, -90.0, math.inf, math.nan])
+    merged = torch.randn(6, 2 * 1100, device=DEVICE).to(dtype) * 4
+    merged[0, :4] = torch.tensor([90.0, -90.0, math.inf, math.nan])
+    gated, up = merged.chunk(2, -1)
     eps = torch.finfo(dtype).eps
-    found, expected = kernels.gate(merged, activation), plain.gate(merged, activation)
+    found, expected = kernels.gate(gated, up, activation), plain.gate(gated, up, activation)
     # PyTorch's `1 + tanh` loses the digits of what is near 0.
     torch.testing.assert_close(found, expected, atol=max(4 * eps, 4e-6), rtol=4 * eps, equal_nan=True)
 
 
-@runs
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_vocabulary", [300, 8192, 20_001])
 def test_reading_logits(dtype: torch.dtype, n_vocabulary: int):

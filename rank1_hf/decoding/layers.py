@@ -1,0 +1,229 @@
+"""Fused decoder layers: what lies between a layer's matrix products runs in a few kernels (`kernels/`).
+
+    norm -> q, k, v -> rotate and write -> attend -> o -> add and norm -> gate, up -> gate -> down -> add
+
+The unchanged Transformers model stays the truth. A layer is recognized by its modules (RMSNorm, attention with a rotary
+embedding and perhaps q/k norms, a gated MLP: Qwen2, Qwen3, Llama, Mistral and others), computed in both ways on a trial
+input, and fused only where both agree. Its own forward is still what runs for `generate()`, for a decoder that fuses
+nothing, and while a hook or another module is in one of its parts, which a fused layer would pass over.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from rank1_hf.decoding.attention import attend, attention_of, paged_attention
+from rank1_hf.decoding.kernels.contract import Kernels
+from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.modules import have_hooks, identities
+from rank1_hf.decoding.step import RowSlice, Step, TokenStep
+from rank1_hf.models.merged import merge_products, separate_products
+from rank1_hf.models.placement import device_of, is_split
+
+logger = logging.getLogger(__name__)
+
+_PARTS = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
+_QKV, _GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+_ATTENTION = {*_QKV, "o_proj"}
+_HEAD_NORMS = {"q_norm", "k_norm"}
+_MLP = {*_GATE_UP, "down_proj", "act_fn"}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+_TRIAL = "rank1_trial"
+_TRIAL_ROWS = 5, 1, 2  # tokens of each row
+_TRIAL_SCALE = 0.02  # of the input, so that what a layer adds to it is what is compared
+_ROUNDING = 8  # units of the dtype's rounding that the two ways may differ by
+
+
+class Attends(NamedTuple):
+    """What a layer's own forward asks of the attention function."""
+
+    scaling: float
+    window: int | None
+
+
+class FusedLayer:
+    """One decoder layer by kernels. Stands in for the layer's `forward`.
+
+    Args:
+        layer: of the form above.
+        attends: how it attends.
+    """
+
+    def __init__(self, layer: Any, attends: Attends) -> None:  # noqa: ANN401  # its parts have no types
+        self._original = layer.forward
+        self._layer = layer
+        self._attends = attends
+        self._index = int(layer.self_attn.layer_idx)
+        self._head_dim = int(layer.self_attn.head_dim)
+        self._activation = _activation(layer.mlp.act_fn)
+        self._qkv = separate_products([layer.self_attn.get_submodule(name) for name in _QKV])
+        self._gate_up = separate_products([layer.mlp.get_submodule(name) for name in _GATE_UP])
+        self._as_built: list[int] = []
+        self._is_untouched = True
+
+    def install(self) -> None:
+        """Take the place of the layer's forward, and merge its products."""
+        self._qkv = merge_products(self._layer.self_attn, _QKV)
+        self._gate_up = merge_products(self._layer.mlp, _GATE_UP)
+        self._layer.forward = self.forward
+        self._as_built = identities(self._parts())
+
+    def remove(self) -> None:
+        """Give the layer its forward back."""
+        self._layer.forward = self._original
+
+    def begin(self) -> bool:
+        """A run begins: whether the layer's parts are as they were, without hooks. Otherwise its own forward runs."""
+        self._is_untouched = not have_hooks(self._parts()) and identities(self._parts()) == self._as_built
+        return self._is_untouched
+
+    def forward(self, hidden_states: Tensor, *args: Any, fused: bool = False, **kwargs: Any) -> Any:  # noqa: ANN401
+        """As the layer's own. `fused` is what the decoder passes through the model beside `step`."""
+        if not fused or not self._is_untouched:
+            return self._original(hidden_states, *args, **kwargs)
+        return self.fused(hidden_states[0], kwargs["position_embeddings"], kwargs["step"])[None]
+
+    def fused(self, states: Tensor, position_embeddings: tuple[Tensor, Tensor], step: Step | TokenStep) -> Tensor:
+        """[tokens, hidden size] to the same. `position_embeddings`: cos and sin, [1, tokens, rotated dims]."""
+        layer = self._layer
+        step = step.on(states.device)
+        kernels = step.kernels
+        assert kernels is not None
+        normed, _ = kernels.add_rms_norm(states, None, *_norm(layer.input_layernorm))
+        queries, keys, values = (x.view(len(x), -1, self._head_dim) for x in self._qkv(normed))
+        if hasattr(layer.self_attn, "q_norm"):
+            queries, _ = kernels.add_rms_norm(queries, None, *_norm(layer.self_attn.q_norm))
+            keys, _ = kernels.add_rms_norm(keys, None, *_norm(layer.self_attn.k_norm))
+        cos, sin = (x[0] for x in position_embeddings)
+        pools = step.cache.pools(self._index, keys)
+        queries = kernels.rotate_and_write(queries, keys, values, cos, sin, *pools, step.slot_mapping)
+        attended = attend(queries, self._index, step, *self._attends)
+        normed, states = kernels.add_rms_norm(
+            layer.self_attn.o_proj(attended.flatten(1)), states, *_norm(layer.post_attention_layernorm)
+        )
+        gated, up = self._gate_up(normed)
+        output: Tensor = layer.mlp.down_proj(kernels.gate(gated, up, self._activation))
+        return output.add_(states)
+
+    def _parts(self) -> list[nn.Module]:
+        return [part for part in self._layer.modules() if part is not self._layer]
+
+
+class FusedLayers:
+    """The layers of a model that are fused."""
+
+    def __init__(self, layers: list[FusedLayer]) -> None:
+        self._layers = layers
+
+    def begin(self) -> None:
+        """A run begins: notice what has been done to the model since the last one."""
+        touched = [layer._index for layer in self._layers if not layer.begin()]
+        if touched:
+            logger.warning("layers %s have hooks or changed parts: their own forward runs, not the fused one", touched)
+
+
+@torch.inference_mode()
+def fuse_layers(model: PreTrainedModel, kernels: Kernels, page_size: int) -> FusedLayers:
+    """Fuse the layers of a model that can be, in place, and say which cannot.
+
+    Args:
+        model: one whose attention `check_attention` allows.
+        kernels: those of its device.
+        page_size: of the KV cache.
+    """
+    layers = [] if is_split(model) else list(getattr(model.base_model, "layers", ()))
+    fused: list[FusedLayer] = []
+    reasons: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        there = getattr(layer.forward, "__self__", None)
+        if isinstance(there, FusedLayer):  # by another decoder of this model
+            if there.begin():
+                fused.append(there)
+                continue
+            there.remove()
+        try:
+            candidate = _checked(model, layer, kernels, page_size)
+        except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+            reasons.setdefault(str(error), []).append(index)
+            continue
+        with torch.inference_mode(mode=False):  # weights stay ordinary tensors
+            candidate.install()
+        fused.append(candidate)
+    for reason, which in reasons.items():
+        logger.info("layers %s are not fused: %s", which, reason)
+    return FusedLayers(fused)
+
+
+def _checked(model: PreTrainedModel, layer: nn.Module, kernels: Kernels, page_size: int) -> FusedLayer:
+    """The fused layer, computed beside the original on a trial input.
+
+    Raises:
+        ValueError: its form is another, or both disagree.
+    """
+    _check_form(layer)
+    base: Any = model.base_model
+    cache = KVCache(page_size=page_size)
+    slices = []
+    for n in _TRIAL_ROWS:
+        row = RowKV()
+        cache.extend(row, n)
+        slices.append(RowSlice(row, [0] * n))
+    device = device_of(layer)
+    step = Step(cache, slices, device, kernels=kernels)
+    random = torch.Generator().manual_seed(0)
+    states = torch.randn(1, step.n_tokens, model.config.hidden_size, generator=random) * _TRIAL_SCALE
+    states = states.to(device, model.dtype)
+    position_embeddings = base.rotary_emb(states, step.position_ids)
+    noted: list[Attends] = []
+
+    def note(*args: Any, scaling: float, sliding_window: int | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
+        noted.append(Attends(scaling, sliding_window))
+        return paged_attention(*args, scaling=scaling, sliding_window=sliding_window, **kwargs)
+
+    AttentionInterface.register(_TRIAL, note)
+    with attention_of(model, _TRIAL):
+        expected = layer(states, position_embeddings=position_embeddings, position_ids=step.position_ids, step=step)
+    if not isinstance(expected, Tensor) or len(noted) != 1:
+        raise ValueError("its form is another")
+    candidate = FusedLayer(layer, noted[0])
+    found = candidate.fused(states[0], position_embeddings, step)
+    error = _relative_difference(found, expected[0])
+    if not error <= _ROUNDING * torch.finfo(model.dtype).eps:
+        raise ValueError(f"fused it gives something else (relative difference {error:.1g})")
+    return candidate
+
+
+def _relative_difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def _check_form(layer: nn.Module) -> None:
+    parts = dict(layer.named_children())
+    forms = {"self_attn": _ATTENTION, "mlp": _MLP} if set(parts) == _PARTS else {}
+    is_known = bool(forms) and all(
+        set(dict(parts[name].named_children())) - _HEAD_NORMS == children for name, children in forms.items()
+    )
+    if not is_known:
+        raise ValueError("its form is another")
+
+
+def _activation(function: nn.Module) -> str:
+    """By what it computes: Transformers has several modules for one function."""
+    x = torch.linspace(-4, 4, 33)
+    for name, known in _ACTIVATIONS.items():
+        if torch.allclose(function(x), known(x), atol=1e-6):
+            return name
+    raise ValueError(f"there is no kernel for {type(function).__name__}")
+
+
+def _norm(module: nn.Module) -> tuple[Tensor, float]:
+    eps = getattr(module, "variance_epsilon", None)
+    return module.weight, float(module.eps if eps is None else eps)  # type: ignore[return-value, arg-type]

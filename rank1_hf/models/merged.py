@@ -1,0 +1,67 @@
+"""Several linear layers of one input as one product: queries, keys and values; gate and up."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rank1_hf.models.packed import PackedLinear, PackedPart
+
+Product = Callable[[Tensor], Sequence[Tensor]]
+"""[..., in features] to [..., out features] of each layer; they may be views of one tensor."""
+
+
+def separate_products(layers: Sequence[nn.Module]) -> Product:
+    """What linear layers of any kind give for one input, multiplied one by one."""
+    return lambda states: [layer(states) for layer in layers]
+
+
+@torch.no_grad()
+def merge_products(parent: nn.Module, names: Sequence[str]) -> Product:
+    """Merge the named linear layers of a module, so that one product gives what they give.
+
+    They stay in their place and work alone as before: ordinary weights become views of the merged ones, packed layers
+    become parts of a packed whole. Quantized layers, and those that differ in form, are not merged.
+    """
+    layers: list[Any] = [parent.get_submodule(name) for name in names]
+    sizes = [int(layer.out_features) for layer in layers]
+    whole: nn.Module
+    if all(isinstance(layer, PackedPart) for layer in layers):
+        whole = layers[0].whole
+    elif all(type(layer) is PackedLinear for layer in layers):
+        whole = PackedLinear(_concatenated([layer.unpacked() for layer in layers]))
+        start = 0
+        for name, size in zip(names, sizes, strict=True):
+            parent.register_module(name, PackedPart(whole, start, start + size))
+            start += size
+    elif all(type(layer) is nn.Linear for layer in layers) and _are_alike(layers):
+        whole = _concatenated(layers)
+        _share(whole.weight, [layer.weight for layer in layers])
+        if whole.bias is not None:
+            _share(whole.bias, [layer.bias for layer in layers])
+    else:
+        return separate_products(layers)
+    return lambda states: torch.split(whole(states), sizes, -1)
+
+
+def _are_alike(layers: Sequence[nn.Linear]) -> bool:
+    forms = {(type(x.weight), x.weight.dtype, x.weight.device, x.bias is None) for x in layers}
+    return len(forms) == 1
+
+
+def _concatenated(layers: Sequence[nn.Linear]) -> nn.Linear:
+    merged = torch.cat([layer.weight for layer in layers])
+    whole = nn.Linear(merged.shape[1], merged.shape[0], bias=False, device="meta")
+    whole.weight = nn.Parameter(merged, requires_grad=False)
+    if layers[0].bias is not None:
+        whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
+    return whole
+
+
+def _share(merged: Tensor, parts: Sequence[Tensor]) -> None:
+    """Let tensors be views of one that holds them one after the other."""
+    start = 0
+    for part in parts:
+        part.data = merged.data[start : start + len(part)]
+        start += len(part)
