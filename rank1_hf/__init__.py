@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rank1_hf.chains.chain import EarlyExit, Rule
+    from rank1_hf.chains.rules import EarlyExit, Rule
     from rank1_hf.decoding.options import DecodingOptions
     from rank1_hf.integrations.official import rank1
     from rank1_hf.models.loading import EMBEDDED_MODEL, CheckpointError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rank1_hf.reranking.score_cache import CacheError, ScoreCache
     from rank1_hf.results.judgment import Interrupted, Judgment
     from rank1_hf.tracing import Observer, Trace, TraceOptions
-    from rank1_hf.tracing.contest import TopKExit
+    from rank1_hf.tracing.top_k_exit import TopKExit
     from rank1_hf.viewing.judgments import Judgments
 
 
@@ -27,7 +27,7 @@ _HOMES = {
     "ContractError": "rank1_hf.prompts.markers",
     "DecodingOptions": "rank1_hf.decoding.options",
     "EMBEDDED_MODEL": "rank1_hf.models.loading",
-    "EarlyExit": "rank1_hf.chains.chain",
+    "EarlyExit": "rank1_hf.chains.rules",
     "Interrupted": "rank1_hf.results.judgment",
     "Judgment": "rank1_hf.results.judgment",
     "Judgments": "rank1_hf.viewing.judgments",
@@ -35,9 +35,9 @@ _HOMES = {
     "Observer": "rank1_hf.tracing",
     "PairError": "rank1_hf.prompts.prompt",
     "Rank1": "rank1_hf.reranker",
-    "Rule": "rank1_hf.chains.chain",
+    "Rule": "rank1_hf.chains.rules",
     "ScoreCache": "rank1_hf.reranking.score_cache",
-    "TopKExit": "rank1_hf.tracing.contest",
+    "TopKExit": "rank1_hf.tracing.top_k_exit",
     "Trace": "rank1_hf.tracing",
     "TraceOptions": "rank1_hf.tracing",
     "rank1": "rank1_hf.integrations.official",

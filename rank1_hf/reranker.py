@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast, overload
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rank1_hf.chains.chain import Rule
+from rank1_hf.chains.rules import Rule
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plain import PlainDecoder
@@ -247,7 +247,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods, CachingMethods):
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
             think: False closes every chain before its first token: the verdict without reasoning.
-            rule: decides when chains stop and which tokens they take; see `rank1_hf.chains.chain.Rule`.
+            rule: decides when chains stop and which tokens they take; see `rank1_hf.Rule`.
             logits_processor: of Transformers' own type; for all pairs, or by index for some. It changes which tokens a
                 chain takes, never the verdict, and is called with one pair's context [1, tokens] and logits
                 [1, vocabulary] at a time.

@@ -21,7 +21,7 @@ from rank1_hf import EarlyExit, Judgment, Rank1, TopKExit, TraceOptions
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.files.trec import Qrels, Run, read_run
-from rank1_hf.tracing.contest import Contest
+from rank1_hf.tracing.top_k_exit import TopKExitRule
 
 THRESHOLDS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 LEADS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
@@ -187,8 +187,8 @@ def compete(judgments: Sequence[Judgment], k: int, thresholds: TopKExit | None) 
     ends = [(judgment.n_chain_tokens, judgment.log_odds) for judgment in judgments]
     if thresholds is None or k >= len(judgments):
         return ends
-    contest = Contest(k, thresholds)
-    rules = [contest.for_pair(index) for index in range(len(judgments))]
+    exit_rule = TopKExitRule(k, thresholds)
+    rules = [exit_rule.for_pair(index) for index in range(len(judgments))]
     beliefs = [judgment.trace.belief if judgment.trace is not None else [] for judgment in judgments]
     # What happens, as (token, passage, beliefs by then); no beliefs where the chain is finished.
     steps = [(n_tokens, index, 0) for index, (n_tokens, _) in enumerate(ends)]
@@ -196,16 +196,16 @@ def compete(judgments: Sequence[Judgment], k: int, thresholds: TopKExit | None) 
         # The token behind that place is said while its belief is read.
         at = [(point.n_tokens + 1, index, n) for n, point in enumerate(points, start=1)]
         steps += [step for step in at if step[0] < ends[index][0]]
-    settled: set[int] = set()
+    finished: set[int] = set()
     for n_tokens, index, n_beliefs in sorted(steps):
-        if index in settled:
+        if index in finished:
             continue
         if n_beliefs > 0:
             if not rules[index].stop([], beliefs[index][:n_beliefs]):
                 continue
             ends[index] = (n_tokens, beliefs[index][n_beliefs - 1].log_odds)
-        settled.add(index)
-        contest.settle(index, ends[index][1])
+        finished.add(index)
+        exit_rule.add_verdict(index, ends[index][1])
     return ends
 
 

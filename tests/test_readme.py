@@ -5,12 +5,17 @@ those of scripts/reproduce.md in tests/scripts/test_reproduce.py.
 """
 
 import ast
+import io
 import json
+import os
 import re
+import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +27,7 @@ from typer.testing import CliRunner
 from rank1_hf import Rank1
 from rank1_hf.commands.cli import app
 from rank1_hf.decoding.options import FIELDS
+from rank1_hf.files.beir import SAMPLE
 from rank1_hf.models.cards import parse_gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
 from rank1_hf.models.planning import GIB, Plan, Size, plan
@@ -55,6 +61,10 @@ def shell_lines() -> list[list[str]]:
 def commands() -> list[list[str]]:
     """What follows `rank1-hf`."""
     return [words[1:] for words in shell_lines() if words[0] == "rank1-hf"]
+
+
+SHORTER = {} if "RANK1_SLOW" in os.environ else {("demo",): ["--queries", "1", "--max-new-tokens", "48"]}
+"""Options that save the minute that a command takes: RANK1_SLOW=1 runs it as it stands in the page."""
 
 
 def other_lines() -> list[list[str]]:
@@ -125,8 +135,26 @@ def test_framework(framework: str, as_in_the_first_snippet: dict[str, object], c
     assert capsys.readouterr().out
 
 
+OUTPUTS = ("bf16", "float32")
+"""The output folders of evaluate that commands of the page about evaluation take."""
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs")
+    for name_, more in zip(OUTPUTS, ([], ["--dtype", "float32"]), strict=True):
+        options = ["--corpus", str(SAMPLE), "--run", str(SAMPLE / "bm25.trec"), "--top-k", "1", "--max-new-tokens", "8"]
+        result = CliRunner().invoke(app, ["evaluate", *options, *more, "--output", str(folder / name_)])
+        assert result.exit_code == 0, result.output
+    return folder
+
+
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_command(in_a_folder_with_passages: Path, command: list[str]):
+def test_command(in_a_folder_with_passages: Path, command: list[str], request: pytest.FixtureRequest):
+    used = [each for each in OUTPUTS if any(word.split("/")[0] == each for word in command)]
+    if command[0] == "compare" or "--like" in command:
+        for each in set(used) - {command[command.index("--output") + 1] if "--output" in command else None}:
+            shutil.copytree(request.getfixturevalue("outputs") / each, in_a_folder_with_passages / each)
     target = None
     if ">" in command:
         at = command.index(">")
@@ -134,7 +162,7 @@ def test_command(in_a_folder_with_passages: Path, command: list[str]):
     for earlier in commands() if command[0] == "merge" else []:
         if "--shard" in earlier:
             assert CliRunner().invoke(app, earlier).exit_code == 0
-    result = CliRunner().invoke(app, command)
+    result = CliRunner().invoke(app, [*command, *SHORTER.get(tuple(command), [])])
     assert result.exit_code == 0, result.output
     assert result.stdout
     if target is not None:
@@ -143,8 +171,15 @@ def test_command(in_a_folder_with_passages: Path, command: list[str]):
 
 @cache
 def help_of(script: str) -> str:
-    shown = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
-    return shown.stdout
+    """In this process, which has imported already what takes a new one seconds."""
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
+        patch.setattr(sys, "argv", [script, "--help"])
+        patch.syspath_prepend(ROOT / "scripts")
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert ended.value.code == 0
+    return shown.getvalue()
 
 
 @pytest.mark.parametrize("line", other_lines(), ids=" ".join)

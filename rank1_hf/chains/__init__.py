@@ -1,1 +1,1 @@
-"""The state of one chain of thought, over token ids alone. Read `chain.py`: `Chain.advance` decides what comes next."""
+"""The state of one chain of thought, over token ids alone. README.md says which file has what."""

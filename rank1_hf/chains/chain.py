@@ -3,7 +3,7 @@
 Pure Python over token ids: no torch, no tokenizer, no KV cache. A `Chain` holds the tokens that a row's context
 *should* consist of; the decode loop feeds whatever of them is not in the KV cache yet, and hands back the model's next
 token. So "what comes next" (think on, close, rethink, force the close) is decided here and only executed there. A
-caller who wants it decided otherwise writes a `Rule`.
+caller who wants it decided otherwise writes a `Rule` (`rules.py`).
 """
 
 import copy
@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rank1_hf.inputs.values import is_whole_number
+from rank1_hf.chains.beliefs import BeliefPoint
+from rank1_hf.chains.rules import ask
+from rank1_hf.chains.steering import UNSTEERED, Steering
 
 Ended = Literal["closed", "budget", "eos", "context", "stopped"]
 """How a chain ended: the model closed it itself, or the loop closed it because the budget was used up, the
 model emitted EOS, the context has no room for more, or a rule of the caller stopped it."""
-
-BeliefAt = Literal["sentences"] | int
-"""Where the belief of a chain is read: at its start, and behind each sentence or every so many tokens."""
 
 Rewrite = Callable[[Sequence[int], Sequence[int]], list[int]]
 """(prompt, chain) -> a whole new context, prompt included. Both lists are token ids."""
@@ -39,130 +38,6 @@ class ChainRules:
     eos: frozenset[int]
     force_close: Rewrite
     rethink: Rewrite
-
-
-@dataclass(frozen=True, slots=True)
-class BeliefPoint:
-    """What the verdict would be if a chain were closed at one point, as a forced close closes it.
-
-    Attributes:
-        n_tokens: how many tokens of the chain there are before that point.
-        log_odds: logit(true) - logit(false) behind the forced close.
-    """
-
-    n_tokens: int
-    log_odds: float
-
-
-class SteeringError(RuntimeError):
-    """What a caller gave to steer a chain has failed. It costs this pair and no other."""
-
-
-class Rule:
-    """Decides when chains stop and which tokens they take. Subclass it and override what you need.
-
-    One object steers all chains of a call, and is asked about them in any order. So it keeps nothing about a single
-    chain: what it needs to know is handed over. A rule that must keep something gives each pair another object, from
-    `for_pair`. What it raises fails the pair.
-
-    For example, this stops a chain at its tenth line, and has it begin with words of the caller's::
-
-        class TenLines(Rule):
-            def __init__(self, line_break: int, opening: list[int]) -> None:  # ids, from model.tokenizer
-                self.line_break, self.opening = line_break, opening
-
-            def stop(self, thought, beliefs):
-                return thought.count(self.line_break) >= 10
-
-            def force(self, thought, token):
-                return self.opening if not thought else [token]
-
-    Attributes:
-        reads_beliefs: whether `stop` wants `beliefs`; reading one costs the few tokens of a forced close.
-        belief_at: where they are read.
-    """
-
-    reads_beliefs: bool = False
-    belief_at: BeliefAt = "sentences"
-
-    def for_pair(self, index: int) -> "Rule":
-        """The rule of one pair's chain, asked for once, when the pair's turn comes; itself, unless it is overridden.
-
-        Args:
-            index: the pair's place in the input; equal pairs are decoded once, at the first one's.
-        """
-        return self
-
-    def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
-        """Whether to close the chain now, before it takes another token.
-
-        Args:
-            thought: the chain's token ids so far; empty at the first call.
-            beliefs: the verdict at the start and at each place so far, in order; empty without `reads_beliefs`.
-        """
-        return False
-
-    def force(self, thought: Sequence[int], token: int) -> Sequence[int]:
-        """What the chain takes in the place of the model's next token; at least one token.
-
-        Args:
-            thought: the chain's token ids so far.
-            token: the model's next token; it may be a closing marker or an EOS.
-        """
-        return (token,)
-
-
-class DoNotThink(Rule):
-    """Closes every chain before its first token: the verdict of the model without reasoning."""
-
-    def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
-        """Always."""
-        return True
-
-
-@dataclass(frozen=True)
-class EarlyExit(Rule):
-    """Stops a chain once its belief is beyond a threshold, on the same side, at consecutive sentence ends.
-
-    Attributes:
-        log_odds: how far from 0 the belief must be.
-        sentences: at how many consecutive sentence ends, at least 1. The start of the chain is none.
-    """
-
-    log_odds: float = 4.0
-    sentences: int = 2
-    reads_beliefs = True
-
-    def __post_init__(self) -> None:
-        if not self.log_odds > 0 or not is_whole_number(self.sentences, least=1):
-            raise ValueError(
-                "an early exit needs log_odds above 0 and at least 1 sentence, "
-                f"not {self.log_odds!r} and {self.sentences!r}"
-            )
-
-    def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
-        """Whether the last points all lie beyond the threshold."""
-        last = [point.log_odds for point in beliefs if point.n_tokens > 0][-self.sentences :]
-        settled = min(last, default=0) > self.log_odds or max(last, default=0) < -self.log_odds
-        return settled and len(last) == self.sentences
-
-
-@dataclass(frozen=True, slots=True)
-class Steering:
-    """What a caller asks of one chain. The default asks nothing.
-
-    Attributes:
-        min_tokens: a chain that ends with fewer tokens is made to think again, as in rethinking.
-        rule: decides instead of the model.
-        given: the chain's first token ids, which the caller has written; with the closing marker at their end, the
-            whole chain.
-        belief_at: whether to read the belief behind a chain's tokens so far; None: never.
-    """
-
-    min_tokens: int = 0
-    rule: Rule | None = None
-    given: Sequence[int] = ()
-    belief_at: Callable[[Sequence[int]], bool] | None = None
 
 
 class Chain:
@@ -194,7 +69,7 @@ class Chain:
         limit_reason: Literal["budget", "context"] = "budget",
         rethinks: int = 0,
         context: int | None = None,
-        steering: Steering = Steering(),
+        steering: Steering = UNSTEERED,
     ) -> None:
         if limit < 1:
             raise ValueError(f"a chain needs a limit of at least 1 token, not {limit}")
@@ -238,12 +113,12 @@ class Chain:
         if self.ended is not None:
             raise RuntimeError("the chain has ended: read the verdict instead of advancing it")
         unchanged = len(self.tokens)
-        said: Sequence[int] = (token,)
+        taken: Sequence[int] = (token,)
         if self._steering.rule is not None:
-            stops, said = _ask(self._steering.rule, self._thinking(), self.beliefs, token)
+            stops, taken = ask(self._steering.rule, self._thinking(), self.beliefs, token)
             if stops:
                 return self._force_close("stopped")
-        for token in said:
+        for token in taken:
             if token in self._rules.eos:
                 reopened = self._reopen(self._thinking())
                 return self._force_close("eos") if reopened is None else reopened
@@ -269,9 +144,10 @@ class Chain:
         branch._force_close("stopped")
         return branch
 
-    def believe(self, point: BeliefPoint) -> None:
-        """Take what was read at a branch."""
-        self.beliefs = tuple(sorted((*self.beliefs, point), key=lambda each: each.n_tokens))
+    def believe(self, n_tokens: int, log_odds: float) -> None:
+        """Take the verdict that was read at the branch behind so many tokens."""
+        beliefs = (*self.beliefs, BeliefPoint(n_tokens, log_odds))
+        self.beliefs = tuple(sorted(beliefs, key=lambda point: point.n_tokens))
 
     def _thinking(self) -> list[int]:
         return self.tokens[len(self._prompt) :]
@@ -323,47 +199,6 @@ class Chain:
         self.tokens = tokens
         # The model must be run on at least one token to give logits, so the last one never counts as fed.
         return min(unchanged, len(tokens) - 1)
-
-
-def _ask(rule: Rule, thought: Sequence[int], beliefs: Sequence[BeliefPoint], token: int) -> tuple[bool, Sequence[int]]:
-    """Whether a rule stops a chain here, and what it puts in the place of a token otherwise."""
-    try:
-        if rule.stop(thought, beliefs):
-            return True, ()
-        return False, [int(each) for each in rule.force(thought, token)] or [token]
-    except Exception as error:
-        raise _failed(rule, error) from error
-
-
-def check_belief_at(place: object) -> None:
-    """Refuse what is no `BeliefAt`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not (isinstance(place, str) and place == "sentences") and not is_whole_number(place, least=1):
-        raise ValueError(f"beliefs are read at 'sentences' or every so many tokens, at least 1, not {place!r}")
-
-
-def rule_for_pair(rule: Rule, index: int) -> Rule:
-    """`rule.for_pair`, of a rule that may fail.
-
-    Raises:
-        SteeringError: it has failed, or gives something else.
-    """
-    try:
-        own = rule.for_pair(index)
-    except Exception as error:
-        raise _failed(rule, error) from error
-    if not isinstance(own, Rule) or (own.reads_beliefs, own.belief_at) != (rule.reads_beliefs, rule.belief_at):
-        raise SteeringError(
-            f"the rule {type(rule).__name__} failed: for_pair must give a rule that reads the same beliefs, not {own!r}"
-        )
-    return own
-
-
-def _failed(rule: Rule, error: Exception) -> SteeringError:
-    return SteeringError(f"the rule {type(rule).__name__} failed: {type(error).__name__}: {error}")
 
 
 def common_prefix_length(a: Sequence[object], b: Sequence[object]) -> int:

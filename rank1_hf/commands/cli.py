@@ -18,6 +18,7 @@ import typer
 from rich.table import Table
 
 from rank1_hf.commands import options
+from rank1_hf.commands.compare import compare
 from rank1_hf.commands.evaluate import evaluate
 from rank1_hf.commands.explain import explain
 from rank1_hf.commands.info import info
@@ -246,5 +247,8 @@ app.command()(info)
 app.command()(plan)
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
 app.command(epilog=f"{EXIT_CODES} merge: 4 the output cannot be written.")(merge)
+app.command(
+    epilog="Exit codes: 0 compared; 2 bad usage or input; 3 there is no such tokenizer; 4 the page cannot be written."
+)(compare)
 app.command(epilog=f"{EXIT_CODES} explain: 4 the page cannot be written.")(explain)
 app.command(epilog="Exit codes: 0 stopped; 2 bad usage, or the address is taken; 3 the model cannot be loaded.")(serve)

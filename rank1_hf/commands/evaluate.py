@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from rank1_hf.commands import options
+from rank1_hf.commands import again, options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rank1_hf.evaluation.candidates import Inputs
     from rank1_hf.evaluation.job import Outcome
     from rank1_hf.evaluation.metrics import Comparison
+    from rank1_hf.evaluation.provenance import Provenance
     from rank1_hf.evaluation.shards import Shard
     from rank1_hf.prompts.prompt import Pair
 
@@ -33,16 +34,26 @@ class RunFormat(StrEnum):
 
 
 def evaluate(
+    context: typer.Context,
     corpus: Annotated[
         str,
         typer.Option(
             help="The collection: a BEIR folder (corpus.jsonl, queries.jsonl), a dataset of Hugging Face's datasets (a "
-            "folder or a hub name), or ir_datasets: and an id."
+            "folder or a hub name), or ir_datasets: and an id. With --like it is that of the folder."
         ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to go on.")
     ],
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=again.take_options,
+            help="An output folder of evaluate, whose job is run again: its options are in force, but for those that "
+            "are given too. What differs is said; a file that is missing or has changed is an error.",
+        ),
+    ] = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -108,6 +119,7 @@ def evaluate(
     failure, goes on when the same command is given again. When all is judged, OUTPUT gets run.trec, judgments.jsonl
     (and .parquet with pyarrow), metrics.json, per_query.tsv, and errors.jsonl if anything could not be read or judged.
     With --shard, `rank1-hf merge` writes these once all shards are finished.
+    environment.json says how it was made: --like runs the same again.
     """
     if options.n_processes() > 1:
         fail(
@@ -142,7 +154,9 @@ def evaluate(
             "max_new_tokens": max_new_tokens,
             "prompt_template": template,
         }
-        decisive = {"model": _identity(model), **choices, **_decisive(engine_options, batch_size)}
+        identity = _identity(model)
+        decisive = {"model": identity, **choices, **_decisive(engine_options, batch_size)}
+        provenance = _provenance(context, identity, device, like, quiet)
         if (output / "journal.jsonl").exists():
             note(f"going on with the job in {output}", quiet)
         outcome = run_job(
@@ -156,6 +170,7 @@ def evaluate(
             measures=measures,
             run_json=run_format is RunFormat.JSON,
             show_progress=False if quiet else None,
+            provenance=provenance,
         )
     except (InputError, JournalError) as error:
         fail(str(error), options.BAD_INPUT)
@@ -236,6 +251,26 @@ def _identity(model: str | None) -> str:
         return checkpoint_identity(model)
     except CheckpointError as error:
         fail(str(error), options.BAD_MODEL)
+
+
+def _provenance(
+    context: typer.Context, weights: str, device: str | None, like: Path | None, quiet: bool
+) -> "Provenance":
+    """What is known of the job; what differs from the job to repeat is said."""
+    from rank1_hf.evaluation import provenance
+    from rank1_hf.models.devices import resolve_device
+
+    found = provenance.Provenance(
+        again.command_line(context),
+        again.options_in_force(context),
+        weights,
+        resolve_device(device),
+        like=None if like is None else again.environment(like),
+        given=again.given_options(context),
+    )
+    for difference in found.differences():
+        note(f"{like}: {difference}", quiet)
+    return found
 
 
 def _costs(pairs: "Iterable[Pair]", model: str | None, template: str | None, max_new_tokens: int | None) -> list[int]:

@@ -56,7 +56,7 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
     import torch
 
     from rank1_hf.models.loading import CheckpointError, context_length
-    from rank1_hf.models.memory import kv_bytes_per_token
+    from rank1_hf.models.memory import kv_bytes_per_token, kv_heads
     from rank1_hf.models.planning import Size
     from rank1_hf.models.quantization import stored_quantization
 
@@ -64,7 +64,6 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
     heads = getattr(config, "num_attention_heads", None)
     if heads is None:
         raise CheckpointError(f"{config.model_type!r} models have no attention heads; rank1_hf needs attention")
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     dtype = config.dtype or torch.float32  # what Transformers takes where the config does not say
     return {
         "architecture": config.model_type,
@@ -72,7 +71,7 @@ def _architecture(config: Any) -> dict[str, Any]:  # noqa: ANN401
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "attention_heads": heads,
-        "kv_heads": kv_heads,
+        "kv_heads": kv_heads(config),
         "dtype": str(dtype).removeprefix("torch."),
         "quantization": stored_quantization(config),
         "context": context_length(config),
@@ -141,11 +140,11 @@ def _contract(tokenizer: Any, markers: Markers) -> dict[str, Any]:  # noqa: ANN4
 def _print_facts(facts: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), printable(_said(value)))
+        table.add_row(name.replace("_", " "), printable(_formatted(value)))
     plain_console().print(table)
 
 
-def _said(value: object) -> str:
+def _formatted(value: object) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, int):

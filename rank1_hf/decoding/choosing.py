@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rank1_hf.chains.chain import SteeringError
+from rank1_hf.chains.rules import SteeringError
 
 
 def chosen_by(processor: LogitsProcessor | LogitsProcessorList | None, context: Sequence[int], logits: Tensor) -> int:

@@ -33,7 +33,7 @@ def resolve(options: DecodingOptions, model: PreTrainedModel) -> DecodingOptions
         prefill_chunk=prefill_chunk,
         kv_cache_tokens=options.kv_cache_tokens
         or _kv_cache_tokens(model, prefill_chunk, options.gpu_memory_utilization, captures=graphs),
-        speculate=options.speculate and not reproducible,
+        speculate=options.speculate and (not reproducible or (on_cpu and kernels)),
         step_overhead_tokens=options.step_overhead_tokens or overhead,
         graphs=graphs,
         kernels=kernels,

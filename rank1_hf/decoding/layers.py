@@ -213,6 +213,9 @@ def _check_form(layer: nn.Module) -> None:
     )
     if not is_known:
         raise ValueError("its form is another")
+    inner = list(layer.modules())[1:]
+    if have_hooks(inner) or any("forward" in vars(part) for part in inner):  # accelerate's, too, where it offloads
+        raise ValueError("its parts have hooks or a forward that is not their own")
 
 
 def _activation(function: nn.Module) -> str:

@@ -21,7 +21,8 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.chain import ChainRules, SteeringError
+from rank1_hf.chains.chain import ChainRules
+from rank1_hf.chains.rules import SteeringError
 from rank1_hf.decoding.attention import attention_of, check_attention
 from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.defaults import resolve
@@ -174,7 +175,7 @@ class Decoder:
         self._layers.begin()
         if self._graphs is not None:
             self._graphs.begin()
-        return (ReproducibleScheduler if options.reproducible else Scheduler)(
+        scheduler = (ReproducibleScheduler if options.reproducible else Scheduler)(
             iter(requests),
             self._new_row,
             self._cache,
@@ -185,6 +186,9 @@ class Decoder:
             overlaps=bool(options.overlap),
             refill_share=0.0 if self._graphs is None else _REFILL_SHARE,
         )
+        if isinstance(scheduler, ReproducibleScheduler):
+            scheduler.shares_steps = self._kernels is not None
+        return scheduler
 
     def _new_row(self, request: Request) -> Row:
         return Row(request, request.new_chain(self.rules, self._rethinks))
@@ -249,8 +253,7 @@ class Decoder:
         else:
             with_logits = [token for behind in positions.values() for token in behind]
             positions = _renumbered(positions)
-            if plan.width is not None:
-                with_logits += [0] * (plan.width - len(with_logits))
+            with_logits += [0] * (plan.n_logits - len(with_logits))
             step = Step(
                 self._cache,
                 slices,

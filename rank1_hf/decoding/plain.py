@@ -2,8 +2,7 @@
 
     prompt ids -> model -> likeliest token -> Chain.advance -> ... -> </think> -> model -> verdict
 
-`chain.py` decides what the context becomes after each token: one token longer, closed, rewritten by a forced close, or
-reopened to think again. Everything else in this folder makes this loop faster, and gives the same chains and verdicts.
+`Chain` decides what the context becomes after each token. All else in this folder gives the same chains, faster.
 """
 
 import math
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from rank1_hf.chains.chain import BeliefPoint, ChainRules, SteeringError
+from rank1_hf.chains.chain import ChainRules
+from rank1_hf.chains.rules import SteeringError
 from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.stats import Stats
@@ -64,7 +64,7 @@ class PlainDecoder:
             if branch is not None:
                 true_logit, false_logit = self._next_logits(branch.tokens, DynamicCache())[self._answers].tolist()
                 if math.isfinite(true_logit - false_logit):
-                    chain.believe(BeliefPoint(len(branch.thought), true_logit - false_logit))
+                    chain.believe(len(branch.thought), true_logit - false_logit)
             try:
                 unchanged = chain.advance(chosen_by(request.processor, chain.tokens, logits))
             except SteeringError as error:

@@ -34,7 +34,9 @@ class Plan:
     Attributes:
         rows: those with few new tokens first.
         width: pad the step to so many tokens, and attend every row by itself; None: neither.
+        n_logits: with a width, read the logits of so many positions.
     """
 
     rows: list[ScheduledRow]
     width: int | None = None
+    n_logits: int = 0

@@ -20,18 +20,18 @@ from rank1_hf.decoding.watcher import NOTHING, Needs, Reading, Scores
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WatchedToken:
     """A token at which a watcher requests more.
 
     Attributes:
-        token: where it stands in the step.
+        position: where it stands in the step.
         logits: where its logits stand among the step's.
         kv: its row's.
         n_context: how many tokens it sees, itself included.
         needs: what is wanted.
     """
 
-    token: int
+    position: int
     logits: int
     kv: RowKV
     n_context: int
@@ -42,86 +42,90 @@ class Probe:
     """What is wanted of one step, and then what was found.
 
     Args:
-        places: in the order of the step; at least one.
+        watched: in the order of the step; at least one.
         cache: where the rows keep their KV.
     """
 
-    def __init__(self, places: Sequence[Place], cache: KVCache) -> None:
-        self._places = {place.logits: place for place in places}
+    def __init__(self, watched: Sequence[WatchedToken], cache: KVCache) -> None:
+        self._watched = {token.logits: token for token in watched}
         self._cache = cache
         self._logits: Tensor | None = None
         self._scores: dict[int, Scores] = {}
-        self._hidden: dict[int, dict[int, Tensor]] = {place.logits: {} for place in places}
-        self._attention: dict[int, dict[tuple[int, int], Tensor]] = {place.logits: {} for place in places}
+        self._hidden: dict[int, dict[int, Tensor]] = {token.logits: {} for token in watched}
+        self._attention: dict[int, dict[tuple[int, int], Tensor]] = {token.logits: {} for token in watched}
 
     @classmethod
     def of(cls, rows: Sequence[ScheduledRow], cache: KVCache) -> "Probe | None":
         """The probe of a step whose rows' KV is extended already; None where nothing is requested."""
-        places: list[Place] = []
+        watched: list[WatchedToken] = []
         n_tokens = n_logits = 0
         for part in rows:
             n_tokens += part.n_fed
             if not part.needs_logits:
                 continue
-            n_places = len(part.draft) + 1
+            n_of_row = len(part.draft) + 1
             needs = part.row.needs(part.draft)
             if needs != NOTHING:
-                places += (
-                    Place(
-                        n_tokens - back, n_logits + n_places - back, part.row.kv, part.row.kv.length - back + 1, needs
+                watched += (
+                    WatchedToken(
+                        n_tokens - back,
+                        n_logits + n_of_row - back,
+                        part.row.kv,
+                        part.row.kv.length - back + 1,
+                        needs,
                     )
-                    for back in range(n_places, 0, -1)
+                    for back in range(n_of_row, 0, -1)
                 )
-            n_logits += n_places
-        return cls(places, cache) if places else None
+            n_logits += n_of_row
+        return cls(watched, cache) if watched else None
 
     @contextmanager
     def listening(self, model: PreTrainedModel) -> Iterator[None]:
         """Record the outputs of the requested layers."""
         layers = model.base_model.layers
         with ExitStack() as hooks:
-            for index in frozenset().union(*(place.needs.hidden_states for place in self._places.values())):
+            for index in frozenset().union(*(token.needs.hidden_states for token in self._watched.values())):
                 hooks.enter_context(_hooked(layers[index], partial(self._keep_hidden, index)))
             yield
 
     def attended(self, layer: int, queries: Tensor, scaling: float, window: int | None) -> None:
         """A layer attends: [tokens, heads, head dim], rotated; its keys are in the KV cache."""
-        for place in self._places.values():
-            heads = sorted(head for of_layer, head in place.needs.attention if of_layer == layer)
+        for token in self._watched.values():
+            heads = sorted(head for of_layer, head in token.needs.attention if of_layer == layer)
             if heads:
-                keys, _ = self._cache.read(place.kv, layer, place.n_context)
-                weights = _attention_weights(queries[place.token], keys, heads, scaling, window)
-                self._attention[place.logits].update(zip(((layer, head) for head in heads), weights, strict=True))
+                keys, _ = self._cache.read(token.kv, layer, token.n_context)
+                weights = _attention_weights(queries[token.position], keys, heads, scaling, window)
+                self._attention[token.logits].update(zip(((layer, head) for head in heads), weights, strict=True))
 
     def found(self, logits: Tensor) -> None:
         """The step's logits: [tokens, vocabulary], float32."""
         self._logits = logits
-        wanted = [at for at, place in self._places.items() if place.needs.scores]
+        wanted = [at for at, token in self._watched.items() if token.needs.scores]
         if wanted:
             self._scores = dict(zip(wanted, _scores(logits[wanted]), strict=True))
 
     def reading(self, at: int) -> Reading | None:
         """What was found behind the token whose logits stand at this place among the step's."""
-        place = self._places.get(at)
-        if place is None:
+        token = self._watched.get(at)
+        if token is None:
             return None
         assert self._logits is not None  # the step has been run
         return Reading(
             scores=self._scores.get(at),
-            logits=self._logits[at] if place.needs.logits else None,
+            logits=self._logits[at] if token.needs.logits else None,
             hidden_states=self._hidden[at],
             attention=self._attention[at],
-            kv=partial(self._kv, place) if place.needs.kv else None,
+            kv=partial(self._kv, token) if token.needs.kv else None,
         )
 
     def _keep_hidden(self, layer: int, output: Tensor | tuple[Tensor, ...]) -> None:
         states = output if isinstance(output, Tensor) else output[0]
-        for at, place in self._places.items():
-            if layer in place.needs.hidden_states:
-                self._hidden[at][layer] = states[0, place.token].clone()
+        for at, token in self._watched.items():
+            if layer in token.needs.hidden_states:
+                self._hidden[at][layer] = states[0, token.position].clone()
 
-    def _kv(self, place: Place, layer: int) -> tuple[Tensor, Tensor]:
-        return self._cache.read(place.kv, layer, place.n_context)
+    def _kv(self, token: WatchedToken, layer: int) -> tuple[Tensor, Tensor]:
+        return self._cache.read(token.kv, layer, token.n_context)
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 In low precision a sum depends on its order, the order on the kernel, and the kernel on the shape of the step. So here
 the shape of everything that touches a token follows from its own row alone:
 
-- A step is either a chunk of one row, or one token of every row that decodes, padded to a fixed number of tokens.
-- A chunk starts where the row's own past says: at the start of the prompt, behind what its query shares, every
-  `CHUNK` tokens from there, and where the chain was rewritten. A preempted row is fed again in the same pieces.
-- Every row is attended alone, and nothing is drafted.
+- Steps have two widths, and are padded to them: one for prompts and for what rules wrote into a chain, one for what the
+  model decoded and for drafts of that. Which of them a token is computed in follows from what it is. A preempted row is
+  fed again in the same way.
+- The kernels compute each token's attention by itself, in a fixed order, so the tokens of any rows may share a step.
+  Without kernels every row is attended alone, prompts are fed one at a time, in pieces that start where the row's own
+  past says, and nothing is drafted.
 
 (Cf. He et al., "Defeating Nondeterminism in LLM Inference", Thinking Machines 2025, on batch invariance.)
 """
@@ -21,24 +23,43 @@ CHUNK = 128
 
 
 class ReproducibleScheduler(Scheduler):
-    """Plans steps of two shapes only: chunks first, so that as many rows as possible decode together."""
+    """Plans steps of two widths only: prefill first, so that as many rows as possible decode together."""
 
     least_prefill_chunk = CHUNK
+    shares_steps = False
+    """Whether prompts of several rows may share a step: where kernels compute each token's attention by itself."""
 
     def _split(self) -> Plan:
-        for row in self.rows:
-            end = _chunk_end(row)
-            if end is not None and (row.kv.length > 0 or self._prefixes.start(row)):
-                # A row that starts from a known prefix only now knows where its chunk ends.
-                n_tokens = min((_chunk_end(row) or end) - row.kv.length, CHUNK)
-                return Plan([ScheduledRow(row, n_tokens, needs_logits=n_tokens == row.pending)], width=CHUNK)
+        pieces = self._pieces()
+        if pieces:
+            return Plan(pieces, width=CHUNK, n_logits=self._width)
         held = self._held()
         feedable = [row for row in self.rows if (row.pending > 0 or row.will_continue) and row not in held]
-        decoding = [ScheduledRow(row, 1, needs_logits=row.pending <= 1) for row in feedable]
-        return Plan(decoding, width=self._width)
+        room = self._width - len(feedable)
+        decoding: list[ScheduledRow] = []
+        for row in feedable:
+            draft = self._draft(row, speculates=row.pending == 1)[:room]
+            room -= len(draft)
+            decoding.append(ScheduledRow(row, 1, needs_logits=row.pending <= 1, draft=draft))
+        return Plan(decoding, width=self._width, n_logits=self._width)
+
+    def _pieces(self) -> list[ScheduledRow]:
+        """What is to be prefilled, as far as it fits into a step."""
+        pieces: list[ScheduledRow] = []
+        room = CHUNK
+        for row in self.rows:
+            end = _piece_end(row)
+            if end is not None and (row.kv.length > 0 or self._prefixes.start(row)):
+                # A row that starts from a known prefix only now knows where its piece ends.
+                n_tokens = min((_piece_end(row) or end) - row.kv.length, room)
+                room -= n_tokens
+                pieces.append(ScheduledRow(row, n_tokens, needs_logits=n_tokens == row.pending))
+            if pieces and (room == 0 or not self.shares_steps):
+                break
+        return pieces
 
 
-def _chunk_end(row: Row) -> int | None:
+def _piece_end(row: Row) -> int | None:
     """Where the piece ends that the row's next token belongs to; None: it is fed by itself, as it was decoded."""
     start, n_prompt = row.kv.length, len(row.request.prompt)
     if start < n_prompt:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rank1_hf.chains.chain import BeliefPoint, Chain, ChainRules, Ended, Steering
+from rank1_hf.chains.beliefs import BeliefPoint
+from rank1_hf.chains.chain import Chain, ChainRules, Ended
+from rank1_hf.chains.steering import UNSTEERED, Steering
 from rank1_hf.decoding.watcher import Watcher
 
 
@@ -36,7 +38,7 @@ class Request:
     limit: int
     limit_reason: Literal["budget", "context"] = "budget"
     context: int | None = None
-    steering: Steering = field(default_factory=Steering)
+    steering: Steering = UNSTEERED
     processor: LogitsProcessor | LogitsProcessorList | None = None
     watcher: Watcher | None = None
     is_cancelled: Callable[[], bool] | None = None

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
-from rank1_hf.chains.chain import BeliefPoint, Chain, Steering
+from rank1_hf.chains.chain import Chain
+from rank1_hf.chains.steering import UNSTEERED
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading
@@ -31,7 +32,7 @@ class Row:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.is_guided = self.parent is not None or request.steering != Steering()
+        self.is_guided = self.parent is not None or request.steering != UNSTEERED
         self.is_guided |= request.watcher is not None or request.processor is not None
         n_prompt, n_tokens = len(self.request.prompt), len(self.chain.tokens)
         if n_tokens > n_prompt and self.parent is None:
@@ -74,7 +75,7 @@ class Row:
         else:
             row.n_branches -= 1
             if outcome.error is None:
-                row.chain.believe(BeliefPoint(len(outcome.thought), outcome.true_logit - outcome.false_logit))
+                row.chain.believe(len(outcome.thought), outcome.true_logit - outcome.false_logit)
         if row.outcome is None or row.n_branches:
             return []
         return [replace(row.outcome, beliefs=row.chain.beliefs)]

@@ -180,15 +180,16 @@ class Step:
     def batches(self) -> list[tuple[slice, PagedBatch]]:
         """The rows as kernels take them, and which of the step's tokens they bring: a batch of those with few tokens,
         and one of the others. Where rows must not depend on each other, one with a very long context is by itself.
-        Padding is a batch of its own.
+        Padding is a batch of its own. The kernels then also choose their blocks by the width of the step alone.
         """
         assert self.kernels is not None
         n_alike = self.kernels.UNIFORM_PAGES if self._is_separate else math.inf
+        n_few = 0 if self._is_separate else MAX_BATCHED_NEW_TOKENS
         batches: list[tuple[slice, PagedBatch]] = []
         start = 0
         for _, rows in groupby(
             enumerate(self._slices),
-            lambda row: (len(row[1].tokens) > MAX_BATCHED_NEW_TOKENS, len(row[1].kv.pages) > n_alike and row[0]),
+            lambda row: (len(row[1].tokens) > n_few, len(row[1].kv.pages) > n_alike and row[0]),
         ):
             parts = [part for _, part in rows]
             stop = start + sum(len(part.tokens) for part in parts)
@@ -206,7 +207,7 @@ class Step:
             query_starts=self._tensor([0, *accumulate(n_tokens)]).int(),
             context_lengths=self._tensor([part.kv.length for part in parts]).int(),
             block_table=self._tensor([part.kv.pages + [0] * (width - len(part.kv.pages)) for part in parts]).int(),
-            longest_query=max(n_tokens),
+            longest_query=self.n_tokens + self._n_padding if self._is_separate else max(n_tokens),
         )
 
     @cached_property

@@ -23,6 +23,7 @@ from rank1_hf.evaluation import outputs
 from rank1_hf.evaluation.candidates import Candidate, Inputs
 from rank1_hf.evaluation.journal import Journal, lock, refuse_others
 from rank1_hf.evaluation.metrics import MEASURES, Comparison
+from rank1_hf.evaluation.provenance import Provenance
 from rank1_hf.evaluation.shards import Finished, Shard
 from rank1_hf.evaluation.task import Task
 from rank1_hf.files.documents import DocumentStore
@@ -81,6 +82,7 @@ def run_job(
     measures: Sequence[str] = MEASURES,
     run_json: bool = False,
     show_progress: bool | None = None,
+    provenance: Provenance | None = None,
 ) -> Outcome:
     """Judge what has no judgment yet, then write the files.
 
@@ -97,6 +99,7 @@ def run_job(
         measures: what to measure, as ir_measures names it.
         run_json: whether to write the new run as run.json too.
         show_progress: None: only on a terminal.
+        provenance: writes environment.json; None: it is not written.
 
     Raises:
         JournalError: the folder is in use, or belongs to a job with other settings.
@@ -121,6 +124,8 @@ def run_job(
                 places = shard.places(_costs(inputs, documents, costs))
                 decisive["places"] = [places.start, places.stop]
             with Journal(journal_path, decisive, task.n_places) as journal:
+                if provenance is not None:
+                    provenance.check(inputs, documents.digest)
                 pending = Pending(inputs, places, documents, journal)
                 stopped: signal.Signals | OSError | None = None
                 measured: Sequence[Comparison] = ()
@@ -128,6 +133,8 @@ def run_job(
                 try:
                     if len(pending):
                         reranker = load()
+                        if provenance is not None:
+                            provenance.write(output, reranker)
                         for judgment in reranker.judge(
                             pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
                         ):

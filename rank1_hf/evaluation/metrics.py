@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
-
 from rank1_hf.evaluation.measures import parse_measure, provider_of
+from rank1_hf.evaluation.significance import paired_t_test
 from rank1_hf.files.inputs import InputError
 from rank1_hf.files.trec import Qrels, Run, best_first
 
 try:
     import ir_measures
-    import scipy  # noqa: F401 (said now if it is missing; what takes long of it is imported where it is used)
 except ImportError as error:
     raise ImportError("metrics need ir_measures and scipy; install them with: pip install 'rank1-hf[eval]'") from error
 
@@ -36,7 +34,6 @@ Values = dict[str, dict[str, float]]
 """measure -> query -> value."""
 
 _HIGHEST_OF_GDEVAL = 4  # grade
-_ROUNDING = 1e-9  # of a difference, as a share of what it is a difference of
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,25 +194,15 @@ def compare(before: Values, after: Values) -> list[Comparison]:
         pairs = [(before[name][query], value) for query, value in values.items() if query in before[name]]
         if pairs:
             first, second = zip(*pairs, strict=True)
-            aggregate = _aggregate(name)
-            comparisons.append(
-                Comparison(name, aggregate(first), aggregate(second), _p_value(first, second), len(pairs))
-            )
+            mean = aggregate(name)
+            comparisons.append(Comparison(name, mean(first), mean(second), paired_t_test(first, second), len(pairs)))
     return comparisons
 
 
-def _aggregate(name: str) -> Callable[[Sequence[float]], float]:
+def aggregate(name: str) -> Callable[[Sequence[float]], float]:
+    """What makes one value of a measure's values over the queries: the mean, or the sum of what counts."""
     of_task = name in (PAIRWISE_ACCURACY, P_MRR)
     return fmean if of_task or isinstance(parse_measure(name).aggregator(), ir_measures.MeanAgg) else math.fsum
-
-
-def _p_value(before: Sequence[float], after: Sequence[float]) -> float | None:
-    differences = np.subtract(after, before)
-    if len(differences) < 2 or np.ptp(differences) <= _ROUNDING * np.max(np.abs((before, after))):
-        return None
-    from scipy.stats import ttest_rel
-
-    return float(ttest_rel(after, before).pvalue)
 
 
 def _twins(qrels: Qrels, one: str, other: str) -> list[tuple[str, tuple[str, str]]]:

@@ -14,16 +14,16 @@ import numpy as np
 from rank1_hf.evaluation import metrics
 from rank1_hf.evaluation.journal import Journal, json_line
 from rank1_hf.evaluation.task import Task
-from rank1_hf.files.inputs import InputError
+from rank1_hf.files.inputs import InputError, read_lines
 from rank1_hf.files.trec import Run, run_line
 from rank1_hf.viewing.judgments import COLUMNS
 
 _COLUMNS = {"query": "string", "document": "string", "rank": "int64", **COLUMNS}
-"""What is said of a judged pair, and the Arrow type of it."""
+"""The columns of a judged pair, and their Arrow types."""
 
 
-class Place(NamedTuple):
-    """A document's place in the new ranking of its query.
+class RankedDocument(NamedTuple):
+    """A document in the new ranking of its query.
 
     Attributes:
         document: its id.
@@ -38,7 +38,7 @@ class Place(NamedTuple):
     judgment: dict[str, Any] | None
 
 
-def rankings(task: Task, journal: Journal) -> Iterator[tuple[str, list[Place]]]:
+def rankings(task: Task, journal: Journal) -> Iterator[tuple[str, list[RankedDocument]]]:
     """Each query's new ranking: candidates by their log-odds, ties as they stood; those without a score behind them,
     then the documents that were not reranked, as they stood.
     """
@@ -49,7 +49,7 @@ def rankings(task: Task, journal: Journal) -> Iterator[tuple[str, list[Place]]]:
         ]
         judged.sort(key=lambda item: _key(item[1]))
         below = [(document, None) for place, document in enumerate(scores) if place >= task.top_k]
-        yield query, places([*judged, *below])
+        yield query, with_scores([*judged, *below])
         start += len(scores)
 
 
@@ -58,9 +58,9 @@ def _key(judgment: Mapping[str, Any] | None) -> tuple[bool, float]:
     return (True, 0.0) if log_odds is None else (False, -log_odds)
 
 
-def places(ranked: Sequence[tuple[str, dict[str, Any] | None]]) -> list[Place]:
-    """One query's places, from its documents and their judgments in their new order."""
-    found: list[Place] = []
+def with_scores(ranked: Sequence[tuple[str, dict[str, Any] | None]]) -> list[RankedDocument]:
+    """One query's new ranking, from its documents and their judgments in that order."""
+    found: list[RankedDocument] = []
     last = np.float32(np.inf)
     for document, judgment in ranked:
         log_odds = None if judgment is None else judgment["log_odds"]
@@ -69,7 +69,7 @@ def places(ranked: Sequence[tuple[str, dict[str, Any] | None]]) -> list[Place]:
         else:
             score = np.floor(last) - np.float32(1) if found else np.float32(-1)
         last = min(score, np.nextafter(last, np.float32(-np.inf)))
-        found.append(Place(document, float(last), judgment))
+        found.append(RankedDocument(document, float(last), judgment))
     return found
 
 
@@ -106,14 +106,14 @@ def _write_rankings(folder: Path, task: Task, journal: Journal, errors: "ErrorLi
         replacing(folder / "judgments.jsonl") as judgments,
     ):
         for query, ranking in rankings(task, journal):
-            reranked[query] = {place.document: place.score for place in ranking}
-            for rank, place in enumerate(ranking, start=1):
-                run.write(run_line(query, place.document, rank, _score(place.score)).encode())
-                if place.judgment is not None:
-                    record = _record(query, place.document, rank, place.judgment)
+            reranked[query] = {ranked.document: ranked.score for ranked in ranking}
+            for rank, ranked in enumerate(ranking, start=1):
+                run.write(run_line(query, ranked.document, rank, _score(ranked.score)).encode())
+                if ranked.judgment is not None:
+                    record = _record(query, ranked.document, rank, ranked.judgment)
                     judgments.write(json_line(record))
                     if record["error"] is not None:
-                        errors.add_pair(query, place.document, record["error"])
+                        errors.add_pair(query, ranked.document, record["error"])
     _write_parquet(folder / "judgments.jsonl", folder / "judgments.parquet")
     return reranked
 
@@ -140,6 +140,26 @@ def write_metrics(folder: Path, before: metrics.Values, after: metrics.Values) -
                 if query in before[name]:
                     file.write(f"{name}\t{query}\t{before[name][query]!r}\t{value!r}\n".encode())
     return comparison
+
+
+def read_values(folder: Path) -> metrics.Values | None:
+    """What per_query.tsv says of the new ranking; None where nothing was measured.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / "per_query.tsv"
+    if not path.is_file():
+        return None
+    values: metrics.Values = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if number > 1:
+            try:
+                measure, query, _, after = line.rstrip("\n").split("\t")
+                values.setdefault(measure, {})[query] = float(after)
+            except ValueError:
+                raise InputError(f"{path}, line {number}: must be a measure, a query and two values") from None
+    return values
 
 
 def _score(score: float) -> str:

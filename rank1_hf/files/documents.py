@@ -46,7 +46,7 @@ class DocumentStore:
         self._database = sqlite3.connect(path)
         try:
             self._fill(self._rows(documents, wanted, named))
-            self._tell_conflicts(skip)
+            self._report_conflicts(skip)
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.Error):
@@ -77,7 +77,7 @@ class DocumentStore:
         self._database.execute("CREATE INDEX by_id ON documents (id)")
         self._database.commit()
 
-    def _tell_conflicts(self, skip: Skip) -> None:
+    def _report_conflicts(self, skip: Skip) -> None:
         repeated = self._database.execute(
             "SELECT id FROM documents GROUP BY id HAVING COUNT(*) > 1 ORDER BY MIN(rowid)"
         )

@@ -145,8 +145,8 @@ class Rank1Ranker:
         judgments = ranked(self._warm(), query, passages, top_n=top_k, instruction=self.instruction)
         best = []
         for judgment in judgments:
-            document, told = candidates[judgment.index], metadata(judgment)
-            best.append(replace(document, score=told["relevance_score"], meta=document.meta | told))
+            document, meta = candidates[judgment.index], metadata(judgment)
+            best.append(replace(document, score=meta["relevance_score"], meta=document.meta | meta))
         return {"documents": best}
 
     def _warm(self) -> Rank1:

@@ -57,9 +57,9 @@ class Rank1Rerank(BaseDocumentCompressor):
         """
         passages = [document.page_content for document in documents]
         best = ranked(self.model, query, passages, top_n=self.top_n, instruction=self.instruction)
-        return [_told(documents[judgment.index], metadata(judgment)) for judgment in best]
+        return [_with_metadata(documents[judgment.index], metadata(judgment)) for judgment in best]
 
 
-def _told(document: Document, told: dict[str, object]) -> Document:
-    copy: Document = document.model_copy(update={"metadata": document.metadata | told})
+def _with_metadata(document: Document, added: dict[str, object]) -> Document:
+    copy: Document = document.model_copy(update={"metadata": document.metadata | added})
     return copy

@@ -70,7 +70,7 @@ class Rank1Rerank(BaseNodePostprocessor):
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             passages = [_passage(node.node) for node in nodes]
             judgments = ranked(self.model, query, passages, top_n=self.top_n, instruction=self.instruction)
-            best = [_told(nodes[judgment.index], judgment) for judgment in judgments]
+            best = [_with_metadata(nodes[judgment.index], judgment) for judgment in judgments]
             event.on_end(payload={EventPayload.NODES: best})
         return best
 
@@ -81,9 +81,9 @@ def _passage(node: BaseNode) -> str:
     return text
 
 
-def _told(given: NodeWithScore, judgment: Judgment) -> NodeWithScore:
-    node, told = given.node, metadata(judgment)
-    update: dict[str, Any] = {"metadata": node.metadata | told}
+def _with_metadata(given: NodeWithScore, judgment: Judgment) -> NodeWithScore:
+    node, added = given.node, metadata(judgment)
+    update: dict[str, Any] = {"metadata": node.metadata | added}
     for reader in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
         update[reader] = list(dict.fromkeys([*getattr(node, reader), *KEYS]))
-    return NodeWithScore(node=node.model_copy(update=update), score=told["relevance_score"])
+    return NodeWithScore(node=node.model_copy(update=update), score=added["relevance_score"])

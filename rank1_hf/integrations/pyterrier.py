@@ -69,9 +69,9 @@ class Rank1ReRanker(pt.Transformer):
         passages = ({"title": title, "text": text} for title, text in zip(titles, inp[self.text_field], strict=True))
         judgments = self.model.judge(list(zip(queries, passages, strict=True)), show_progress_bar=self.verbose)
         warn_of_failures(judgments)
-        told = [metadata(judgment) for judgment in judgments]
+        added = [metadata(judgment) for judgment in judgments]
         scores = np.array([judgment.log_odds for judgment in judgments])
         failed = np.isnan(scores)
         scores[failed] = np.min(scores[~failed], initial=0) - 1
-        result = inp.assign(score=scores, **{key: [each[key] for each in told] for key in KEYS})
+        result = inp.assign(score=scores, **{key: [each[key] for each in added] for key in KEYS})
         return pt.model.add_ranks(result)

@@ -114,7 +114,7 @@ def _document(text: str) -> Document:
 
 
 def _result(document: Document, judgment: Judgment, rank: int) -> Result:
-    told = metadata(judgment)
+    added = metadata(judgment)
     copied = copy(document)
-    copied.metadata = document.metadata | told
-    return Result(copied, told["relevance_score"], rank)
+    copied.metadata = document.metadata | added
+    return Result(copied, added["relevance_score"], rank)

@@ -172,7 +172,7 @@ def load_model(
             raise CheckpointError(f"{name} of {checkpoint.path} has values that float16 has not: give dtype='float32'")
         if not has_bfloat16(target):
             compute_in_float16(loaded)
-    _say_what_is_offloaded(checkpoint.path, offloaded_bytes(loaded))
+    _log_offloading(checkpoint.path, offloaded_bytes(loaded))
     return loaded
 
 
@@ -303,7 +303,7 @@ def _check_index(index: Path) -> None:
             raise CheckpointError(f"{index.parent} lacks {file}, which its index names; download the checkpoint again")
 
 
-def _say_what_is_offloaded(path: str | Path, n_bytes: Mapping[str, int]) -> None:
+def _log_offloading(path: str | Path, n_bytes: Mapping[str, int]) -> None:
     if any(n_bytes.values()):
         logger.warning(
             "of the weights of %s %.2f GiB lie in main memory and %.2f GiB on the disk, and every step moves them to "

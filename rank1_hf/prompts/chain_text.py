@@ -16,18 +16,18 @@ class TextStream:
     def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int]) -> None:
         self._decode = decode
         self._ids = list(before)
-        self._n_said = len(self._ids)  # the text of so many has been given away
+        self._n_given = len(self._ids)  # the text of so many has been given away
 
     def push(self, token: int) -> str:
         """The text that another token adds; empty where it only begins a character."""
         self._ids.append(token)
-        said, text = self._decode(self._ids[: self._n_said]), self._decode(self._ids)
+        given, text = self._decode(self._ids[: self._n_given]), self._decode(self._ids)
         if text.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
         # Only the tokens since the last piece are kept: they are enough to decode the next ones as they are.
-        self._ids = self._ids[self._n_said :]
-        self._n_said = len(self._ids)
-        return text[len(said) :]
+        self._ids = self._ids[self._n_given :]
+        self._n_given = len(self._ids)
+        return text[len(given) :]
 
 
 def cut_to_last_sentence(chain: str) -> str:

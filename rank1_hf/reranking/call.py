@@ -14,16 +14,10 @@ from typing import TypeAlias
 
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from rank1_hf.chains.chain import (
-    BeliefAt,
-    DoNotThink,
-    Ended,
-    Rule,
-    Steering,
-    SteeringError,
-    check_belief_at,
-    rule_for_pair,
-)
+from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
+from rank1_hf.chains.chain import Ended
+from rank1_hf.chains.rules import DoNotThink, Rule, SteeringError, rule_for_pair
+from rank1_hf.chains.steering import Steering
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import unpack

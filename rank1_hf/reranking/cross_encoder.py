@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.chain import Rule
+from rank1_hf.chains.rules import Rule
 from rank1_hf.inputs.values import is_missing, whole_number
 from rank1_hf.prompts.pairs import Pairs, is_pair
 from rank1_hf.prompts.prompt import Passage, Query, query_text
 from rank1_hf.reranking.remarks import warn_of_failures
 from rank1_hf.results.judgment import Judgment, ranking_key
-from rank1_hf.tracing.contest import TopKExit, contest_for
 from rank1_hf.tracing.observer import Observer
+from rank1_hf.tracing.top_k_exit import TopKExit, top_k_exit_rule
 from rank1_hf.viewing.judgments import Judgments, Ranking
 
 Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float32]] | np.float32
@@ -235,19 +235,19 @@ class CrossEncoderMethods(ABC):
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
         if top_k is not None:
             top_k = whole_number("top_k", top_k, least=1)
-        contest = contest_for(top_k, early_exit)
+        exit_rule = top_k_exit_rule(top_k, early_exit)
         if isinstance(documents, str | bytes | Mapping):
             raise TypeError(f"documents must be a list of passages, not one {type(documents).__name__}")
         documents = list(documents)
         if top_k is not None and top_k >= len(documents):
-            contest = None  # all are among the best
+            exit_rule = None  # all are among the best
         text = query_text(query if is_missing(instruction) else {"text": query, "instruction": instruction})
         judgments = self.judge(
             [(text, document) for document in documents],
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
-            rule=contest,
-            observers=[] if contest is None else [contest],
+            rule=exit_rule,
+            observers=[] if exit_rule is None else [exit_rule],
         )
         scores = [judgment.score for judgment in judgments]
         order = sorted(judgments, key=ranking_key)

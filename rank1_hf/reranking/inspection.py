@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.chain import BeliefAt
+from rank1_hf.chains.beliefs import BeliefAt
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.values import is_whole_number
@@ -18,7 +18,7 @@ from rank1_hf.reranking.call import Call, CallOptions
 from rank1_hf.results.judgment import Judgment, TokenEvent
 from rank1_hf.results.trace import Trace
 from rank1_hf.tracing.lens import Lens, LensObserver
-from rank1_hf.tracing.speaker import Speaker
+from rank1_hf.tracing.token_stream import TokenStream
 from rank1_hf.tracing.tracer import TraceOptions
 from rank1_hf.viewing.texts import with_given_chain
 
@@ -121,11 +121,11 @@ class InspectionMethods(ABC):
         return self.locked_per_step(self._stream(query, passage))
 
     def _stream(self, query: Query, passage: Passage) -> Generator[TokenEvent | Judgment]:
-        speaker = Speaker(self.encoder)
-        call = Call(self.pair_encoder, self.model, iter([(0, (query, passage))]), CallOptions(observers=[speaker]))
+        tokens = TokenStream(self.encoder)
+        call = Call(self.pair_encoder, self.model, iter([(0, (query, passage))]), CallOptions(observers=[tokens]))
         with closing(self.decoder.steps(call.requests())) as steps:
             for finished in steps:
-                yield from speaker.take()
+                yield from tokens.take()
                 for decoded in finished:
                     call.finish(decoded)
         for judgment in call.take_ready():

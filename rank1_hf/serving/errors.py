@@ -50,14 +50,14 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 UNAUTHORIZED: dict[int | str, dict[str, Any]] = {401: DOCUMENTED[401]}
 """The one error of what is only read."""
 
-_SAID_OF_STATUS = {
+_MESSAGE_OF_STATUS = {
     400: "the body cannot be read as JSON: it is not UTF-8, or something in it is too deep or too long",
     404: "there is no such address; /docs lists those that there are",
     405: "this address does not take this method; /docs says which one it takes",
 }
 """What we never raise ourselves, in our words."""
 
-_SAID_OF_FIELD = {
+_MESSAGE_OF_FIELD = {
     "missing": "is missing",
     "string_type": "must be text",
     "bool_type": "must be true or false",
@@ -77,10 +77,10 @@ def problem(status: int, message: str) -> ErrorResponse:
     return ErrorResponse(error=Problem(code=status, type=words, message=message))
 
 
-def _said_of(error: Mapping[str, Any]) -> str:
+def _message_of(error: Mapping[str, Any]) -> str:
     """What is wrong with a field, by the name that the client sent."""
     place = ".".join(str(part) for part in error["loc"][1:] if not str(part).startswith(TAG))
-    return f"{place or 'the body'} {_SAID_OF_FIELD.get(error['type'], 'is not as /docs describes it')}"
+    return f"{place or 'the body'} {_MESSAGE_OF_FIELD.get(error['type'], 'is not as /docs describes it')}"
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -91,7 +91,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        message = _SAID_OF_STATUS.get(error.status_code, error.detail)
+        message = _MESSAGE_OF_STATUS.get(error.status_code, error.detail)
         return response(error.status_code, message, **(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
@@ -100,9 +100,9 @@ def handle_errors(app: FastAPI) -> None:
         if problems[0]["type"] == "json_invalid":
             (_, at), reason = problems[0]["loc"], problems[0]["ctx"]["error"]
             return response(400, f"the body is not JSON: {reason} at character {at}")
-        said = [_said_of(each) for each in problems]
-        more = f"; and {len(said) - 5} more" if len(said) > 5 else ""
-        return response(422, "; ".join(said[:5]) + more)
+        messages = [_message_of(each) for each in problems]
+        more = f"; and {len(messages) - 5} more" if len(messages) > 5 else ""
+        return response(422, "; ".join(messages[:5]) + more)
 
     @app.exception_handler(BusyError)
     async def busy(request: Request, error: BusyError) -> JSONResponse:

@@ -90,6 +90,6 @@ def _pair(query: str | Refusal, document: str | Refusal) -> tuple[str, str] | Re
 
 def _refused(refusals: list[Refusal]) -> HTTPException:
     """The error of a request of which nothing can be judged."""
-    said = list(dict.fromkeys(f"{refusal.place}: {refusal.reason}" for refusal in refusals))
-    more = f"; and {len(said) - 5} more" if len(said) > 5 else ""
-    return HTTPException(max(refusal.status for refusal in refusals), "; ".join(said[:5]) + more)
+    reasons = list(dict.fromkeys(f"{refusal.place}: {refusal.reason}" for refusal in refusals))
+    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+    return HTTPException(max(refusal.status for refusal in refusals), "; ".join(reasons[:5]) + more)

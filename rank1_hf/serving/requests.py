@@ -55,11 +55,11 @@ class PairsRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _said(cls, body: object) -> object:
+    def _null_means_missing(cls, body: object) -> object:
         """The fields that have a value."""
         if not isinstance(body, dict):
             return body
-        return {name: value if _is_said(value) else None for name, value in body.items()}
+        return {name: value if _is_given(value) else None for name, value in body.items()}
 
     @property
     def placed_queries(self) -> dict[str, object]:
@@ -96,7 +96,7 @@ class PairsRequest(BaseModel):
             return passage_text(_text(document, "the document"))
         text = _text(document.get("text"), "the document's 'text'")
         title = document.get("title")
-        return passage_text({"title": _text(title, "the document's 'title'") if _is_said(title) else "", "text": text})
+        return passage_text({"title": _text(title, "the document's 'title'") if _is_given(title) else "", "text": text})
 
 
 class RerankRequest(PairsRequest):
@@ -132,7 +132,7 @@ class RerankRequest(PairsRequest):
         """As of all forms, but that `rank_fields` may name other fields, as Cohere v1 has it."""
         if not (self.rank_fields and isinstance(document, dict)):
             return super().document_text(document)
-        values = [document[name] for name in self.rank_fields if _is_said(document.get(name))]
+        values = [document[name] for name in self.rank_fields if _is_given(document.get(name))]
         if not values:
             raise PairError("the document has none of the fields that rank_fields names")
         return passage_text(" ".join(_text(value, "a field that rank_fields names") for value in values))
@@ -215,7 +215,7 @@ class ItemsScoreRequest(ScoreRequest):
 
 def _rerank_form(body: object) -> str:
     names = body if isinstance(body, dict) else {}
-    is_texts = _is_said(names.get("texts")) or ("texts" in names and "documents" not in names)
+    is_texts = _is_given(names.get("texts")) or ("texts" in names and "documents" not in names)
     return TAG + ("texts" if is_texts else "documents")
 
 
@@ -252,7 +252,7 @@ def _kind(value: object) -> str:
     return _KINDS.get(type(value), "an object")
 
 
-def _is_said(value: object) -> bool:
+def _is_given(value: object) -> bool:
     """Whether an optional field has a value: null is none, nor is the NaN that pandas writes for an empty cell."""
     return value is not None and value == value
 

@@ -31,7 +31,7 @@ NDJSON = "application/x-ndjson"
 ERRORS_HEADER = "X-Rank1-Errors"
 """Says which texts could not be judged, and why, where the form has no place for it."""
 
-_N_SAID = 5  # the first ones only: clients and proxies refuse long headers
+_N_LISTED = 5  # the first ones only: clients and proxies refuse long headers
 
 
 class Service:
@@ -55,7 +55,7 @@ class Service:
         judgments = await self._all(request, body)
         _check_some_judged(judgments, body)
         if errors := errors_of(judgments):
-            response.headers[ERRORS_HEADER] = json.dumps([error.model_dump() for error in errors[:_N_SAID]])
+            response.headers[ERRORS_HEADER] = json.dumps([error.model_dump() for error in errors[:_N_LISTED]])
         return text_ranks(judgments, body)
 
     async def score(self, request: Request, body: ScoreRequest) -> ScoreResponse:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rank1_hf.chains.chain import BeliefPoint
+    from rank1_hf.chains.beliefs import BeliefPoint
     from rank1_hf.decoding.watcher import Needs, Reading, Scores
     from rank1_hf.results.trace import Trace, read_traces, to_arrow, to_pandas, write_traces
     from rank1_hf.tracing.lens import Lens
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Observers need torch, which `rank1-hf --help` should not wait for.
 _HOMES = {
-    "BeliefPoint": "rank1_hf.chains.chain",
+    "BeliefPoint": "rank1_hf.chains.beliefs",
     "Lens": "rank1_hf.tracing.lens",
     "Needs": "rank1_hf.decoding.watcher",
     "Observer": "rank1_hf.tracing.observer",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rank1_hf.chains.chain import BeliefAt
+from rank1_hf.chains.beliefs import BeliefAt
 
 if TYPE_CHECKING:
     from rank1_hf.prompts.prompt import PromptEncoder

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rank1_hf.chains.chain import BeliefAt, check_belief_at
+from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
 from rank1_hf.decoding.requests import Decoded
 from rank1_hf.decoding.watcher import Needs, Reading, Scores
 from rank1_hf.prompts.prompt import Prompt, PromptEncoder
@@ -35,7 +35,7 @@ class TraceOptions:
 
 
 @dataclass(slots=True)
-class _Said:
+class _TokenRecord:
     token: int
     logprob: float
     alternative: int
@@ -51,7 +51,7 @@ class Tracer(Observer):
 
     def __init__(self) -> None:
         self._start: float | None = None
-        self._said: dict[int, _Said] = {}  # by the token's place in the context
+        self._records: dict[int, _TokenRecord] = {}  # by the token's place in the context
 
     def admitted(self, pair: WatchedPair) -> None:
         """The clock starts."""
@@ -64,7 +64,7 @@ class Tracer(Observer):
         assert reading.scores is not None
         seconds = time.perf_counter() - self._start
         scores = _of_chosen(reading.scores, token, reading)
-        self._said[pair.n_seen] = _Said(
+        self._records[pair.n_seen] = _TokenRecord(
             token, scores.logprob, scores.alternative, scores.margin, scores.entropy, seconds
         )
 
@@ -72,34 +72,34 @@ class Tracer(Observer):
         self, decoded: Decoded, prompt: Prompt, encoder: PromptEncoder, lens: LensObserver | None = None
     ) -> Trace:
         """The trace of the pair, once it is decoded, with what the lens has read if there was one."""
-        said = self._of_chain(len(prompt.ids), decoded.thought)
+        records = self._of_chain(len(prompt.ids), decoded.thought)
         log_odds = None if lens is None else lens.log_odds
         attention = None if lens is None or lens.attention is None else lens.attention.mean((0, 1)).tolist()
         return Trace(
             index=decoded.index,
             token_ids=list(decoded.thought),
             texts=encoder.token_texts(prompt.ids, decoded.thought),
-            logprobs=[each.logprob for each in said],
-            alternative_ids=[each.alternative for each in said],
-            alternative_texts=[encoder.chain_text(prompt.ids, [each.alternative]) for each in said],
-            margins=[each.margin for each in said],
-            entropies=[each.entropy for each in said],
-            seconds=[each.seconds for each in said],
+            logprobs=[each.logprob for each in records],
+            alternative_ids=[each.alternative for each in records],
+            alternative_texts=[encoder.chain_text(prompt.ids, [each.alternative]) for each in records],
+            margins=[each.margin for each in records],
+            entropies=[each.entropy for each in records],
+            seconds=[each.seconds for each in records],
             belief=list(decoded.beliefs),
             lens=None if log_odds is None else log_odds.tolist(),
             attention=attention,
             prompt_texts=[] if attention is None else encoder.prompt_texts(prompt),
         )
 
-    def _of_chain(self, n_prompt: int, thought: Sequence[int]) -> list[_Said]:
+    def _of_chain(self, n_prompt: int, thought: Sequence[int]) -> list[_TokenRecord]:
         """What was noted of each token of the final chain; NaN where the model did not generate it."""
         nothing = math.nan
-        found: list[_Said] = []
+        found: list[_TokenRecord] = []
         for place, token in enumerate(thought, start=n_prompt):
-            said = self._said.get(place)
-            if said is None or said.token != token:  # the chain was rewritten there
-                said = _Said(token, nothing, token, nothing, nothing, nothing)
-            found.append(said)
+            record = self._records.get(place)
+            if record is None or record.token != token:  # the chain was rewritten there
+                record = _TokenRecord(token, nothing, token, nothing, nothing, nothing)
+            found.append(record)
         return found
 
 

@@ -5,7 +5,7 @@ from html import escape
 
 from rank1_hf.prompts.prompt import Pair
 from rank1_hf.results.judgment import Judgment, ranking_key
-from rank1_hf.viewing.pieces import doubt, pieces
+from rank1_hf.viewing.pieces import pieces, uncertainty
 from rank1_hf.viewing.printable import printable, start
 from rank1_hf.viewing.texts import pair_texts
 
@@ -64,7 +64,7 @@ def _chain(judgment: Judgment) -> str:
     if judgment.trace is None:
         return _escaped(judgment.chain.strip())
     first, *others = pieces(judgment) or [""]
-    return "".join(map(_shaded, [first.lstrip(), *others], doubt(judgment.trace, "entropy")))
+    return "".join(map(_shaded, [first.lstrip(), *others], uncertainty(judgment.trace, "entropy")))
 
 
 def _shaded(text: str, shade: float) -> str:

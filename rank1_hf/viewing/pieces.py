@@ -3,7 +3,7 @@
 pieces          the texts that make the chain
 n_kept          how many of them the verdict saw
 divergence      where two chains part
-doubt           how unsure the model was of each, from 0 to 1
+uncertainty     how unsure the model was of each, from 0 to 1
 belief          what the verdict would have been along the chain
 """
 
@@ -57,7 +57,7 @@ def divergence(a: Judgment, b: Judgment) -> tuple[int, int] | None:
     return None if characters is None else (_at(left, characters[0]), _at(right, characters[1]))
 
 
-def doubt(trace: "Trace", by: Shade) -> list[float]:
+def uncertainty(trace: "Trace", by: Shade) -> list[float]:
     """How unsure the model was of each token, from 0 (sure) to 1.
 
     By "entropy" H it is 1 - exp(-H), where exp(H) is among how many equally likely tokens a choice is as open; by

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rank1_hf.prompts.prompt import Pair
 from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.viewing.pieces import belief, divergence, n_kept, pieces
+from rank1_hf.viewing.tables import Table
 from rank1_hf.viewing.texts import pair_texts
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def write_html(
     pairs: Sequence[Pair] | None = None,
     other: Sequence[Judgment] | None = None,
     names: tuple[str, str] = ("this run", "other run"),
+    tables: Sequence[Table] = (),
 ) -> None:
     """Write judgments as one HTML page that opens in any browser, without a network.
 
@@ -46,13 +48,16 @@ def write_html(
         other: judgments of the same pairs by another model or in another precision, matched by `index`. The page shows
             both, and where their chains part.
         names: what the two runs are called.
+        tables: shown above the judgments.
 
     Raises:
         OSError: the page cannot be written.
     """
     # A lone surrogate becomes \udXXX, which is JSON's own escape.
     Path(path).write_bytes(
-        page(report_data(judgments, pairs=pairs, other=other, names=names)).encode("utf-8", "backslashreplace")
+        page(report_data(judgments, pairs=pairs, other=other, names=names, tables=tables)).encode(
+            "utf-8", "backslashreplace"
+        )
     )
 
 
@@ -75,15 +80,17 @@ def report_data(
     pairs: Sequence[Pair] | None = None,
     other: Sequence[Judgment] | None = None,
     names: tuple[str, str] = ("this run", "other run"),
+    tables: Sequence[Table] = (),
 ) -> dict[str, Any]:
     """What the page shows, as JSON has it.
 
     Returns:
-        "names" of the one or two runs; "queries" and "passages", each text once; "rows", one a pair, queries in the
-        order of the input and each query's pairs ranked by the first run. A row has its "index", the places of its
-        texts in "query" and "passage" (None where they are not known), its "runs" (None where a run lacks the pair),
-        and where their chains part in "diverges". A run's part has the judgment's fields, its "rank" among its
-        query's, its chain in "pieces", how many of them the verdict saw in "kept", its "belief" curve and its "trace".
+        "names" of the one or two runs; "tables", shown above; "queries" and "passages", each text once; "rows", one a
+        pair, queries in the order of the input and each query's pairs ranked by the first run. A row has its "index",
+        the places of its texts in "query" and "passage" (None where they are not known), its "runs" (None where a run
+        lacks the pair), and where their chains part in "diverges". A run's part has the judgment's fields, its "rank"
+        among its query's, its chain in "pieces", how many of them the verdict saw in "kept", its "belief" curve and its
+        "trace".
     """
     queries, passages = _Texts(), _Texts()
     places: dict[int, tuple[int | None, int | None]] = {}
@@ -112,7 +119,13 @@ def report_data(
         )
     last = len(rows)
     rows.sort(key=lambda row: (row["query"] or 0, ranks[0].get(row["index"], last), row["index"]))
-    return {"names": names[: len(runs)], "queries": queries.texts, "passages": passages.texts, "rows": rows}
+    return {
+        "names": names[: len(runs)],
+        "tables": [table.to_dict() for table in tables],
+        "queries": queries.texts,
+        "passages": passages.texts,
+        "rows": rows,
+    }
 
 
 class _Texts:
@@ -144,6 +157,7 @@ def _judgment(judgment: Judgment, rank: int | None) -> dict[str, Any]:
     fields = replace(judgment, chain="", trace=None).to_dict()
     return {
         **{name: value for name, value in fields.items() if name not in ("index", "chain")},
+        "log_odds": judgment.log_odds if math.isfinite(judgment.log_odds) else None,
         "rank": rank,
         "pieces": pieces(judgment),
         "kept": n_kept(judgment),

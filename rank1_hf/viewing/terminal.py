@@ -9,12 +9,12 @@ from rich.text import Text
 
 from rank1_hf.prompts.prompt import Pair
 from rank1_hf.results.judgment import Judgment, ranking_key
-from rank1_hf.viewing.pieces import Shade, belief, doubt, n_kept, pieces
+from rank1_hf.viewing.pieces import Shade, belief, n_kept, pieces, uncertainty
 from rank1_hf.viewing.printable import one_line, printable, start
 from rank1_hf.viewing.texts import pair_texts
 
 _HEIGHTS = "▁▂▃▄▅▆▇█"
-# The terminal's own colours, which fit its own paper: of tokens from so much doubt on.
+# The terminal's own colours, which fit its own paper: of tokens from so much uncertainty on.
 _SHADES = ((0.6, Style(color="black", bgcolor="yellow")), (0.3, Style(color="yellow")))
 
 
@@ -58,17 +58,17 @@ def _body(judgment: Judgment, by: Shade) -> list[Text]:
     lens = None if judgment.trace is None else judgment.trace.lens
     for name, curve in (("belief", [log_odds for _, log_odds in belief(judgment)]), ("layers", lens)):
         if curve:
-            lines.append(_said(name, sparkline(curve), f"{curve[0]:+.1f} to {curve[-1]:+.1f}"))
+            lines.append(_dimmed(name, sparkline(curve), f"{curve[0]:+.1f} to {curve[-1]:+.1f}"))
     ended = "closed by the model" if judgment.ended == "closed" else f"closed by force ({judgment.ended})"
     cut = ", passage cut to fit" if judgment.truncated else ""
-    lines.append(_said(f"log-odds {judgment.log_odds:+.2f}, {judgment.n_chain_tokens} tokens, {ended}{cut}"))
+    lines.append(_dimmed(f"log-odds {judgment.log_odds:+.2f}, {judgment.n_chain_tokens} tokens, {ended}{cut}"))
     return lines
 
 
 def _chain(judgment: Judgment, by: Shade) -> Text:
-    """The chain, its tokens shaded by doubt; what the verdict did not see is struck through."""
+    """The chain, its tokens shaded by the model's uncertainty; what the verdict did not see is struck through."""
     parts, kept = pieces(judgment), n_kept(judgment)
-    shades = [0.0] * len(parts) if judgment.trace is None else doubt(judgment.trace, by)
+    shades = [0.0] * len(parts) if judgment.trace is None else uncertainty(judgment.trace, by)
     text = Text()
     for place, (part, shade) in enumerate(zip(parts, shades, strict=True)):
         style = Style(strike=True, dim=True) if place >= kept else _shade(shade)
@@ -77,9 +77,9 @@ def _chain(judgment: Judgment, by: Shade) -> Text:
     return text
 
 
-def _shade(doubt: float) -> Style:
-    return next((style for least, style in _SHADES if doubt >= least), Style.null())
+def _shade(uncertainty: float) -> Style:
+    return next((style for least, style in _SHADES if uncertainty >= least), Style.null())
 
 
-def _said(*words: str) -> Text:
+def _dimmed(*words: str) -> Text:
     return Text("  ".join(words), style="dim")

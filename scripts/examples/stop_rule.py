@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from rank1_hf import Rank1, Rule
-from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.tracing import BeliefPoint
 
 
 class OneSentence(Rule):

@@ -4,35 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.chains.chain import (
-    BeliefPoint,
-    Chain,
-    ChainRules,
-    DoNotThink,
-    EarlyExit,
-    Rule,
-    Steering,
-    SteeringError,
-    common_prefix_length,
-    rule_for_pair,
-)
-
-PROMPT = [1, 2, 3]
-CLOSE, EOS, STOP, WAIT = 90, 91, 92, 93
-FORCED = [70, CLOSE]
-
-
-def rules(close: tuple[int, ...] = (CLOSE,)) -> ChainRules:
-    return ChainRules(
-        close=close,
-        eos=frozenset({EOS}),
-        force_close=lambda prompt, thought: [*prompt, *(t for t in thought if t < STOP), *FORCED],
-        rethink=lambda prompt, thought: [*prompt, *thought, WAIT],
-    )
-
-
-def think(chain: Chain, *tokens: int) -> list[int]:
-    return [chain.advance(token) for token in tokens]
+from rank1_hf.chains.chain import Chain, ChainRules, common_prefix_length
+from tests.chains.made import CLOSE, EOS, FORCED, PROMPT, STOP, WAIT, rules, steered, think
 
 
 def test_thinking_appends_tokens_and_keeps_everything_before():
@@ -182,10 +155,6 @@ def test_a_limit_below_one_token_is_an_error():
         Chain(PROMPT, rules(), limit=0)
 
 
-def steered(limit: int = 20, rethinks: int = 0, close: tuple[int, ...] = (CLOSE,), **steering: object) -> Chain:
-    return Chain(PROMPT, rules(close), limit=limit, rethinks=rethinks, steering=Steering(**steering))
-
-
 @pytest.mark.parametrize("end", [CLOSE, EOS])
 def test_a_chain_that_ends_too_early_thinks_again_as_often_as_it_takes(end: int):
     chain = steered(min_tokens=4)
@@ -209,77 +178,6 @@ def test_no_chain_is_kept_open_beyond_the_limit():
     chain = steered(limit=3, min_tokens=3)
     think(chain, 50, 51, CLOSE)
     assert (chain.ended, chain.thought) == ("closed", (50, 51))
-
-
-def test_not_to_think_closes_before_the_first_token():
-    chain = steered(rule=DoNotThink())
-    assert think(chain, 50) == [3]
-    assert (chain.ended, chain.thought, chain.tokens) == ("stopped", (), [*PROMPT, *FORCED])
-
-
-class Scripted(Rule):
-    """Stops at a length, and replaces tokens."""
-
-    def __init__(self, stop_at: int = 99, **replaced: list[int]) -> None:
-        self.stop_at, self.replaced = stop_at, {int(token[1:]): ids for token, ids in replaced.items()}
-        self.asked: list[list[int]] = []
-
-    def stop(self, thought, beliefs):
-        self.asked.append(list(thought))
-        return len(thought) == self.stop_at
-
-    def force(self, thought, token):
-        return self.replaced.get(token, [token])
-
-
-def test_a_rule_is_asked_before_every_token_and_stops_the_chain_there():
-    rule = Scripted(stop_at=2)
-    chain = steered(rule=rule)
-    assert think(chain, 50, 51, 52) == [3, 4, 5]
-    assert rule.asked == [[], [50], [50, 51]]
-    assert (chain.ended, chain.thought, chain.tokens) == ("stopped", (50, 51), [*PROMPT, 50, 51, *FORCED])
-
-
-def test_a_rule_puts_tokens_in_the_place_of_the_models():
-    chain = steered(rule=Scripted(_50=[60, 61], _90=[62]))
-    assert think(chain, 50, CLOSE, 51) == [3, 5, 6]
-    assert chain.tokens == [*PROMPT, 60, 61, 62, 51]
-
-
-def test_forced_tokens_may_close_the_chain_and_stop_at_the_limit():
-    chain = steered(rule=Scripted(_50=[60, CLOSE, 61]))
-    think(chain, 50)
-    assert (chain.ended, chain.thought) == ("closed", (60,))
-    chain = steered(limit=2, rule=Scripted(_50=[60, 61, 62]))
-    think(chain, 50)
-    assert (chain.ended, chain.thought) == ("budget", (60, 61))
-
-
-def test_a_rule_that_forces_nothing_leaves_the_token():
-    chain = steered(rule=Scripted(_50=[]))
-    think(chain, 50)
-    assert chain.tokens == [*PROMPT, 50]
-
-
-def test_a_rule_that_fails_says_which_and_how():
-    chain = steered(rule=Scripted(_50=["x"]))
-    with pytest.raises(SteeringError, match="rule Scripted failed: ValueError"):
-        think(chain, 50)
-
-
-def test_every_pair_has_the_rule_unless_it_gives_each_its_own():
-    class Counting(Rule):
-        def for_pair(self, index):
-            return {0: self, 1: Scripted(), 2: EarlyExit()}[index]
-
-    rule = Counting()
-    assert Scripted.for_pair(rule, 5) is rule
-    assert rule_for_pair(rule, 0) is rule
-    assert isinstance(rule_for_pair(rule, 1), Scripted)
-    with pytest.raises(SteeringError, match="reads the same beliefs"):
-        rule_for_pair(rule, 2)
-    with pytest.raises(SteeringError, match="rule Counting failed: KeyError"):
-        rule_for_pair(rule, 3)
 
 
 def test_a_given_chain_is_continued():
@@ -317,33 +215,8 @@ def test_a_branch_is_the_chain_closed_here_and_leaves_it_as_it_is():
 def test_beliefs_are_kept_in_order():
     chain = steered()
     for n_tokens in (4, 0, 2):
-        chain.believe(BeliefPoint(n_tokens, 1.0))
+        chain.believe(n_tokens, 1.0)
     assert [point.n_tokens for point in chain.beliefs] == [0, 2, 4]
-
-
-@pytest.mark.parametrize(
-    ("log_odds", "stops"),
-    [
-        ([], False),
-        ([9.0], False),  # the start counts for nothing
-        ([9.0, 5.0], False),
-        ([0.0, 5.0, 4.1], True),
-        ([0.0, -5.0, -4.1], True),
-        ([0.0, -5.0, 5.0], False),
-        ([0.0, 5.0, 4.0], False),
-        ([0.0, 1.0, 5.0, 6.0], True),
-        ([0.0, 5.0, 6.0, 1.0], False),
-    ],
-)
-def test_an_early_exit_wants_settled_beliefs(log_odds: list[float], stops: bool):
-    beliefs = [BeliefPoint(3 * i, value) for i, value in enumerate(log_odds)]
-    assert EarlyExit(log_odds=4.0, sentences=2).stop([50], beliefs) is stops
-
-
-@pytest.mark.parametrize("thresholds", [{"log_odds": 0.0}, {"log_odds": float("nan")}, {"sentences": 0}])
-def test_thresholds_that_make_no_sense_are_refused(thresholds):
-    with pytest.raises(ValueError, match="log_odds above 0 and at least 1 sentence"):
-        EarlyExit(**thresholds)
 
 
 @given(

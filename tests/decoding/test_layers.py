@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rank1_hf import Rank1
 from rank1_hf.decoding.kernels import kernels_for, plain
@@ -95,8 +97,7 @@ def test_other_layers_stay_as_they_are(config: type[PretrainedConfig], options: 
 
 def test_a_layer_that_gives_something_else_stays_as_it_is(caplog):
     model = small(LlamaConfig)
-    norm = model.model.layers[1].input_layernorm
-    norm.forward = lambda states: type(norm).forward(norm, states) + norm.weight  # as a norm with 1 + weight
+    model.model.layers[1].input_layernorm.__class__ = OneMore
     with caplog.at_level(logging.INFO):
         fuse_layers(model, plain, 16)
     assert n_fused(model) == 1
@@ -202,6 +203,24 @@ class TestWhatIsDoneToTheModel:
             options=decoder.options.__class__(kernels=False),
         )
         assert_same(found, sorted(decoder.run(requests), key=lambda decoded: decoded.index))
+
+
+class OneMore(LlamaRMSNorm):
+    """With 1 + weight, as Gemma's."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return super().forward(hidden_states) * (1 + self.weight) / self.weight
+
+
+def test_layers_whose_parts_are_hooked_stay_as_they_are(caplog):
+    """As accelerate's hooks, which bring weights that lie elsewhere."""
+    model = small(LlamaConfig)
+    add_hook_to_module(model.model.layers[0].self_attn.q_proj, ModelHook())
+    model.model.layers[1].mlp.register_forward_pre_hook(lambda module, arguments: None)
+    with caplog.at_level(logging.INFO):
+        fuse_layers(model, plain, 16)
+    assert n_fused(model) == 0
+    assert "layers [0, 1] are not fused: its parts have hooks" in caplog.text
 
 
 class Negative(nn.Module):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import LogitsProcessor
 
-from rank1_hf.chains.chain import Rule, Steering
+from rank1_hf.chains.rules import Rule
+from rank1_hf.chains.steering import Steering
 from rank1_hf.decoding.plain import PlainDecoder
 from tests.decoding.oracle import SHAPES
 

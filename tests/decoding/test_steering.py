@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from rank1_hf.chains.chain import DoNotThink, EarlyExit, Rule, Steering
+from rank1_hf.chains.rules import DoNotThink, EarlyExit, Rule
+from rank1_hf.chains.steering import Steering
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.requests import Decoded, Request
 from tests.decoding.oracle import SHAPES, Oracle, assert_same

@@ -1,13 +1,7 @@
-"""A stand-in for Rank1 whose judgments depend on nothing but the pair, and a small job around it.
-
-    python -m tests.evaluation.stub COLLECTION OUTPUT SECONDS
-
-runs that job in a process of its own, which can be killed; a judgment takes so many seconds.
-"""
+"""A stand-in for Rank1 whose judgments depend on nothing but the pair, and a small job around it."""
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -82,11 +76,13 @@ def run(collection: Path, output: Path, stub: Stub | None = None, top_k: int = 1
     return run_job(found, output, SETTINGS | settings, lambda: stub or Stub(), show_progress=False)
 
 
+def run_slowly(collection: Path, output: Path) -> None:
+    """In a process of its own, which can be killed on the way."""
+    run(collection, output, Stub(seconds=0.0005))
+
+
 def results(output: Path) -> dict[str, bytes]:
-    """The files of a job, without the journal, whose order is that of finishing."""
-    names = [file.name for file in output.iterdir() if file.name not in ("journal.jsonl", ".lock")]
+    """The files of a job, without the journal, whose order is that of finishing, and without how it was made."""
+    others = ("journal.jsonl", "environment.json", ".lock")
+    names = [file.name for file in output.iterdir() if file.name not in others]
     return {name: (output / name).read_bytes() for name in sorted(names)}
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), Stub(float(sys.argv[3])))

@@ -6,10 +6,9 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,14 @@ from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import BeirFolder
 from rank1_hf.files.trec import Qrels, Run, read_qrels, read_run
 from rank1_hf.results.judgment import Judgment
-from tests.evaluation.stub import SETTINGS, Stub, inputs, log_odds_of, results, run, write_collection
+from tests.evaluation.stub import SETTINGS, Stub, inputs, log_odds_of, results, run, run_slowly, write_collection
 from tests.evaluation.tiny import run_tiny
 
 N_PAIRS = 6 * 15
+
+FORKS = multiprocessing.get_context("forkserver")
+"""Processes that can be killed, forked from one that has imported everything."""
+FORKS.set_forkserver_preload(["tests.evaluation.tiny"])
 
 
 @pytest.fixture(scope="module")
@@ -242,41 +245,45 @@ def test_twenty_kills_lose_nothing_repeat_nothing_and_change_nothing(tmp_path: P
     too."""
     collection = write_collection(tmp_path / "collection", n_queries=100, n_documents=200, depth=20)
     output, journal = tmp_path / "killed", tmp_path / "killed" / "journal.jsonl"
-    command = [sys.executable, "-m", "tests.evaluation.stub", str(collection), str(output), "0.0005"]
+    start = partial(FORKS.Process, target=run_slowly, args=(collection, output))
     rng = random.Random(5)
     n_kills = 0
 
     def kill_when(condition: Any) -> None:
         nonlocal n_kills
-        with subprocess.Popen(command) as process:
-            while process.poll() is None and not condition():
-                time.sleep(0.001)
-            n_kills += process.poll() is None
-            process.kill()
+        process = start()
+        process.start()
+        while process.is_alive() and not condition():
+            time.sleep(0.001)
+        n_kills += process.is_alive()
+        process.kill()
+        process.join()
 
     for _ in range(20):
         target = n_lines(journal) + rng.randrange(60)
         kill_when(lambda target=target: n_lines(journal) >= target)
     kill_when((output / "run.trec.new").exists)
     assert n_kills >= 20
-    subprocess.run(command, check=True)
+    last = start()
+    last.start()
+    last.join()
+    assert last.exitcode == 0
     judged = [json.loads(line)["index"] for line in journal.read_bytes().splitlines()[1:]]
     assert sorted(judged) == [20 * query + place for query in range(100) for place in range(15)]
     run(collection, tmp_path / "undisturbed")
     assert results(output) == results(tmp_path / "undisturbed")
 
 
-def test_twenty_kills_of_a_real_model_change_no_byte(tmp_path: Path) -> None:
-    """rank1-tiny, in the reproducible mode. The processes are forked from one that has imported everything."""
-    collection = write_collection(tmp_path / "collection", n_queries=10)
+def test_kills_of_a_real_model_change_no_byte(tmp_path: Path) -> None:
+    """rank1-tiny, in the reproducible mode; six kills, and twenty with RANK1_SLOW=1."""
+    n_queries, n_planned = (10, 20) if "RANK1_SLOW" in os.environ else (4, 6)
+    collection = write_collection(tmp_path / "collection", n_queries=n_queries)
     output, journal = tmp_path / "killed", tmp_path / "killed" / "journal.jsonl"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.evaluation.tiny"])
     rng = random.Random(7)
     n_kills = 0
-    while n_kills < 20:
+    while n_kills < n_planned:
         target = n_lines(journal) + rng.randrange(5)
-        process = context.Process(target=run_tiny, args=(collection, output))
+        process = FORKS.Process(target=run_tiny, args=(collection, output))
         process.start()
         while process.is_alive() and n_lines(journal) < target:
             time.sleep(0.001)
@@ -284,10 +291,10 @@ def test_twenty_kills_of_a_real_model_change_no_byte(tmp_path: Path) -> None:
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    run_tiny(collection, output)
+    assert run_tiny(collection, output).stopped is None
     judged = [json.loads(line)["index"] for line in journal.read_bytes().splitlines()[1:]]
-    assert sorted(judged) == [20 * query + place for query in range(10) for place in range(15)]
-    run_tiny(collection, tmp_path / "undisturbed")
+    assert sorted(judged) == [20 * query + place for query in range(n_queries) for place in range(15)]
+    assert run_tiny(collection, tmp_path / "undisturbed").stopped is None
     assert results(output) == results(tmp_path / "undisturbed")
 
 

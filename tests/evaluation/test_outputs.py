@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.evaluation.outputs import places, replacing
+from rank1_hf.evaluation.outputs import replacing, with_scores
 
 log_odds = st.one_of(st.floats(-60, 60), st.sampled_from([0.0, -0.0, 1.5, 1.5 + 1e-12, 50.0]))
 
@@ -20,7 +20,7 @@ def test_scores_say_the_order_to_whoever_reads_them_as_float32(
     ranked = [(str(n), {"log_odds": odds}) for n, odds in enumerate(sorted(judged, reverse=True))]
     ranked += [(f"failed {n}", {"log_odds": None}) for n in range(n_failed)]
     below = [(f"below {n}", None) for n in range(n_below)]
-    found = places([*ranked, *below])
+    found = with_scores([*ranked, *below])
     assert [place.document for place in found] == [document for document, _ in [*ranked, *below]]
     written = [np.float32(f"{place.score:.9g}") for place in found]
     assert written == [place.score for place in found]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rank1_hf.evaluation.job import run_job
+from rank1_hf.evaluation.job import Outcome, run_job
 from rank1_hf.evaluation.shards import Shard
 from rank1_hf.prompts.shares import pair_costs
 from rank1_hf.reranker import Rank1
@@ -18,11 +18,11 @@ from tests.evaluation.stub import inputs
 
 def run_tiny(
     collection: Path, output: Path, shard: str | None = None, *, top_k: int = 15, killed_at: int | None = None
-) -> None:
+) -> Outcome:
     """Judge everything, or a shard of it, reproducibly; or as many pairs as are judged before a kill."""
     torch.set_num_threads(1)
-    model = Rank1(device="cpu", max_new_tokens=6, decoding="reproducible=on")
-    run_job(
+    model = Rank1(device="cpu", dtype="float32", max_new_tokens=4, decoding="reproducible=on")
+    return run_job(
         inputs(collection, top_k),
         output,
         {"model": "rank1-tiny"},

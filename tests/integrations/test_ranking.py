@@ -37,9 +37,9 @@ def test_an_adapter_names_the_extra_that_is_missing(adapter: str, monkeypatch: p
     assert extra in pyproject["project"]["optional-dependencies"]
 
 
-def test_the_ranking_is_that_of_rank(reranker: Rank1) -> None:
-    hits = reranker.rank(QUERY, PASSAGES)
-    judgments = ranked(reranker, QUERY, PASSAGES, top_n=None, instruction=None)
+def test_the_ranking_is_that_of_rank(thinking: Rank1) -> None:
+    hits = thinking.rank(QUERY, PASSAGES)
+    judgments = ranked(thinking, QUERY, PASSAGES, top_n=None, instruction=None)
     assert [judgment.index for judgment in judgments] == [hit["corpus_id"] for hit in hits]
     for judgment, hit in zip(judgments, hits, strict=True):
         told = metadata(judgment)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rank1_hf import EarlyExit, Judgment, Rank1, TopKExit, TraceOptions
-from rank1_hf.chains.chain import BeliefPoint
-from rank1_hf.tracing.contest import Contest
+from rank1_hf.chains.beliefs import BeliefPoint
+from rank1_hf.tracing.top_k_exit import TopKExitRule
 from scripts.early_exit import compete, leave, main, top_k_trade_off, trade_off
 from tests.viewing.made import judgment, trace_of
 
@@ -39,11 +39,11 @@ def test_the_trade_off():
 
 
 @pytest.mark.parametrize("thresholds", [TopKExit(0.5, 1), TopKExit(2.0, 1), TopKExit(0.0, 2), TopKExit(1e6, 1)])
-def test_the_curves_tell_what_a_contest_would_do(thresholds: TopKExit):
+def test_the_curves_predict_what_the_rule_does(thresholds: TopKExit):
     reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=96)
     pairs = [(QUERY, passage) for passage in PASSAGES]
-    contest = Contest(1, thresholds)
-    early = reranker.judge(pairs, rule=contest, observers=[contest])
+    exit_rule = TopKExitRule(1, thresholds)
+    early = reranker.judge(pairs, rule=exit_rule, observers=[exit_rule])
     plain = reranker.judge(pairs, trace=TraceOptions(belief="sentences"))
     computed = compete(plain, 1, thresholds)
     assert [n_tokens for n_tokens, _ in computed] == [judgment.n_chain_tokens for judgment in early]

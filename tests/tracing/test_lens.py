@@ -61,7 +61,7 @@ def test_it_is_read_once_at_the_verdict(checkpoint, monkeypatch):
     n_places: list[int] = []
     listening = Probe.listening
     monkeypatch.setattr(
-        Probe, "listening", lambda self, model: n_places.append(len(self._places)) or listening(self, model)
+        Probe, "listening", lambda self, model: n_places.append(len(self._watched)) or listening(self, model)
     )
     pairs = [(QUERY, line) for line in tiny_models.TEXT.splitlines()[:5]]
     reranker.judge(pairs, trace=False)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, SuppressTokensLogitsProcessor
 
 from rank1_hf import EarlyExit, Rank1, Trace, TraceOptions
-from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing import read_traces, to_arrow, to_pandas, write_traces
 from tests import tiny_models

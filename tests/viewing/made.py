@@ -6,7 +6,7 @@ import re
 from typing import Any
 from zlib import crc32
 
-from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.results.judgment import Judgment, sigmoid
 from rank1_hf.results.trace import Trace
 

@@ -1,8 +1,10 @@
 """The page in a real browser: headless Chromium, driven by playwright. Skipped where there is none."""
 
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.pieces import belief as belief_of
 from rank1_hf.viewing.report import write_html
+from rank1_hf.viewing.tables import Table
 from tests.viewing.made import HOSTILE, chain_text, judgment, trace_of, traced
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -307,3 +310,29 @@ def test_it_fits_a_telephone(opened: Open):
     page.set_viewport_size({"width": 360, "height": 740})
     unfold(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_tables_stand_above_the_judgments(opened: Open):
+    table = Table("Measures", ("measure", "A"), [("AP", "0.5"), (HOSTILE, "0.25")], note="over 2 queries")
+    page = opened([judgment(0, 1.0)], pairs=PAIRS, tables=[table])
+    assert page.locator("#tables h2").inner_text() == "Measures"
+    assert page.locator("#tables th").all_inner_texts() == ["measure", "A"]
+    assert page.locator("#tables tbody tr").count() == 2
+    assert "window.hacked = true" in page.locator("#tables tbody").inner_text()
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#rows details").count() == 1
+
+
+def test_without_judgments_the_tables_stand_alone(opened: Open):
+    page = opened([], other=[], tables=[Table("Measures", ("measure",), [("AP",)])])
+    assert page.locator("#tables table").is_visible()
+    assert not page.locator("#controls").is_visible()
+    assert not page.locator("#judgments").is_visible()
+
+
+def test_a_score_of_1_has_infinite_log_odds(opened: Open):
+    sure = replace(judgment(0), score=1.0, log_odds=math.inf)
+    page = opened([judgment(1, 2.0), sure], pairs=PAIRS)
+    assert page.locator("#rows summary .what").first.inner_text().startswith("A wing")
+    page.locator("#rows summary").first.click()
+    assert "+Infinity" in page.locator(".end").first.inner_text()

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.prompts.chain_text import cut_to_last_sentence
-from rank1_hf.viewing.pieces import belief, divergence, doubt, n_kept, pieces
+from rank1_hf.viewing.pieces import belief, divergence, n_kept, pieces, uncertainty
 from tests.viewing.made import judgment, trace_of, traced
 
 
@@ -86,5 +86,5 @@ def test_the_belief_curve_ends_in_the_verdict():
 
 def test_doubt_is_0_where_the_model_is_sure():
     trace = trace_of(0, ["a", "b", "c"], entropies=[0.0, math.log(2), 50.0], margins=[math.inf, math.log(2), 0.0])
-    assert doubt(trace, "entropy") == pytest.approx([0.0, 0.5, 1.0])
-    assert doubt(trace, "margin") == pytest.approx([0.0, 0.5, 1.0])
+    assert uncertainty(trace, "entropy") == pytest.approx([0.0, 0.5, 1.0])
+    assert uncertainty(trace, "margin") == pytest.approx([0.0, 0.5, 1.0])

@@ -1,4 +1,4 @@
-// Shows the judgments that stand in the page as JSON (see rank1_hf/tracing/report.py for what is in it).
+// Shows the judgments that stand in the page as JSON (see rank1_hf/viewing/report.py for what is in it).
 // All text from the data enters the document as text nodes, through el() and nothing else: it is never markup.
 "use strict";
 
@@ -40,7 +40,8 @@ const scored = (run) => run !== null && run.error === null;
 const forced = (run) => scored(run) && run.ended !== "closed";
 const bothScored = (row) => two && row.runs.every(scored);
 const verdictsDiffer = (row) => bothScored(row) && row.runs[0].label !== row.runs[1].label;
-const difference = (row) => (bothScored(row) ? Math.abs(row.runs[0].log_odds - row.runs[1].log_odds) : -1);
+const logOdds = (run) => run.log_odds ?? (run.label ? Infinity : -Infinity); // JSON has no infinity
+const difference = (row) => (bothScored(row) ? Math.abs(logOdds(row.runs[0]) - logOdds(row.runs[1])) || 0 : -1);
 const entropy = (run) => mean((run.trace?.entropies ?? []).filter((value) => value !== null)); // null: not the model's choice
 const queryOf = (row) => data.queries[row.query] ?? null;
 const passageOf = (row) => data.passages[row.passage] ?? null;
@@ -74,7 +75,7 @@ const choices = {
   order: [
     ["ranking", () => 0],
     ["as given", (row) => row.index],
-    ["least sure verdict", (row) => (scored(first(row)) ? Math.abs(first(row).log_odds) : Infinity)],
+    ["least sure verdict", (row) => (scored(first(row)) ? Math.abs(logOdds(first(row))) : Infinity)],
     ["longest chain", (row) => -first(row).n_chain_tokens],
     ...(traced ? [["most doubt on the way", (row) => -entropy(first(row))]] : []),
     ...(two ? [["largest difference", (row) => -difference(row)]] : []),
@@ -217,12 +218,13 @@ function endView(run) {
   return el(
     "p", { class: "end" },
     how && el("span", { class: "forced" }, how, dropped, "closed for it. "),
-    el("code", {}, "</think>"), " ", verdict, ` with p ${run.score.toFixed(4)}, log-odds ${signed(run.log_odds)}`,
+    el("code", {}, "</think>"), " ", verdict, ` with p ${run.score.toFixed(4)}, log-odds ${signed(logOdds(run))}`,
   );
 }
 
 function facts(run) {
-  const said = [`rank ${run.rank}`, `prompt ${several(run.n_prompt_tokens, "token")}`, `chain ${several(run.n_chain_tokens, "token")}`];
+  const said = [`rank ${run.rank}`];
+  if (run.n_prompt_tokens) said.push(`prompt ${several(run.n_prompt_tokens, "token")}`, `chain ${several(run.n_chain_tokens, "token")}`);
   if (run.truncated) said.push("the passage was cut at its end to fit");
   if (run.trace) said.push(`entropy ${entropy(run).toFixed(2)} nats a token`);
   if (run.trace?.seconds) said.push(`${run.trace.seconds.toFixed(1)} s`);
@@ -354,6 +356,14 @@ function curve(title, points, unit, onPoint = () => {}) {
   };
 }
 
+// ---- tables
+
+function tableView({ title, columns, rows, n_texts: texts, note }) {
+  const line = (tag, cells) => el("tr", {}, ...cells.map((cell, i) => el(tag, i < texts ? {} : { class: "number" }, cell)));
+  const table = el("table", {}, el("thead", {}, line("th", columns)), el("tbody", {}, ...rows.map((row) => line("td", row))));
+  return el("section", { class: "table" }, el("h2", {}, title), table, note ? el("p", {}, note) : null);
+}
+
 // ---- the head, the controls and the keyboard
 
 function summary() {
@@ -420,6 +430,8 @@ function start() {
   byId("query").append(visible(query));
   byId("query").hidden = query === "";
   byId("summary").append(summary());
+  byId("tables").append(...data.tables.map(tableView));
+  for (const name of ["summary", "controls", "judgments"]) byId(name).hidden = data.tables.length > 0 && data.rows.length === 0;
   byId("heading").append(
     el("span", {}, ""), ...data.names.map((name) => el("span", {}, two ? name : "score")),
     el("span", { class: "n" }, "tokens"), el("span", {}, data.passages.length ? "passage" : "chain"),

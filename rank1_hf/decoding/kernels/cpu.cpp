@@ -72,10 +72,15 @@ inline void store(Float16* to, Vec v) {
     _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
+#if defined(__aarch64__)
+typedef __fp16 Half;
+#else
+typedef _Float16 Half;
+#endif
 inline Vec load(const Float16* from) {
     Vec v;
     for (int i = 0; i < W; ++i) {
-        _Float16 x;
+        Half x;
         std::memcpy(&x, from + i, sizeof x);
         v[i] = (float)x;
     }
@@ -83,7 +88,7 @@ inline Vec load(const Float16* from) {
 }
 inline void store(Float16* to, Vec v) {
     for (int i = 0; i < W; ++i) {
-        const _Float16 x = (_Float16)v[i];
+        const Half x = (Half)v[i];
         std::memcpy(to + i, &x, sizeof x);
     }
 }

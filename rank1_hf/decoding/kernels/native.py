@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,8 @@ def compiled(source: Path, *options: str) -> ctypes.CDLL:
     Raises:
         ValueError: there is no compiler, or it fails; the message says why and what to do.
     """
+    if sys.platform != "linux":
+        raise ValueError("the CPU kernels are for Linux")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
     if compiler is None:
         raise ValueError("there is no C++ compiler to compile the CPU kernels with; install g++")

@@ -113,6 +113,13 @@ def test_without_a_compiler_steps_run_in_pytorch_and_one_line_says_so(
     assert "PyTorch's own operations" in record.getMessage()
 
 
+def test_elsewhere_than_on_linux_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(os, "getuid")
+    assert kernels.kernels_for(torch.device("cpu"), PretrainedConfig(), torch.float32) is None
+    assert "the CPU kernels are for Linux" in caplog.text
+
+
 def test_the_kernels_use_the_threads_of_pytorch(source: Path):
     """A second OpenMP runtime would fight PyTorch's for the cores."""
     source.write_text('#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }')

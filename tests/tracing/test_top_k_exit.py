@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from rank1_hf import Rank1, TopKExit
-from rank1_hf.chains.chain import BeliefPoint
+from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.tracing.contest import Contest
+from rank1_hf.tracing.top_k_exit import TopKExitRule
 
 QUERY = "what carries the weight of an aircraft in flight"
 PASSAGES = [
@@ -21,10 +21,10 @@ PASSAGES = [
 
 
 class Passage:
-    """A passage in a contest, as the decode loop would have it think."""
+    """A passage in a ranking, as the decode loop would have it think."""
 
-    def __init__(self, contest: Contest, index: int) -> None:
-        self.contest, self.index, self.rule = contest, index, contest.for_pair(index)
+    def __init__(self, exit_rule: TopKExitRule, index: int) -> None:
+        self.exit_rule, self.index, self.rule = exit_rule, index, exit_rule.for_pair(index)
         self.beliefs = [BeliefPoint(0, 100.0)]  # the start of a chain says nothing
 
     def believes(self, *log_odds: float) -> bool:
@@ -37,12 +37,12 @@ class Passage:
 
     def finishes(self, log_odds: float, error: str | None = None) -> None:
         judgment = Judgment(self.index, 0.5, log_odds, None, "", 1, 1, "closed", False, error)
-        self.contest.finished(self, judgment)  # type: ignore[arg-type]
+        self.exit_rule.finished(self, judgment)  # type: ignore[arg-type]
 
 
 def passages(n: int, *, k: int, lead: float = 1.0, beliefs: int = 1) -> Sequence[Passage]:
-    contest = Contest(k, TopKExit(lead, beliefs))
-    return [Passage(contest, index) for index in range(n)]
+    exit_rule = TopKExitRule(k, TopKExit(lead, beliefs))
+    return [Passage(exit_rule, index) for index in range(n)]
 
 
 def test_a_passage_is_given_up_once_k_others_lead_it_by_the_margin():
@@ -108,8 +108,8 @@ def test_rank_gives_up_who_is_behind_and_only_cuts_chains(reranker):
     assert [hit["corpus_id"] for hit in early] == [hit["corpus_id"] for hit in plain[:2]]
     assert [hit["chain"] for hit in early] == [hit["chain"] for hit in plain[:2]], "the best think as they would"
 
-    contest = Contest(2, TopKExit(lead=0.5, beliefs=1))
-    judgments = reranker.judge([(QUERY, passage) for passage in PASSAGES], rule=contest, observers=[contest])
+    exit_rule = TopKExitRule(2, TopKExit(lead=0.5, beliefs=1))
+    judgments = reranker.judge([(QUERY, passage) for passage in PASSAGES], rule=exit_rule, observers=[exit_rule])
     chains = {hit["corpus_id"]: hit["chain"] for hit in plain}
     assert all(chains[judgment.index].startswith(judgment.chain) for judgment in judgments)
     stopped = [judgment for judgment in judgments if judgment.ended == "stopped"]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rank1_hf.chains.chain import BeliefAt, BeliefPoint, Rule, check_belief_at
+from rank1_hf.chains.beliefs import BeliefAt, BeliefPoint, check_belief_at
+from rank1_hf.chains.rules import Rule
 from rank1_hf.inputs.values import is_whole_number
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
@@ -45,8 +46,9 @@ class TopKExit:
             )
 
 
-class Contest(Rule, Observer):
-    """The passages of one ranking, and what is believed of each: the rule of its chains, and their observer.
+class TopKExitRule(Rule, Observer):
+    """Stops the chains of passages that can no longer come among the best k: the rule of all chains of one ranking, and
+    the observer that collects their verdicts.
 
     Args:
         k: how many passages are wanted.
@@ -63,20 +65,20 @@ class Contest(Rule, Observer):
 
     def for_pair(self, index: int) -> Rule:
         """The rule of one passage's chain."""
-        return _Contestant(self, index)
+        return _PassageRule(self, index)
 
     def finished(self, pair: WatchedPair, judgment: "Judgment") -> None:
         """Its verdict counts, where there is one."""
         self._lowest.pop(pair.index, None)
         if judgment.error is None:
-            self.settle(pair.index, judgment.log_odds)
+            self.add_verdict(pair.index, judgment.log_odds)
 
-    def settle(self, index: int, log_odds: float) -> None:
-        """A passage has its verdict."""
+    def add_verdict(self, index: int, log_odds: float) -> None:
+        """Take the verdict of a passage that is finished."""
         self._lowest[index] = log_odds
 
-    def gives_up(self, index: int, beliefs: Sequence[BeliefPoint]) -> bool:
-        """Whether a passage is to be given up where another belief of it has been read."""
+    def should_stop(self, index: int, beliefs: Sequence[BeliefPoint]) -> bool:
+        """Whether to stop a passage's chain, where another belief of it has been read."""
         last = [point.log_odds for point in beliefs if point.n_tokens > 0][-self._thresholds.beliefs :]
         if len(last) < self._thresholds.beliefs:
             return False
@@ -85,30 +87,30 @@ class Contest(Rule, Observer):
         return len(ahead) == self._k and ahead[-1] - max(last) > self._thresholds.lead
 
 
-class _Contestant(Rule):
-    """Steers one passage's chain."""
+class _PassageRule(Rule):
+    """The rule of one passage's chain."""
 
     reads_beliefs = True
 
-    def __init__(self, contest: Contest, index: int) -> None:
-        self.belief_at = contest.belief_at
-        self._contest = contest
+    def __init__(self, ranking: TopKExitRule, index: int) -> None:
+        self.belief_at = ranking.belief_at
+        self._ranking = ranking
         self._index = index
         self._n_beliefs = 0
 
     def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
-        """Where a belief has been read, as the contest says."""
+        """Where a belief has been read, as the rule of the ranking decides."""
         if len(beliefs) == self._n_beliefs:
             return False
         self._n_beliefs = len(beliefs)
-        return self._contest.gives_up(self._index, beliefs)
+        return self._ranking.should_stop(self._index, beliefs)
 
 
-def contest_for(top_k: int | None, early_exit: Literal["top_k"] | TopKExit | None) -> Contest | None:
-    """The contest that `Rank1.rank` is asked for.
+def top_k_exit_rule(top_k: int | None, early_exit: Literal["top_k"] | TopKExit | None) -> TopKExitRule | None:
+    """The rule for the arguments of `Rank1.rank`; None: no early exit.
 
     Raises:
-        ValueError: `early_exit` without `top_k`, or it is none.
+        ValueError: `early_exit` without `top_k`, or it is not what `Rank1.rank` takes.
     """
     if early_exit is None:
         return None
@@ -116,4 +118,4 @@ def contest_for(top_k: int | None, early_exit: Literal["top_k"] | TopKExit | Non
         raise ValueError(f"early_exit must be 'top_k', a TopKExit or None, not {early_exit!r}")
     if top_k is None:
         raise ValueError("early_exit needs top_k: how many passages are wanted")
-    return Contest(top_k, TopKExit() if early_exit == "top_k" else early_exit)
+    return TopKExitRule(top_k, TopKExit() if early_exit == "top_k" else early_exit)

@@ -10,24 +10,24 @@ from rank1_hf.results.judgment import TokenEvent
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 
-class Speaker(Observer):
-    """Hears one pair's chain, and hands out its tokens."""
+class TokenStream(Observer):
+    """Collects the tokens of one pair's chain until they are taken."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self._encoder = encoder
         self._text: TextStream | None = None
-        self._n_said = 0
-        self._waiting: deque[TokenEvent] = deque()
+        self._n_seen = 0
+        self._events: deque[TokenEvent] = deque()
 
     def step(self, pair: WatchedPair, token: int, reading: Reading) -> None:
-        """Note what has come."""
+        """Collect the chain's new tokens."""
         if self._text is None:
             self._text = self._encoder.text_stream(pair.prompt)
-        for each in pair.thought[self._n_said :]:
-            self._waiting.append(TokenEvent(each, self._text.push(each)))
-        self._n_said = len(pair.thought)
+        for each in pair.thought[self._n_seen :]:
+            self._events.append(TokenEvent(each, self._text.push(each)))
+        self._n_seen = len(pair.thought)
 
     def take(self) -> Iterator[TokenEvent]:
-        """What has come since it was last asked."""
-        while self._waiting:
-            yield self._waiting.popleft()
+        """The tokens since the last call."""
+        while self._events:
+            yield self._events.popleft()

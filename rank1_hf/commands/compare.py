@@ -1,0 +1,126 @@
+"""The command `rank1-hf compare`. As in `cli.py`, what takes seconds to import waits until it is needed."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rank1_hf.commands import options
+from rank1_hf.commands.options import fail, note
+from rank1_hf.files.inputs import InputError
+
+if TYPE_CHECKING:
+    from rank1_hf.evaluation.agreement import Tokenize
+    from rank1_hf.evaluation.comparison import ComparisonReport
+
+
+class Format(StrEnum):
+    """What the comparison is printed as."""
+
+    TEXT = "text"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    JSON = "json"
+
+
+def compare(
+    a: Annotated[
+        Path,
+        typer.Argument(
+            metavar="A", help="An output folder of evaluate, a run, or judgments (judgments.jsonl, or others' records)."
+        ),
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The same of what it is compared with.")],
+    qrels: Annotated[
+        Path | None,
+        typer.Option(
+            help="The judgments of relevance, TREC or BEIR. Two folders of evaluate have their measures without."
+        ),
+    ] = None,
+    measure: Annotated[
+        list[str] | None, typer.Option(help="What to measure, as ir_measures names it; may be given several times.")
+    ] = None,
+    names: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="What the two are called, as in --names bf16 4bit.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint, hub name or folder: say at which of its tokens chains part, too."),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="LaTeX needs the package booktabs. JSON has every query and every chain.")
+    ] = Format.TEXT,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one HTML page, too, with the judgments beside each other.")
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="The collection, as for evaluate: for the texts behind the ids in the page, and for the ids behind "
+            "the texts of others' records."
+        ),
+    ] = None,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Compare two results: measures with paired tests, decisions, rankings, and where chains part.
+
+    For each measure: both means, the p-values of a two-sided paired t-test and of a two-sided paired permutation test,
+    each also corrected after Holm for the number of measures, and how many queries B wins, ties and loses.
+    """
+    try:
+        from rank1_hf.evaluation.compare import compare as compare_sides
+        from rank1_hf.files.sources import open_source
+
+        source = None if corpus is None else open_source(corpus)
+        tokenize = None if tokenizer is None else _tokenize(tokenizer)
+        report = compare_sides(
+            a,
+            b,
+            qrels=qrels,
+            measures=measure or None,
+            names=names or ("A", "B"),
+            corpus=source,
+            tokenize=tokenize,
+        )
+    except (ImportError, InputError) as error:
+        fail(str(error), options.BAD_INPUT)
+    for sentence in report.notes:
+        note(sentence, quiet)
+    _print(report, form)
+    if html is None:
+        return
+    try:
+        report.to_html(html, source)
+    except InputError as error:
+        fail(str(error), options.BAD_INPUT)
+    except OSError as error:
+        fail(f"cannot write {html}: {error.strerror or error}", options.NOT_WRITTEN)
+    note(f"the page is in {html}", quiet)
+
+
+def _print(report: "ComparisonReport", form: Format) -> None:
+    if form is Format.JSON:
+        options.print_json(report.to_dict())
+    elif form is Format.TEXT:
+        console = options.plain_console()
+        for table in report.all_tables():
+            console.print(table.to_rich())
+    else:
+        text = report.to_markdown() if form is Format.MARKDOWN else report.to_latex()
+        typer.echo(text.encode("utf-8", "replace"))
+
+
+def _tokenize(name: str) -> "Tokenize":
+    from rank1_hf.models.loading import CheckpointError, open_checkpoint
+
+    try:
+        tokenizer = open_checkpoint(name).tokenizer
+    except CheckpointError as error:
+        fail(str(error), options.BAD_MODEL)
+
+    def token_ids(chain: str) -> list[int]:
+        found: list[int] = tokenizer(chain, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return found
+
+    return token_ids

@@ -1,0 +1,180 @@
+"""Two outputs of `evaluate`, two runs, or two files of judgments, compared.
+
+two sides -> measures with paired tests, agreement, chains that part -> a report: tables, JSON, a page
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rank1_hf.evaluation import provenance, significance
+from rank1_hf.evaluation.agreement import Tokenize, agreement, kendall_taus, partings
+from rank1_hf.evaluation.comparison import ComparisonReport, PairedMeasure
+from rank1_hf.evaluation.metrics import MEASURES, Values, aggregate, check_measures, measure
+from rank1_hf.evaluation.sides import Side, by_ids, read_side
+from rank1_hf.files.inputs import InputError
+from rank1_hf.files.sources import Source
+from rank1_hf.files.trec import Qrels, Run, read_qrels
+from rank1_hf.results.judgment import Judgment
+from rank1_hf.viewing.saved import Places
+
+
+def compare(
+    a: str | Path | Run | Sequence[Judgment],
+    b: str | Path | Run | Sequence[Judgment],
+    *,
+    qrels: str | Path | Qrels | None = None,
+    measures: Sequence[str] | None = None,
+    names: tuple[str, str] = ("A", "B"),
+    corpus: Source | None = None,
+    tokenize: Tokenize | None = None,
+) -> ComparisonReport:
+    """Compare two sides. Differences are those of `b` from `a`.
+
+    Args:
+        a, b: an output folder of `evaluate`, a file with a run or with judgments, a run, or what `Rank1.judge` gave.
+        qrels: the judgments of relevance, as a file or `{query id: {document id: grade}}`. Without them the measures
+            are those that two folders of `evaluate` have; other sides are not measured.
+        measures: what is measured, as ir_measures names it. None: the five that `evaluate` has, or those that two
+            folders have in common.
+        names: what the sides are called.
+        corpus: the collection behind the ids of one side, where the other has texts alone.
+        tokenize: gives the token ids of a chain, so that the report says at which token chains part. None: it says so
+            where the judgments have traces, and else only at which character.
+
+    Raises:
+        InputError: a side or the qrels cannot be read, the sides have nothing in common, or a measure cannot be
+            computed.
+    """
+    if measures is not None:
+        check_measures(measures)
+    places: Places = {}
+    sides = read_side(a, places), read_side(b, places)
+    if corpus is not None and not _in_common(*sides):
+        sides = by_ids(sides[0], places, corpus), by_ids(sides[1], places, corpus)
+    if not _in_common(*sides):
+        first, other = (next(iter(side.run), None) for side in sides)
+        raise InputError(
+            f"{names[0]} and {names[1]} have no query in common: the first is {first!r} in {names[0]}, {other!r} in "
+            f"{names[1]}" + ("" if corpus is not None else "; a collection would tell which text has which id")
+        )
+    grades = read_qrels(Path(qrels)) if isinstance(qrels, str | Path) else qrels
+    notes = list(_notes(sides, grades, names))
+    values = _measured(sides, grades, measures, names)
+    if values is None:
+        notes.append("nothing is measured; qrels would give measures")
+    elif grades is None and not _measured_alike(sides):
+        notes.append(f"{names[0]} and {names[1]} were measured by different qrels; give qrels to measure both alike")
+    judged = [side.judgments for side in sides]
+    has_pairs = bool(judged[0].keys() & judged[1].keys())
+    return ComparisonReport(
+        names=names,
+        sources=(_source(a), _source(b)),
+        environment=_environment(sides),
+        measures=paired_measures(*values) if values else [],
+        values=_common(*values) if values else {},
+        agreement=agreement(judged[0], judged[1]) if has_pairs else None,
+        kendall_tau=kendall_taus(_judged_run(sides[0], has_pairs), _judged_run(sides[1], has_pairs)),
+        partings=partings(judged[0], judged[1], places, tokenize),
+        notes=notes,
+        judgments=(list(judged[0].values()), list(judged[1].values())),
+        places=places,
+    )
+
+
+def paired_measures(a: Values, b: Values) -> list[PairedMeasure]:
+    """Each measure of two sides, over the queries for which it has a value on both, with paired tests.
+
+    The p-values of all measures are corrected together, those of each test by themselves.
+    """
+    found = []
+    for name, by_query in _common(a, b).items():
+        first, second = zip(*by_query.values(), strict=True)
+        mean, changes = aggregate(name), significance.differences(first, second)
+        found.append(
+            PairedMeasure(
+                measure=name,
+                a=mean(first),
+                b=mean(second),
+                n=len(by_query),
+                wins=int((changes > 0).sum()),
+                ties=int((changes == 0).sum()),
+                losses=int((changes < 0).sum()),
+                t_test=significance.paired_t_test(first, second),
+                permutation_test=significance.permutation_test(first, second),
+            )
+        )
+    t_tests = significance.holm([row.t_test for row in found])
+    permutation_tests = significance.holm([row.permutation_test for row in found])
+    return [row.corrected(*both) for row, *both in zip(found, t_tests, permutation_tests, strict=True)]
+
+
+def _measured(
+    sides: tuple[Side, Side], qrels: Qrels | None, measures: Sequence[str] | None, names: tuple[str, str]
+) -> tuple[Values, Values] | None:
+    """What is measured on either side; None where nothing can be."""
+    if qrels is not None:
+        for side, name in zip(sides, names, strict=True):
+            if not side.run.keys() & qrels.keys():
+                raise InputError(
+                    f"the qrels judge none of {name}'s queries; their first is {next(iter(qrels), None)!r}, "
+                    f"{name}'s is {next(iter(side.run), None)!r}"
+                )
+        first, second = (measure(qrels, side.run, measures or MEASURES) for side in sides)
+        return first, second
+    a, b = (side.values for side in sides)
+    if a is None or b is None:
+        if measures is not None:
+            raise InputError("measures need qrels where a side is no folder that evaluate has measured")
+        return None
+    wanted = [name for name in a if name in b] if measures is None else list(dict.fromkeys(measures))
+    for values, name in ((a, names[0]), (b, names[1])):
+        if missing := [each for each in wanted if each not in values]:
+            raise InputError(f"{name} has no {missing[0]}, but {', '.join(values)}; qrels would give other measures")
+    return {name: a[name] for name in wanted}, {name: b[name] for name in wanted}
+
+
+def _common(a: Values, b: Values) -> dict[str, dict[str, tuple[float, float]]]:
+    """measure -> query -> both values, where there are both."""
+    both = {
+        name: {query: (value, b[name][query]) for query, value in values.items() if query in b[name]}
+        for name, values in a.items()
+        if name in b
+    }
+    return {name: values for name, values in both.items() if values}
+
+
+def _notes(sides: tuple[Side, Side], qrels: Qrels | None, names: tuple[str, str]) -> Iterable[str]:
+    """What one has to know about the two sides, a sentence each."""
+    for side, name in zip(sides, names, strict=True):
+        if qrels is not None and (n_missing := len(qrels.keys() - side.run.keys())):
+            yield f"{name} lacks {n_missing} of the {len(qrels)} judged queries, which count as 0"
+        if not side.finished:
+            yield f"{name} is a job that was stopped; its {len(side.judgments)} judgments so far are compared"
+
+
+def _measured_alike(sides: tuple[Side, Side]) -> bool:
+    """Whether two outputs of `evaluate` were measured by the same judgments, as far as they say so."""
+    digests = [((side.environment or {}).get("content") or {}).get("qrels") for side in sides]
+    return None in digests or digests[0] == digests[1]
+
+
+def _environment(sides: tuple[Side, Side]) -> list[tuple[str, str, str]]:
+    """What differs in how two outputs of `evaluate` were made."""
+    a, b = (side.environment for side in sides)
+    return [] if a is None or b is None else list(provenance.differences(a, b))
+
+
+def _source(given: object) -> str:
+    return str(given) if isinstance(given, str | Path) else "given in Python"
+
+
+def _judged_run(side: Side, has_pairs: bool) -> Mapping[str, Mapping[str, float]]:
+    """What rankings are compared by: where both sides were judged, the judged documents alone.
+
+    A run of `evaluate` has the others below them, in the order that they had before on either side.
+    """
+    return side.judged if has_pairs else side.run
+
+
+def _in_common(a: Side, b: Side) -> bool:
+    return bool(a.run.keys() & b.run.keys() or a.judgments.keys() & b.judgments.keys())

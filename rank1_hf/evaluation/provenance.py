@@ -1,0 +1,278 @@
+"""How a job was made: `environment.json` in its folder, and what differs when it is made again.
+
+    {"environment": 1, "command": [...], "options": {...}, "versions": {...}, "device": {...}, "weights": "...",
+     "inputs": {option: {file: digest}}, "content": {part: digest}, "dtype": "...", "decoding": {...}, "earlier": [...]}
+
+"earlier" has what else a job was made with that was stopped and went on elsewhere. Environment variables, which may
+hold tokens, are not in it, and the command has the options of `evaluate` alone.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rank1_hf import __version__
+from rank1_hf.evaluation.candidates import Inputs
+from rank1_hf.evaluation.outputs import replacing
+from rank1_hf.files import beir
+from rank1_hf.files.inputs import InputError, read_text
+from rank1_hf.inputs.textfiles import parse_json
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "environment.json"
+FORMAT = 1
+"""The version of the file's layout."""
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bitsandbytes", "triton", "ir-measures", "scipy")
+_DECIDED_BY = {"corpus": {"corpus", "subset"}, "qrels": {"corpus", "qrels", "split"}, "prompts": {"prompts", "task"}}
+"""The options that decide which files an option has; of the others it is they themselves."""
+_CHOICES_OF_INPUTS = {"corpus", "run", "qrels", "split", "subset", "ignore_identical_ids"}
+_BY_FREE_MEMORY = "kv_cache_tokens"  # differs from process to process
+_SHOWN = 60  # characters of a value in a sentence
+
+
+class Provenance:
+    """What is known of a job before it runs, and the job that it repeats.
+
+    Args:
+        command: the command line, in words.
+        options: those in force by their names, as JSON has them; paths are absolute.
+        weights: what `models.identity` says of the model.
+        device: where it will run.
+        like: what `read` gave for the job to repeat; None: there is none.
+        given: which options were given anew, and so may differ from that job's.
+
+    Raises:
+        InputError: a file cannot be read; or one that was not given anew is missing, or is another than it was.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        options: Mapping[str, Any],
+        weights: str,
+        device: "torch.device",
+        *,
+        like: Mapping[str, Any] | None = None,
+        given: frozenset[str] = frozenset(),
+    ) -> None:
+        self._like, self._given = like, given
+        self._facts: dict[str, Any] = {
+            "environment": FORMAT,
+            "command": list(command),
+            "options": dict(options),
+            "versions": versions(),
+            "device": describe(device),
+            "weights": weights,
+            "inputs": {
+                option: {name: _digest(file) for name, file in files.items()}
+                for option, files in input_files(options).items()
+            },
+        }
+        if like is not None:
+            self._refuse_other_files(like)
+
+    def differences(self) -> Iterator[str]:
+        """What differs from the job to repeat, a sentence each."""
+        if self._like is not None:
+            for what, before, now in differences(self._like, self._facts):
+                yield f"{what} was {before}, now {now}"
+
+    def check(self, inputs: Inputs, documents: str) -> None:
+        """Note what was read, and refuse what the job to repeat did not have; of a collection that is no file, such as
+        one of the hub, this is all that can be compared.
+
+        Args:
+            inputs: what is evaluated.
+            documents: the digest of its documents.
+
+        Raises:
+            InputError: something that was not given anew is another than it was.
+        """
+        qrels = None if inputs.qrels is None else _of_text(json.dumps(inputs.qrels, sort_keys=True))
+        content = self._facts["content"] = {**inputs.digests(), "documents": documents, "qrels": qrels}
+        if self._like is None or not self._given.isdisjoint(_CHOICES_OF_INPUTS):
+            return
+        before = self._like.get("content") or {}
+        for part, digest in content.items():
+            if part in before and before[part] != digest:
+                raise InputError(
+                    f"the {part} of {self._facts['options'].get('corpus')} are others than those of the job to repeat; "
+                    "give --corpus to go on with what is there now"
+                )
+
+    def write(self, folder: Path, reranker: object) -> None:
+        """Write `environment.json`, once the model is loaded.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        facts, earlier = {**self._facts, **_loaded(reranker)}, []
+        with suppress(InputError):  # whatever it holds, a job goes on
+            before = read(folder) or {}
+            earlier = before.pop("earlier", [])
+            if any(differences(before, facts) if before else ()):
+                earlier.append(before)
+        with replacing(folder / NAME) as file:
+            file.write(json.dumps({**facts, "earlier": earlier}, indent=2).encode() + b"\n")
+
+    def _refuse_other_files(self, like: Mapping[str, Any]) -> None:
+        for option in like["inputs"].keys() | self._facts["inputs"].keys():
+            if not self._given.isdisjoint(_DECIDED_BY.get(option, {option})):
+                continue
+            before, now = (each["inputs"].get(option, {}) for each in (like, self._facts))
+            source = like["options"].get(option) or like["options"].get("corpus")
+            for name in sorted(before.keys() | now.keys()):
+                if before.get(name) != now.get(name):
+                    how = (
+                        "is not there now" if name not in now else "was not there" if name not in before else "differs"
+                    )
+                    raise InputError(
+                        f"{name}, the {option} of the job to repeat ({source}), {how}; give {_flag(option)} to go on "
+                        "with what is there now"
+                    )
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What a folder's `environment.json` holds; None where it has none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    found = parse_json(read_text(path), str(path), "is the file whole?")
+    if not isinstance(found, dict) or found.get("environment") != FORMAT:
+        raise InputError(f"{path} is not of this version of rank1_hf")
+    for name in ("options", "versions", "inputs"):
+        if not isinstance(found.get(name), dict):
+            raise InputError(f'{path}: "{name}" must be an object')
+    if not all(isinstance(files, dict) for files in found["inputs"].values()):
+        raise InputError(f'{path}: "inputs" must have an object for each option')
+    return found
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What differs between two environments: a name, and the two values in short. What only one has known is none."""
+    for package in sorted(before["versions"].keys() | now["versions"].keys()):
+        yield from _difference(package, *(each["versions"].get(package, "not installed") for each in (before, now)))
+    for name in ("device", "weights", "dtype", "decoding"):
+        first, second = before.get(name), now.get(name)
+        if isinstance(first, dict) and isinstance(second, dict):
+            for part in sorted((first.keys() | second.keys()) - {_BY_FREE_MEMORY}):
+                yield from _difference(f"{name} {part}", first.get(part), second.get(part))
+        elif first is not None and second is not None:
+            yield from _difference(name, first, second)
+    for option in sorted({name for each in (before, now) for part in ("options", "inputs") for name in each[part]}):
+        flag = _flag(option)
+        files = before["inputs"].get(option, {}), now["inputs"].get(option, {})
+        if all(files):  # wherever they are
+            if len(files[0]) == len(files[1]) == 1:  # whatever it is called
+                yield from _difference(f"the content of {flag}", *(next(iter(each.values())) for each in files))
+                continue
+            for name in sorted(files[0].keys() | files[1].keys()):
+                yield from _difference(f"{flag} {name}", *(each.get(name, "not there") for each in files))
+        else:
+            yield from _difference(flag, *(each["options"].get(option, "not given") for each in (before, now)))
+
+
+def versions() -> dict[str, str]:
+    """What is installed of what decides a judgment or a measure."""
+    found = {"python": platform.python_version(), "rank1_hf": __version__}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def describe(device: "torch.device") -> dict[str, Any]:
+    """What a device is; of a CPU also what decides how its sums are rounded."""
+    import torch
+
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "capability": f"{major}.{minor}"}
+    found: dict[str, Any] = {"type": device.type, "name": _processor()}
+    if device.type == "cpu":
+        found |= {"capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    return found
+
+
+def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
+    """The files that options name, by the option and by their names in its folder; a BEIR folder's own judgments are
+    the qrels where the options name none. Pipes, which can be read only once, are left out.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for option in ("corpus", "run", "qrels", "prompts", "prompt_template"):
+        value = options.get(option)
+        if value is None or (option == "prompt_template" and not value.startswith("@")):
+            continue
+        path = Path(value.removeprefix("@") if option == "prompt_template" else value)
+        if path.is_file():
+            found[option] = {path.name: path}
+        elif path.is_dir() and beir.find_file(path, "corpus.jsonl") is not None:
+            found[option] = _named(path, beir.find_file(path, "corpus.jsonl"), beir.find_file(path, "queries.jsonl"))
+            if "qrels" not in options:
+                found["qrels"] = _named(path, beir.qrels_file(path, options.get("split", "test")))
+        elif path.is_dir():
+            found[option] = _named(path, *sorted(file for file in path.rglob("*") if file.is_file()))
+    return {option: files for option, files in found.items() if files}
+
+
+def _named(folder: Path, *files: Path | None) -> dict[str, Path]:
+    return {file.relative_to(folder).as_posix(): file for file in files if file is not None}
+
+
+def _loaded(reranker: object) -> dict[str, Any]:
+    """What only a loaded model knows; nothing of a reranker that is no `Rank1`."""
+    model, decoder = getattr(reranker, "model", None), getattr(reranker, "decoder", None)
+    if model is None or decoder is None:
+        return {}
+    return {
+        "device": describe(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "decoding": asdict(decoder.options),
+    }
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _digest(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _difference(what: str, before: object, now: object) -> Iterator[tuple[str, str, str]]:
+    if before != now:
+        yield what, _short(before), _short(now)
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
