@@ -421,7 +421,7 @@ class TestCacheKey:
         assert len(set(keys)) == len(keys)
         decisive = {*integration._DECISIVE}
         where = {"model", "tokenizer", "device", "device_map", "max_memory", "num_gpus", "revision", "token"}
-        where |= {"allow_pickles", "engine", "old_options"}
+        where |= {"allow_pickles", "cache", "engine", "old_options"}
         known = {name for name in inspect.signature(Rank1).parameters if name not in where}
         assert known == decisive | {"decoding"}, "a new option decides a result or does not: say which"
         how_fast = {
