@@ -171,6 +171,9 @@ def test_command(in_a_folder_with_passages: Path, command: list[str], request: p
     if ">" in command:
         at = command.index(">")
         command, target = command[:at], Path(command[at + 1])
+    for earlier in commands() if command[0] == "merge" else []:
+        if "--shard" in earlier:
+            assert CliRunner().invoke(app, earlier).exit_code == 0
     result = CliRunner().invoke(app, [*command, *SHORTER.get(tuple(command), [])])
     assert result.exit_code == 0, result.output
     assert result.stdout
