@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rank1_hf.evaluation import outputs
+from rank1_hf.evaluation import outputs, provenance
 from rank1_hf.evaluation.job import Outcome
 from rank1_hf.evaluation.journal import Journal, differences, lock, read_records, read_settings
 from rank1_hf.evaluation.shards import Finished, Shard
@@ -93,6 +93,7 @@ def merge(folders: Iterable[Path], output: Path) -> Outcome:
             errors.add_input(problem)
         _write_journal(shards, task, output / "journal.jsonl")
         with Journal(output / "journal.jsonl", _common(shards[0]), task.n_places) as journal:
+            provenance.merge([each.path for each in shards], output)
             measured, unmeasured = outputs.write(output, task, journal, errors, task.before())
             n_pairs = sum(1 for _ in task.candidates())
             return Outcome(n_pairs, journal.n_scored, errors.n_pairs, errors.n_inputs, None, measured, unmeasured)
