@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from transformers import PretrainedConfig
 
 from rank1_hf.decoding import kernels
 from rank1_hf.decoding.kernels import native
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 SOURCE = 'extern "C" int answer() { return ANSWER; }'
 
