@@ -97,13 +97,24 @@ class FusedLayer:
         return self.fused(hidden_states[0], kwargs["position_embeddings"], kwargs["step"])[None]
 
     def fused(self, states: Tensor, position_embeddings: tuple[Tensor, Tensor], step: Step | TokenStep) -> Tensor:
-        """[tokens, hidden size] to the same. `position_embeddings`: cos and sin, [1, tokens, rotated dims]."""
+        """[tokens, hidden size] to the same. `position_embeddings`: cos and sin, [1, tokens, rotated dims].
+
+        In functions of their own, so that what each part computes is freed before the next.
+        """
         step = step.on(states.device)
         kernels = step.kernels
         assert kernels is not None
         before_attention, before_mlp = self._norms
         normed, _ = kernels.add_rms_norm(states, None, *before_attention)
-        queries, keys, values = (x.view(len(states), -1, self._head_dim) for x in self._qkv(normed))
+        normed, states = kernels.add_rms_norm(
+            self._attention(normed, position_embeddings, step, kernels), states, *before_mlp
+        )
+        return self._mlp(normed, kernels).add_(states)
+
+    def _attention(
+        self, normed: Tensor, position_embeddings: tuple[Tensor, Tensor], step: Step | TokenStep, kernels: Kernels
+    ) -> Tensor:
+        queries, keys, values = (x.view(len(normed), -1, self._head_dim) for x in self._qkv(normed))
         if self._head_norms:
             queries, keys = (
                 kernels.add_rms_norm(x, None, *norm)[0]
@@ -112,11 +123,15 @@ class FusedLayer:
         cos, sin = (x[0] for x in position_embeddings)
         pools = step.cache.pools(self._index, keys)
         queries = kernels.rotate_and_write(queries, keys, values, cos, sin, *pools, step.slot_mapping)
-        attended = attend(queries, self._index, step, *self._attends)
-        normed, states = kernels.add_rms_norm(self._o_proj(attended.flatten(1)), states, *before_mlp)
+        output: Tensor = self._o_proj(attend(queries, self._index, step, *self._attends).flatten(1))
+        return output
+
+    def _mlp(self, normed: Tensor, kernels: Kernels) -> Tensor:
         gated, up = self._gate_up(normed)
-        output: Tensor = self._down_proj(kernels.gate(gated, up, self._activation))
-        return output.add_(states)
+        product = kernels.gate(gated, up, self._activation)
+        del gated, up  # the largest of a layer
+        output: Tensor = self._down_proj(product)
+        return output
 
     def _parts(self) -> list[nn.Module]:
         return [part for part in self._layer.modules() if part is not self._layer]
