@@ -13,11 +13,11 @@ import typer
 from rich.table import Table
 
 from rank1_hf.commands import again, options
+from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 
 if TYPE_CHECKING:
-    from rank1_hf.decoding.options import DecodingOptions
     from rank1_hf.evaluation.candidates import Inputs
     from rank1_hf.evaluation.job import Outcome
     from rank1_hf.evaluation.metrics import Comparison
@@ -31,8 +31,10 @@ class RunFormat(StrEnum):
     JSON = "json"
 
 
+@takes_model_options()
 def evaluate(
     context: typer.Context,
+    chosen: ModelOptions,
     corpus: Annotated[
         str,
         typer.Option(
@@ -89,15 +91,6 @@ def evaluate(
     prompts: Annotated[
         Path | None, typer.Option(help="Where --task looks: a JSON or YAML file that maps task names to templates.")
     ] = None,
-    model: options.ModelOption = None,
-    max_new_tokens: options.BudgetOption = None,
-    batch_size: options.BatchOption = None,
-    dtype: options.DtypeOption = None,
-    device: options.DeviceOption = None,
-    quantization: options.QuantizationOption = None,
-    prompt_template: options.TemplateOption = None,
-    reproducible: options.ReproducibleOption = False,
-    decoding: options.DecodingOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -125,30 +118,24 @@ def evaluate(
     measures = measure or MEASURES
     try:
         check_measures(measures)
-        template = _template(prompt_template, task, prompts)
-        engine_options = options.decoding(decoding, reproducible)
-        _check_options(dtype, device, quantization, engine_options.reproducible)
+        dataset_prompt = _dataset_prompt(chosen, task, prompts)
+        arguments = chosen.arguments(dataset_prompt)
+        chosen.check()
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
             note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
-        choices = {
-            "dtype": dtype,
-            "quantization": quantization,
-            "max_new_tokens": max_new_tokens,
-            "prompt_template": template,
-        }
-        identity = _identity(model)
-        decisive = {"model": identity, **choices, **_decisive(engine_options, batch_size)}
-        provenance = _provenance(context, identity, device, like, quiet)
+        identity = _identity(chosen)
+        decisive = {"model": identity, **_decisive(chosen, dataset_prompt)}
+        provenance = _provenance(context, identity, chosen.device, like, quiet)
         if (output / "journal.jsonl").exists():
             note(f"going on with the job in {output}", quiet)
         outcome = run_job(
             inputs,
             output,
             decisive,
-            lambda: options.load(model, quiet, device=device, decoding=engine_options, **choices),
-            batch_size=batch_size,
+            lambda: chosen.load(quiet, **arguments),
+            batch_size=chosen.batch_size,
             measures=measures,
             run_json=run_format is RunFormat.JSON,
             show_progress=False if quiet else None,
@@ -164,14 +151,15 @@ def evaluate(
     _print(outcome, output, as_json, quiet)
 
 
-def _template(prompt_template: str | None, task: str | None, prompts: Path | None) -> str | None:
+def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None) -> str | None:
+    """The dataset prompt of `--task`."""
     from rank1_hf.files.dataset_prompts import built_in_prompts, dataset_prompt, read_prompts
 
     if task is None:
         if prompts is not None:
             raise InputError("--prompts needs --task, which says whose template to use")
-        return options.template_text(prompt_template)
-    if prompt_template is not None:
+        return None
+    if chosen.prompt_template is not None:
         raise InputError("give --prompt-template or --task, not both")
     template = dataset_prompt(read_prompts(prompts) if prompts else built_in_prompts(), *task.split("/", 1))
     if template is None:
@@ -179,28 +167,15 @@ def _template(prompt_template: str | None, task: str | None, prompts: Path | Non
     return template
 
 
-def _check_options(dtype: str | None, device: str | None, quantization: str | None, reproducible: bool) -> None:
-    """Say at once what would be said otherwise when the model is loaded, after the corpus was read."""
-    from rank1_hf.models.devices import resolve_device, resolve_dtype
-    from rank1_hf.models.planning import check_quantization
-    from rank1_hf.models.quantization import check_batch_invariance
-
-    try:
-        resolve_dtype(dtype)
-        resolve_device(device)
-        check_quantization(quantization)
-        if reproducible:
-            check_batch_invariance(quantization)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _decisive(decoding: "DecodingOptions", batch_size: int | None) -> dict[str, Any]:
-    """What of the decoding decides a judgment: in reproducible mode steps are as wide as the batch, whatever is in it.
-    The other options say how fast it is found.
+def _decisive(chosen: ModelOptions, dataset_prompt: str | None) -> dict[str, Any]:
+    """What decides a judgment, as JSON has it. Of the decoding: in reproducible mode steps are as wide as the batch,
+    whatever is in it. The other options say how fast it is found.
     """
-    reproducible = decoding.reproducible
-    return {"reproducible": reproducible, "batch_size": (batch_size or decoding.batch_size) if reproducible else None}
+    found, decoding = chosen.decisive(dataset_prompt), chosen.engine()
+    if "markers" in found:
+        found["markers"] = asdict(found["markers"])
+    width = (chosen.batch_size or decoding.batch_size) if decoding.reproducible else None
+    return {**found, "reproducible": decoding.reproducible, "batch_size": width}
 
 
 def _read_inputs(
@@ -225,12 +200,12 @@ def _read_inputs(
     return Inputs(source, queries, candidates, source.qrels() if grades is None else grades, top_k, problems)
 
 
-def _identity(model: str | None) -> str:
+def _identity(chosen: ModelOptions) -> str:
     from rank1_hf.models.identity import checkpoint_identity
     from rank1_hf.models.loading import CheckpointError
 
     try:
-        return checkpoint_identity(model)
+        return checkpoint_identity(chosen.model, **chosen.source())
     except CheckpointError as error:
         fail(str(error), options.BAD_MODEL)
 

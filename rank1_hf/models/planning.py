@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from rank1_hf.inputs.spellings import quantization_kind
 from rank1_hf.models.cards import GIB, FusedTokens, Gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, expected_rows, kv_bytes_per_token, step_bytes
@@ -63,9 +64,9 @@ def check_quantization(quantization: str | None) -> None:
     """Refuse what cannot be planned for.
 
     Raises:
-        ValueError: it is neither None nor one of `QUANTIZATIONS`.
+        ValueError: it is neither None nor one of `QUANTIZATIONS`, in any usual spelling.
     """
-    if quantization not in (None, *QUANTIZATIONS):
+    if quantization_kind(quantization) not in (None, *QUANTIZATIONS):
         raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, not {quantization!r}")
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.warm_start import kernels_compiling
+from rank1_hf.inputs.spellings import quantization_kind
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.batch_invariance import make_batch_invariant
 from rank1_hf.models.devices import resolve_device, resolve_dtype
@@ -53,6 +54,7 @@ class ModelSource:
         allow_pickles: bool,
         reproducible: bool,
     ) -> None:
+        quantization = quantization_kind(quantization)
         num_gpus = whole_number("num_gpus", num_gpus, least=1)
         if num_gpus > 1 and (device_map is not None or max_memory is not None):
             raise ValueError(

@@ -307,12 +307,12 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "dtype": "float32",
         "device": "cpu",
         "quantization": "4bit",
-        "prompt_template": "Find FILL_QUERY_HERE",
+        "prompt_template": "Find FILL_QUERY_HERE only new ones",
         "markers": Markers(true=" yes"),
         "decoding": DecodingOptions(reproducible=True, speculate=False),
         "num_gpus": 1,
     }
-    assert script.pairs == [("q only new ones", {"title": "", "text": "d"})]
+    assert script.pairs == [("q", {"title": "", "text": "d"})]
     assert script.judge_options == {"batch_size": 3, "show_progress_bar": None}
 
 
