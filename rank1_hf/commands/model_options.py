@@ -10,7 +10,7 @@ import typer
 
 from rank1_hf.commands import options
 from rank1_hf.files.inputs import InputError
-from rank1_hf.inputs.spellings import dtype_name, quantization_kind
+from rank1_hf.models.spellings import dtype_name, quantization_kind
 from rank1_hf.prompts.markers import Markers
 from rank1_hf.prompts.prompt import QUERY_PLACEHOLDER
 

@@ -11,7 +11,7 @@ from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.completions import NAMES, check_names, read_completions
 from rank1_hf.files.inputs import InputError
-from rank1_hf.inputs.spellings import dtype_name
+from rank1_hf.models.spellings import dtype_name
 from rank1_hf.results.completion import Completion
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from rank1_hf.inputs.spellings import quantization_kind
 from rank1_hf.models.cards import GIB, FusedTokens, Gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, expected_rows, kv_bytes_per_token, step_bytes
 from rank1_hf.models.products import Product, best_rows
 from rank1_hf.models.quantization import stored_quantization
+from rank1_hf.models.spellings import quantization_kind
 
 CUDA_CONTEXT_BYTES = GIB // 2
 """What the CUDA context takes, about, before the first tensor."""

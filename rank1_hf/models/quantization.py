@@ -11,8 +11,8 @@ from packaging.version import Version
 from transformers import BitsAndBytesConfig, PretrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from rank1_hf.inputs.spellings import quantization_kind
 from rank1_hf.models.cards import has_bfloat16
+from rank1_hf.models.spellings import quantization_kind
 
 _BITSANDBYTES = Version("0.50")
 

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.warm_start import kernels_compiling
-from rank1_hf.inputs.spellings import quantization_kind
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.batch_invariance import make_batch_invariant
 from rank1_hf.models.devices import resolve_device, resolve_dtype
@@ -17,6 +16,7 @@ from rank1_hf.models.loading import Checkpoint, load_model, open_checkpoint
 from rank1_hf.models.packed import pack_linear_layers
 from rank1_hf.models.placement import is_split
 from rank1_hf.models.quantization import Quantization, check_batch_invariance, quantization_config
+from rank1_hf.models.spellings import quantization_kind
 from rank1_hf.reranking.checks import check_layers, check_loaded, check_memory, check_vocabulary
 from rank1_hf.reranking.processes import Processes, warn_of_idle_processes
 

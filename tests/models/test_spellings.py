@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rank1_hf.inputs.spellings import DTYPES, dtype_name, quantization_kind
 from rank1_hf.models.devices import resolve_dtype
+from rank1_hf.models.spellings import DTYPES, dtype_name, quantization_kind
 
 
 @pytest.mark.parametrize("name", [name for name in DTYPES if hasattr(torch, name)])
