@@ -17,39 +17,27 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from rank1_hf import __version__
 from rank1_hf.commands import options
 from rank1_hf.commands.compare import compare
 from rank1_hf.commands.evaluate import evaluate
 from rank1_hf.commands.explain import explain
 from rank1_hf.commands.info import info
 from rank1_hf.commands.merge import merge
+from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import (
     BAD_INPUT,
     EXIT_CODES,
-    BatchOption,
-    BudgetOption,
-    CacheOption,
-    DecodingOption,
-    DeviceOption,
     DocumentsArgument,
-    DtypeOption,
     FileOption,
     FormatOption,
-    InstructionOption,
     JsonOption,
-    MarkerOption,
-    ModelOption,
-    QuantizationOption,
     QuietOption,
-    ReproducibleOption,
-    TemplateOption,
     fail,
-    load,
     note,
     plain_console,
     print_json,
     speaks,
-    template_text,
 )
 from rank1_hf.commands.plan import plan
 from rank1_hf.commands.serve import serve
@@ -63,13 +51,27 @@ from rank1_hf.viewing.printable import printable, start
 N_SHOWN_QUERIES, N_SHOWN_PASSAGES = 2, 5  # of the demo; all are measured
 
 app = typer.Typer(
-    help="Rerank passages with rank1 reasoning models on plain Hugging Face Transformers.",
     epilog=EXIT_CODES,
     rich_markup_mode="markdown",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rank1-hf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def rank1_hf(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Rerank passages with rank1 reasoning models on plain Hugging Face Transformers."""
 
 
 def main() -> None:
@@ -85,24 +87,14 @@ def main() -> None:
 
 
 @app.command(epilog=EXIT_CODES)
+@takes_model_options()
 def rerank(
+    chosen: ModelOptions,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What is searched for.")],
     documents: DocumentsArgument = None,
     file: FileOption = None,
     file_format: FormatOption = None,
-    model: ModelOption = None,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the best so many.")] = None,
-    max_new_tokens: BudgetOption = None,
-    batch_size: BatchOption = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    quantization: QuantizationOption = None,
-    prompt_template: TemplateOption = None,
-    instruction: InstructionOption = None,
-    marker: MarkerOption = None,
-    reproducible: ReproducibleOption = False,
-    decoding: DecodingOption = None,
-    cache: CacheOption = None,
     show_chain: Annotated[
         bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
     ] = False,
@@ -116,29 +108,15 @@ def rerank(
     last, with its error and no rank.
     """
     try:
-        asked = query_text({"text": query, "instruction": instruction})
-        template, markers = template_text(prompt_template), options.markers(marker)
-        engine_options = options.decoding(decoding, reproducible)
-        scores = options.score_cache(cache)
+        asked, arguments = query_text(query), chosen.arguments()
         passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), BAD_INPUT)
     if not passages:
         note("there are no passages to rank", quiet)
         return
-    reranker = load(
-        model,
-        quiet,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        max_new_tokens=max_new_tokens,
-        prompt_template=template,
-        markers=markers,
-        decoding=engine_options,
-        cache=scores,
-    )
-    outcome = options.judge(reranker, [(asked, passage.passage) for passage in passages], batch_size, quiet)
+    reranker = chosen.load(quiet, **arguments)
+    outcome = options.judge(reranker, [(asked, passage.passage) for passage in passages], chosen.batch_size, quiet)
     ranking = Ranking.of(outcome.judgments, top_k)
     if as_json:
         _print_json(ranking, passages)
@@ -197,17 +175,14 @@ def _print_json(ranking: Ranking, documents: Sequence[Document]) -> None:
 
 
 @app.command()
+@takes_model_options(max_new_tokens=256)
 def demo(
+    chosen: ModelOptions,
     n_queries: Annotated[int | None, typer.Option("--queries", min=1, help="Only the first so many queries.")] = None,
-    model: ModelOption = None,
-    max_new_tokens: BudgetOption = 256,
-    batch_size: BatchOption = None,
-    decoding: DecodingOption = None,
-    cache: CacheOption = None,
 ) -> None:
     """Rerank the sample of Cranfield that ships with the package, and measure it against BM25's order."""
     try:
-        engine_options, scores = options.decoding(decoding), options.score_cache(cache)
+        arguments = chosen.arguments()
         from rank1_hf.evaluation.metrics import ndcg
     except (ImportError, InputError) as error:
         fail(str(error), BAD_INPUT)
@@ -219,8 +194,7 @@ def demo(
     candidates = [(query, document) for query, scores in before.items() for document in scores]
     documents = [collection.corpus[document] for _, document in candidates]
     pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
-    reranker = load(model, max_new_tokens=max_new_tokens, decoding=engine_options, cache=scores)
-    outcome = options.judge(reranker, pairs, batch_size)
+    outcome = options.judge(chosen.load(**arguments), pairs, chosen.batch_size)
 
     console = plain_console()
     judged: dict[str, list[Judgment]] = {query: [] for query in before}

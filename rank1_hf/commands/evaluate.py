@@ -3,7 +3,7 @@
 import json
 import signal
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -13,17 +13,21 @@ import typer
 from rich.table import Table
 
 from rank1_hf.commands import again, options
+from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 
 if TYPE_CHECKING:
-    from rank1_hf.decoding.options import DecodingOptions
     from rank1_hf.evaluation.candidates import Inputs
     from rank1_hf.evaluation.job import Outcome
     from rank1_hf.evaluation.metrics import Comparison
     from rank1_hf.evaluation.provenance import Provenance
     from rank1_hf.evaluation.shards import Shard
     from rank1_hf.prompts.prompt import Pair
+
+
+_OF_PROMPTS = ("markers", "max_length", "max_new_tokens", "min_thinking_tokens", "truncation")
+"""The arguments of `Rank1` that make prompts."""
 
 
 class RunFormat(StrEnum):
@@ -33,8 +37,10 @@ class RunFormat(StrEnum):
     JSON = "json"
 
 
+@takes_model_options()
 def evaluate(
     context: typer.Context,
+    chosen: ModelOptions,
     corpus: Annotated[
         str,
         typer.Option(
@@ -100,16 +106,6 @@ def evaluate(
             "shard an --output of its own; rank1-hf merge puts them together.",
         ),
     ] = None,
-    model: options.ModelOption = None,
-    max_new_tokens: options.BudgetOption = None,
-    batch_size: options.BatchOption = None,
-    dtype: options.DtypeOption = None,
-    device: options.DeviceOption = None,
-    quantization: options.QuantizationOption = None,
-    prompt_template: options.TemplateOption = None,
-    reproducible: options.ReproducibleOption = False,
-    decoding: options.DecodingOption = None,
-    cache: options.CacheOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -140,33 +136,26 @@ def evaluate(
     try:
         check_measures(measures)
         part = None if shard is None else Shard.parse(shard)
-        template = _template(prompt_template, task, prompts)
-        engine_options = options.decoding(decoding, reproducible)
-        scores = options.score_cache(cache)
-        _check_options(dtype, device, quantization, engine_options.reproducible)
+        dataset_prompt = _dataset_prompt(chosen, task, prompts)
+        arguments = chosen.arguments(dataset_prompt)
+        chosen.check()
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
             note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
-        choices = {
-            "dtype": dtype,
-            "quantization": quantization,
-            "max_new_tokens": max_new_tokens,
-            "prompt_template": template,
-        }
-        identity = _identity(model)
-        decisive = {"model": identity, **choices, **_decisive(engine_options, batch_size)}
-        provenance = _provenance(context, identity, device, like, quiet)
+        identity = _identity(chosen)
+        decisive = {"model": identity, **_decisive(chosen, dataset_prompt)}
+        provenance = _provenance(context, identity, chosen.device, like, quiet)
         if (output / "journal.jsonl").exists():
             note(f"going on with the job in {output}", quiet)
         outcome = run_job(
             inputs,
             output,
             decisive,
-            lambda: options.load(model, quiet, device=device, decoding=engine_options, cache=scores, **choices),
-            batch_size=batch_size,
+            lambda: chosen.load(quiet, **arguments),
+            batch_size=chosen.batch_size,
             shard=part,
-            costs=lambda pairs: _costs(pairs, model, template, max_new_tokens),
+            costs=lambda pairs: _costs(pairs, chosen, arguments),
             measures=measures,
             run_json=run_format is RunFormat.JSON,
             show_progress=False if quiet else None,
@@ -182,14 +171,15 @@ def evaluate(
     print_outcome(outcome, output, as_json, quiet, part)
 
 
-def _template(prompt_template: str | None, task: str | None, prompts: Path | None) -> str | None:
+def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None) -> str | None:
+    """The dataset prompt of `--task`."""
     from rank1_hf.files.dataset_prompts import built_in_prompts, dataset_prompt, read_prompts
 
     if task is None:
         if prompts is not None:
             raise InputError("--prompts needs --task, which says whose template to use")
-        return options.template_text(prompt_template)
-    if prompt_template is not None:
+        return None
+    if chosen.prompt_template is not None:
         raise InputError("give --prompt-template or --task, not both")
     template = dataset_prompt(read_prompts(prompts) if prompts else built_in_prompts(), *task.split("/", 1))
     if template is None:
@@ -197,28 +187,15 @@ def _template(prompt_template: str | None, task: str | None, prompts: Path | Non
     return template
 
 
-def _check_options(dtype: str | None, device: str | None, quantization: str | None, reproducible: bool) -> None:
-    """Say at once what would be said otherwise when the model is loaded, after the corpus was read."""
-    from rank1_hf.models.devices import resolve_device, resolve_dtype
-    from rank1_hf.models.planning import check_quantization
-    from rank1_hf.models.quantization import check_batch_invariance
-
-    try:
-        resolve_dtype(dtype)
-        resolve_device(device)
-        check_quantization(quantization)
-        if reproducible:
-            check_batch_invariance(quantization)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _decisive(decoding: "DecodingOptions", batch_size: int | None) -> dict[str, Any]:
-    """What of the decoding decides a judgment: in reproducible mode steps are as wide as the batch, whatever is in it.
-    The other options say how fast it is found.
+def _decisive(chosen: ModelOptions, dataset_prompt: str | None) -> dict[str, Any]:
+    """What decides a judgment, as JSON has it. Of the decoding: in reproducible mode steps are as wide as the batch,
+    whatever is in it. The other options say how fast it is found.
     """
-    reproducible = decoding.reproducible
-    return {"reproducible": reproducible, "batch_size": (batch_size or decoding.batch_size) if reproducible else None}
+    found, decoding = chosen.decisive(dataset_prompt), chosen.engine()
+    if "markers" in found:
+        found["markers"] = asdict(found["markers"])
+    width = (chosen.batch_size or decoding.batch_size) if decoding.reproducible else None
+    return {**found, "reproducible": decoding.reproducible, "batch_size": width}
 
 
 def _read_inputs(
@@ -243,12 +220,12 @@ def _read_inputs(
     return Inputs(source, queries, candidates, source.qrels() if grades is None else grades, top_k, problems)
 
 
-def _identity(model: str | None) -> str:
+def _identity(chosen: ModelOptions) -> str:
     from rank1_hf.models.identity import checkpoint_identity
     from rank1_hf.models.loading import CheckpointError
 
     try:
-        return checkpoint_identity(model)
+        return checkpoint_identity(chosen.model, **chosen.source())
     except CheckpointError as error:
         fail(str(error), options.BAD_MODEL)
 
@@ -273,15 +250,17 @@ def _provenance(
     return found
 
 
-def _costs(pairs: "Iterable[Pair]", model: str | None, template: str | None, max_new_tokens: int | None) -> list[int]:
-    """About how many tokens each pair takes."""
+def _costs(pairs: "Iterable[Pair]", chosen: ModelOptions, arguments: Mapping[str, Any]) -> list[int]:
+    """About how many tokens each pair takes. `arguments` are those of `Rank1`."""
     from rank1_hf.models.loading import open_checkpoint
     from rank1_hf.prompts.markers import ContractError
     from rank1_hf.prompts.pair_encoder import PairEncoder
     from rank1_hf.prompts.shares import pair_costs
 
     try:
-        encoder = PairEncoder.of(open_checkpoint(model), template=template, max_new_tokens=max_new_tokens)
+        checkpoint = open_checkpoint(chosen.model, **chosen.source())
+        shared = {name: arguments[name] for name in _OF_PROMPTS if name in arguments}
+        encoder = PairEncoder.of(checkpoint, template=arguments["prompt_template"], **shared)
     except ContractError as error:
         fail(str(error), options.BAD_MODEL)
     except ValueError as error:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rank1_hf.commands import options
+from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 from rank1_hf.prompts.prompt import PairError, query_text
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from rank1_hf.viewing.pieces import Shade
 
 
+@takes_model_options()
 def explain(
+    chosen: ModelOptions,
     query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What is searched for.")] = None,
     documents: options.DocumentsArgument = None,
     file: options.FileOption = None,
@@ -42,16 +45,6 @@ def explain(
         bool,
         typer.Option(help="Record each token, the belief along the chain, and at the verdict layers and attention."),
     ] = True,
-    model: options.ModelOption = None,
-    max_new_tokens: options.BudgetOption = None,
-    batch_size: options.BatchOption = None,
-    dtype: options.DtypeOption = None,
-    device: options.DeviceOption = None,
-    quantization: options.QuantizationOption = None,
-    prompt_template: options.TemplateOption = None,
-    instruction: options.InstructionOption = None,
-    reproducible: options.ReproducibleOption = False,
-    decoding: options.DecodingOption = None,
     quiet: options.QuietOption = False,
 ) -> None:
     """Show what the model thought about each passage, and how sure it was: here, or with --html as a page.
@@ -68,31 +61,20 @@ def explain(
             raise InputError("there is no query: give it as the first argument, or --judgments")
         if other is not None or corpus is not None:
             raise InputError("--other and --corpus go with --judgments")
-        asked = query_text({"text": query, "instruction": instruction})
-        template = options.template_text(prompt_template)
-        engine_options = options.decoding(decoding, reproducible)
+        asked, arguments = query_text(query), chosen.arguments()
         passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), options.BAD_INPUT)
     if not passages:
         note("there are no passages to judge", quiet)
         return
-    reranker = options.load(
-        model,
-        quiet,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        max_new_tokens=max_new_tokens,
-        prompt_template=template,
-        decoding=engine_options,
-    )
+    reranker = chosen.load(quiet, **arguments)
     pairs = [(asked, passage.passage) for passage in passages]
     from rank1_hf.tracing import TraceOptions
 
     everything = TraceOptions(belief="sentences", lens=True, attention=True)
     try:
-        outcome = options.judge(reranker, pairs, batch_size, quiet, trace=everything if trace else False)
+        outcome = options.judge(reranker, pairs, chosen.batch_size, quiet, trace=everything if trace else False)
     except ValueError as error:
         fail(f"{error}; with --no-trace chains and scores are shown all the same", options.BAD_INPUT)
     if html is not None:

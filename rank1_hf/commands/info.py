@@ -21,6 +21,8 @@ def info(
     model: Annotated[
         str | None, typer.Argument(help="A hub name or a folder. Without it: the model that ships.")
     ] = None,
+    revision: options.RevisionOption = None,
+    subfolder: options.SubfolderOption = None,
     marker: options.MarkerOption = None,
     device: options.DeviceOption = None,
     decoding: options.DecodingOption = None,
@@ -35,7 +37,7 @@ def info(
     name = model or EMBEDDED_MODEL
     try:
         markers, engine_options = options.markers(marker), options.decoding(decoding)
-        checkpoint = open_checkpoint(name)
+        checkpoint = open_checkpoint(name, revision=revision, subfolder=subfolder)
         facts = {"model": str(name), **_architecture(checkpoint.config)}
         in_force = _in_force(checkpoint, engine_options, device)
     except CheckpointError as error:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -47,11 +47,12 @@ FileOption = Annotated[
 FormatOption = Annotated[
     str | None, typer.Option("--format", help="txt, jsonl or csv: what stdin or a file of another name holds.")
 ]
-InstructionOption = Annotated[str | None, typer.Option(help="What else decides about relevance.")]
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", "-m", help="A hub name or a checkpoint folder. Without it: a small demonstration model."),
 ]
+RevisionOption = Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub repository.")]
+SubfolderOption = Annotated[str | None, typer.Option(help="Where in the repository or folder the checkpoint is.")]
 BudgetOption = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="The most tokens thought about one passage.")
 ]
@@ -60,11 +61,11 @@ BatchOption = Annotated[
     typer.Option("--batch-size", min=1, help="How many passages are thought about together. Default: what is fast."),
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option(help="float32, float16 or bfloat16. Without it: the checkpoint's own.")
+    str | None, typer.Option(help="float32, float16 (fp16, half) or bfloat16 (bf16). Without it: the checkpoint's own.")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cuda, cuda:1, mps, cpu, ... Without it: the fastest there is.")]
 QuantizationOption = Annotated[
-    str | None, typer.Option(help="8bit or 4bit: quantize the weights with bitsandbytes as they are read.")
+    str | None, typer.Option(help="8bit (int8) or 4bit (nf4): quantize the weights with bitsandbytes as they are read.")
 ]
 TemplateOption = Annotated[
     str | None,
@@ -176,18 +177,28 @@ def markers(given: list[str] | None) -> Markers:
     return Markers(**named)
 
 
-def decoding(given: str | None, reproducible: bool = False) -> DecodingOptions:
-    """What `--decoding` and `--reproducible` say.
+def decoding(given: str | None, reproducible: bool = False, own: Mapping[str, Any] | None = None) -> DecodingOptions:
+    """What `--decoding` says, and the options that are fields of it too.
+
+    Args:
+        given: `--decoding`.
+        reproducible: `--reproducible`.
+        own: the values of others that were given, by the names of the fields.
 
     Raises:
-        InputError: `--decoding` names no option, gives one a value that makes no sense, or contradicts the other.
+        InputError: `--decoding` names no option, gives one a value that makes no sense, or contradicts another option.
     """
+    own = {**(own or {}), **({"reproducible": "on"} if reproducible else {})}
+    first = [f"{name}={value}" for name, value in own.items()]
     try:
-        chosen = DecodingOptions.parse(f"reproducible={'on' if reproducible else 'off'},{given or ''}")
+        wanted, chosen = DecodingOptions.parse(",".join(first)), DecodingOptions.parse(",".join([*first, given or ""]))
     except ValueError as error:
         raise InputError(f"--decoding: {error}") from error
-    if reproducible and not chosen.reproducible:
-        raise InputError("--reproducible contradicts --decoding reproducible=off; leave one of them out")
+    for name in own:
+        if getattr(chosen, name) != getattr(wanted, name):
+            option = f"--{name}".replace("_", "-")
+            in_text = next(part for part in str(chosen).split(",") if part.startswith(f"{name}="))
+            raise InputError(f"{option} contradicts --decoding {in_text}; leave one of them out")
     return chosen
 
 

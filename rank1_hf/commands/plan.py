@@ -1,19 +1,32 @@
 """The command `rank1-hf plan`. As in `cli.py`, what takes seconds to import waits until it is needed."""
 
-from dataclasses import asdict
-from typing import Annotated, Any
+import shlex
+import textwrap
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from rank1_hf.commands import options
 from rank1_hf.commands.options import BAD_INPUT, BAD_MODEL, fail, plain_console, print_json
+from rank1_hf.models.spellings import quantization_kind
 from rank1_hf.viewing.printable import printable
+
+if TYPE_CHECKING:
+    from rank1_hf.models.cards import Gpu
+    from rank1_hf.models.recommendation import Way
+
+_WIDTH = 80
 
 
 def plan(
     gpu: Annotated[
-        str | None, typer.Option(help="Its memory (24GiB) or its name (RTX4090). Without it: the GPU of this machine.")
+        str | None,
+        typer.Option(
+            help="Its name (3060, 'RTX 4070 Ti', 'A100 40GB') or its memory (24GiB); list shows the names. "
+            "Without it: the GPU of this machine."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Argument(help="A rank1 (rank1-7b), a hub name or a folder. Without it: the whole family.")
@@ -25,67 +38,112 @@ def plan(
 ) -> None:
     """Say what fits on a GPU, how many pairs decode together there, and how fast that is at best, without loading it.
 
-    The speed is a bound that no program reaches: the GPU's full memory bandwidth and full tensor throughput.
+    The last lines say the best that fits (the largest model that leaves room for 32 pairs) and the fastest, each with
+    a command to try it. The speed is a bound that no program reaches: the GPU's full memory bandwidth and full tensor
+    throughput.
     """
-    from rank1_hf.models import cards, planning
+    from rank1_hf.models import cards, planning, recommendation
     from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
     from rank1_hf.models.loading import CheckpointError, open_checkpoint
 
+    if gpu == "list":
+        typer.echo(textwrap.fill(cards.known_gpus(), _WIDTH, break_long_words=False))
+        return
+    kind = quantization_kind(quantization)
     try:
-        device = cards.parse_gpu(gpu) if gpu else cards.gpu_here()
-        planning.check_quantization(quantization)
+        device = cards.parse_gpu(gpu) if gpu is not None else cards.gpu_here()
+        planning.check_quantization(kind)
         names = [model] if model else [*FAMILY, *AWQ_FAMILY, *RELATIVES]
         configs = {name: planning.family_config(name) or open_checkpoint(name).config for name in names}
-        ways = [(name, kind) for name in names for kind in planning.ways_to_load(configs[name])]
+        loadable = [(name, each) for name in names for each in planning.ways_to_load(configs[name])]
     except CheckpointError as error:
         fail(str(error), BAD_MODEL)
     except ValueError as error:
         fail(str(error), BAD_INPUT)
-    if quantization:
-        ways = [(name, kind) for name, kind in ways if kind == quantization]
-    if not ways:
+    if kind:
+        loadable = [(name, each) for name, each in loadable if each == kind]
+    if not loadable:
         fail(f"{model} is quantized already; leave --quantization out", BAD_INPUT)
-    rows = []
+    typical = device if device.speed else replace(device, speed=cards.TYPICAL_SPEED)
     sizes = {name: planning.Size.of(config) for name, config in configs.items()}
-    for name, kind in ways:
+    ways = []
+    for name, each in loadable:
         found = planning.plan(
             configs[name],
-            device,
+            typical,
             size=sizes[name],
-            quantization=kind,
+            quantization=each,
             prompt_tokens=prompt_tokens,
             chain_tokens=chain_tokens,
         )
-        rows.append({"model": name, "quantization": kind, "fits": found.fits, **asdict(found)})
-    largest = planning.largest_that_fits(device, prompt_tokens=prompt_tokens, chain_tokens=chain_tokens)
+        room = max(0, found.kv_tokens // (prompt_tokens + chain_tokens))
+        ways.append(recommendation.Way(name, sizes[name].total, each, found, room))
+    candidates = ways if model else recommendation.candidates(ways)
+    best, fastest = recommendation.best_that_fits(candidates), recommendation.fastest_that_fits(candidates)
     if as_json:
-        for row in rows:
-            print_json({**row, "largest_that_fits": largest})
-    else:
-        _print_plans(device.name, rows)
-        typer.echo(f"the largest rank1 that fits: {'none' if largest is None else _named(*largest)}")
-        if device.speed is None:
-            typer.echo(f"for a bound on the speed name the GPU: {cards.known_gpus()}")
+        for way in ways:
+            about = {"model": way.model, "quantization": way.quantization, "fits": way.plan.fits}
+            print_json({**about, **asdict(way.plan), "best": way is best, "fastest": way is fastest})
+        return
+    _print_plans(device, ways)
+    typer.echo(_assumptions(device, prompt_tokens, chain_tokens))
+    if best is None or fastest is None:
+        typer.echo("\nnone of them fits" if len(ways) > 1 else "\nit does not fit")
+        return
+    typer.echo()
+    for what, way in {"best": best, "fastest": fastest}.items():
+        typer.echo(_answer(what, way, of_the_family=not model))
 
 
-def _named(model: str, quantization: str | None) -> str:
-    return f"{model} {f'with quantization={quantization!r}' if quantization else 'as it is'}"
+def _answer(what: str, way: "Way", *, of_the_family: bool) -> str:
+    """Two lines: what it is, and what to type."""
+    name = _short(way.model) if of_the_family else way.model
+    kind = way.quantization or "16bit"
+    together = f"{way.plan.rows} pair{'' if way.plan.rows == 1 else 's'} together"
+    speed = f"at most {way.plan.pairs_per_minute:,.0f} a minute"
+    command = f"rank1-hf demo -m {shlex.quote(way.model)}" + (
+        f" --quantization {way.quantization}" if way.quantization in ("8bit", "4bit") else ""
+    )
+    return printable(f"{what}: {name}, {kind}: {together}, {speed}") + "\n    " + printable(command)
 
 
-def _print_plans(gpu: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=f"On {gpu}", title_justify="left")
+def _assumptions(device: "Gpu", prompt_tokens: int, chain_tokens: int) -> str:
+    from rank1_hf.models.cards import GIB, TYPICAL_SPEED, other_sizes
+
+    speed = device.speed or TYPICAL_SPEED
+    figures = f"{speed.bandwidth / 1e9:,.0f} GB/s and {speed.operations / 1e12:,.0f} TFLOPS"
+    sentences = [
+        f"Assumed: prompts of {prompt_tokens} tokens, chains of {chain_tokens}; nothing else on the GPU, 90% of its "
+        f"{device.memory / GIB:g} GiB in use;",
+        f"its full speed, {figures} in 16 bits by NVIDIA's data sheet."
+        if device.speed
+        else f"a typical card's full speed, {figures} in 16 bits, since the size alone tells none: name the card.",
+    ]
+    if others := other_sizes(device):
+        names = " and ".join(each.name for each in others)
+        sentences.append(f"This is the card with {device.memory // GIB} GiB; there is {names} too.")
+    return textwrap.fill(" ".join(sentences), _WIDTH)
+
+
+def _print_plans(gpu: "Gpu", ways: "list[Way]") -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title=f"On {gpu.name}", title_justify="left")
     table.add_column("model", no_wrap=True, overflow="fold")
-    for heading in ("weights", "GiB", "reserve GiB", "KV KiB a token", "pairs together", "a minute, at most"):
+    table.add_column("weights", no_wrap=True)
+    for heading in ("weights GiB", "reserve GiB", "KV KiB a token", "pairs together", "a minute at most"):
         table.add_column(heading, justify="right")
-    for row in rows:
-        speed = row["pairs_per_minute"]
+    for way in ways:
+        found, speed = way.plan, way.plan.pairs_per_minute
         table.add_row(
-            printable(row["model"]).removeprefix("jhu-clsp/"),
-            row["quantization"] or "16bit",
-            f"{row['weights'] / 2**30:.1f}",
-            f"{row['reserve'] / 2**30:.1f}",
-            f"{row['kv_per_token'] / 2**10:.0f}",
-            str(row["rows"]) if row["fits"] else "none",
+            printable(_short(way.model)),
+            way.quantization or "16bit",
+            f"{found.weights / 2**30:.1f}",
+            f"{found.reserve / 2**30:.1f}",
+            f"{found.kv_per_token / 2**10:.0f}",
+            str(found.rows) if found.fits else "none",
             "" if speed is None else f"{speed:,.0f}",
         )
     plain_console().print(table)
+
+
+def _short(model: str) -> str:
+    return model.removeprefix("jhu-clsp/")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rank1_hf.commands import options
+from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import BAD_INPUT, fail, note
 from rank1_hf.files.inputs import InputError, read_text
 
@@ -18,21 +19,13 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "RANK1_API_KEY"
 
 
+@takes_model_options()
 def serve(
+    chosen: ModelOptions,
     host: Annotated[
         str, typer.Option(help="The address to listen at; 0.0.0.0 is all of this machine's.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    model: options.ModelOption = None,
-    max_new_tokens: options.BudgetOption = None,
-    batch_size: options.BatchOption = None,
-    dtype: options.DtypeOption = None,
-    device: options.DeviceOption = None,
-    quantization: options.QuantizationOption = None,
-    prompt_template: options.TemplateOption = None,
-    reproducible: options.ReproducibleOption = False,
-    decoding: options.DecodingOption = None,
-    cache: options.CacheOption = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(help=f"Clients must send the key in this file. The variable {KEY_VARIABLE} may hold it instead."),
@@ -64,9 +57,7 @@ def serve(
 
     try:
         key = _api_key(api_key_file)
-        template = options.template_text(prompt_template)
-        engine_options = options.decoding(decoding, reproducible)
-        scores = options.score_cache(cache)
+        arguments = chosen.arguments()
         listening = _bound(host, port)
     except InputError as error:
         fail(str(error), BAD_INPUT)
@@ -75,19 +66,10 @@ def serve(
         note(
             f"anybody who reaches {host} may use the model: there is no API key ({KEY_VARIABLE}, --api-key-file)", quiet
         )
-    reranker = options.load(
-        model,
-        quiet,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        max_new_tokens=max_new_tokens,
-        prompt_template=template,
-        decoding=engine_options,
-        cache=scores,
-    )
-    with Engine(reranker, max_pairs=max_queue, batch_size=batch_size) as engine:
-        app = make_app(engine, model=model or "rank1-tiny", api_key=key, limits=Limits(max_documents, max_characters))
+    reranker = chosen.load(quiet, **arguments)
+    with Engine(reranker, max_pairs=max_queue, batch_size=chosen.batch_size) as engine:
+        limits = Limits(max_documents, max_characters)
+        app = make_app(engine, model=chosen.model or "rank1-tiny", api_key=key, limits=limits)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning" if quiet else "info"))
         note(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}; its pages are at /docs", quiet)
         try:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rank1_hf.commands import options
+from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.completions import NAMES, check_names, read_completions
 from rank1_hf.files.inputs import InputError
+from rank1_hf.models.spellings import dtype_name
 from rank1_hf.results.completion import Completion
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ EXIT_CODES = (
 )
 
 
+@takes_model_options()
 def verify(
+    chosen: ModelOptions,
     file: Annotated[
         Path,
         typer.Argument(
@@ -68,19 +72,6 @@ def verify(
         bool, typer.Option("--json", help="Print an object a line for each record, and the summary as the last one.")
     ] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Show all records that disagree, not the first 20.")] = False,
-    model: options.ModelOption = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option("--max-new-tokens", min=1, help="The budget beside which long passages were cut, if they were."),
-    ] = None,
-    batch_size: options.BatchOption = None,
-    dtype: options.DtypeOption = None,
-    device: options.DeviceOption = None,
-    quantization: options.QuantizationOption = None,
-    prompt_template: options.TemplateOption = None,
-    marker: options.MarkerOption = None,
-    reproducible: options.ReproducibleOption = False,
-    decoding: options.DecodingOption = None,
     quiet: options.QuietOption = False,
 ) -> None:
     """Check scores and chains that another engine has made, without decoding: would this model have said the same?
@@ -90,11 +81,12 @@ def verify(
     """
     problems: list[InputError] = []
     try:
+        dtype_of_records = dtype_name(dtype_of_records)
         if dtype_of_records not in (None, *_DTYPES):
             raise InputError(f"--their-dtype must be one of {', '.join(_DTYPES)}, not {dtype_of_records!r}")
         names = _names(mapping or [])
-        template, markers = options.template_text(prompt_template), options.markers(marker)
-        engine_options = options.decoding(decoding, reproducible)
+        arguments = chosen.arguments()
+        chosen.check()
         completions = list(read_completions(file, names, problems.append))
         if corpus is not None:
             completions = _with_texts(completions, corpus)
@@ -105,23 +97,13 @@ def verify(
         note(str(problem), quiet)
     if not completions:
         fail(f"{file} has no record that could be checked", options.BAD_INPUT)
-    reranker = options.load(
-        model,
-        quiet,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        max_new_tokens=max_new_tokens,
-        prompt_template=template,
-        markers=markers,
-        decoding=engine_options,
-    )
+    reranker = chosen.load(quiet, **arguments)
     try:
         found = reranker.verify(
             completions,
             dtype=dtype_of_records,
             rounding=rounding,
-            batch_size=batch_size,
+            batch_size=chosen.batch_size,
             show_progress_bar=False if quiet else None,
         )
     except ValueError as error:

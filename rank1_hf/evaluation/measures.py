@@ -1,5 +1,6 @@
 """The measures that can be computed here, by ir_measures' names for them."""
 
+import re
 from typing import TYPE_CHECKING
 
 from rank1_hf.files.inputs import InputError
@@ -22,21 +23,40 @@ _KINDS = {
 
 
 def parse_measure(name: str) -> "Measure":
-    """ir_measures' measure of this name.
+    """ir_measures' measure of this name; trec_eval's names (`ndcg_cut_10`, `map`) are known too, and any case.
 
     Raises:
         InputError: there is none, or it cannot be computed here, whatever the run is.
     """
+    measure = _parsed(name)
+    if reason := _wrong_parameter(measure) or _without_provider(measure):
+        raise InputError(f"{name} cannot be computed: {reason}")
+    return measure
+
+
+def _parsed(name: str) -> "Measure":
     try:
-        measure = ir_measures.parse_measure(name)
+        return ir_measures.parse_measure(name)
     except Exception as error:  # its parser lets through whatever Python's makes of the text
+        if (usual := _usual_spelling(name)) is not None:
+            return usual
         raise InputError(
             f"{name!r} is no measure that ir_measures knows; write it as in nDCG@10 or AP(rel=2), with a cutoff of at "
             "least 1"
         ) from error
-    if reason := _wrong_parameter(measure) or _without_provider(measure):
-        raise InputError(f"{name} cannot be computed: {reason}")
-    return measure
+
+
+def _usual_spelling(name: str) -> "Measure | None":
+    """A measure by trec_eval's name for it, or by ir_measures' in another case ("ndcg@10", "recall@100", "mrr@10")."""
+    try:
+        (measure,) = ir_measures.parse_trec_measure(name)
+        return measure
+    except ValueError:  # it is none, or several
+        pass
+    known = {each.lower(): each for each in ir_measures.measures.registry}
+    base = re.match(r"\w*", name)[0]  # type: ignore[index]  # it matches nothing, too
+    exact = known.get(base.lower())
+    return None if exact in (None, base) else _parsed(exact + name.removeprefix(base))
 
 
 def provider_of(measure: "Measure") -> "Provider | None":

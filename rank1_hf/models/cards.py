@@ -1,9 +1,12 @@
 """What graphics cards are and can do: memory, speed, bfloat16, and when bitsandbytes leaves its fused 4-bit kernel."""
 
+import difflib
 import re
 from dataclasses import dataclass
 
 import torch
+
+from rank1_hf.models.card_table import CARDS
 
 GIB = 2**30
 
@@ -58,44 +61,46 @@ class Gpu:
     fused_4bit: FusedTokens | None = None
 
 
+def _key(name: str) -> str:
+    return name.lower().replace(" ", "")
+
+
 GPUS = {
-    name.lower(): Gpu(name, gib * GIB, Speed(gigabytes * 1e9, teraflops * 1e12), FusedTokens(*fused))
-    for name, gib, gigabytes, teraflops, fused in [
-        ("T4", 16, 320, 65, (64, 64, 128, 64)),  # in float16: it has no bfloat16
-        ("L4", 24, 300, 121, (32, 23, 256, 128)),
-        ("A10", 24, 600, 125, (64, 23, 128, 64)),
-        ("RTX3060", 12, 360, 25, (128, 16, 128, 128)),
-        ("RTX3090", 24, 936, 71, (64, 23, 128, 64)),
-        ("RTX4060Ti", 16, 288, 44, (32, 23, 256, 128)),
-        ("RTX4070", 12, 504, 58, (32, 23, 256, 128)),
-        ("RTX4080", 16, 717, 97, (32, 23, 256, 64)),
-        ("RTX4090", 24, 1008, 165, (8, 23, 128, 16)),
-        ("RTX5090", 32, 1792, 209, (8, 23, 64, 8)),
-        ("A100", 80, 2039, 312, (5, 32, 64, 5)),
-        ("H100", 80, 3350, 989, (7, 32, 48, 5)),
-        ("H200", 141, 4800, 989, (7, 32, 48, 5)),
-    ]
+    _key(name): Gpu(name, gib * GIB, Speed(gigabytes * 1e9, teraflops * 1e12), FusedTokens(*fused))
+    for name, gib, gigabytes, teraflops, fused in CARDS
 }
-"""Memory and speed from NVIDIA's data sheets, of the variant with this much memory; operations without sparsity, summed
-in float32. The figures for 4-bit weights are what bitsandbytes 0.50.2 answers for these cards."""
+"""The cards of the table by their names in lower case, without spaces."""
+
+_MAKERS_WORDS = {
+    *("nvidia", "geforce", "tesla", "generation", "blackwell", "workstation", "edition", "graphics", "gpu", "ac"),
+    *("sxm", "sxm2", "sxm3", "sxm4", "sxm5", "sxm6", "hbm2", "hbm2e", "hbm3", "hbm3e"),
+}
 
 
 def parse_gpu(text: str) -> Gpu:
-    """A GPU by its name or by its memory: "RTX4090", "24GiB", "24GB", "24".
+    """A GPU by its name or by its memory: "RTX 4090", "4090", "NVIDIA A100-SXM4-40GB", "RTX 6000 Ada"; "24GiB", "24GB".
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither; the message says what is like it.
     """
-    known = GPUS.get(re.sub(r"[^a-z0-9]", "", text.lower()))
-    if known is not None:
-        return known
     size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gib|gb|g)?\s*", text.lower())
-    if size is None or float(size[1]) == 0:
-        raise ValueError(
-            f"{text!r} is no GPU known here and no memory size; give one like 24GiB, or one of {known_gpus()}"
-        )
-    # Vendors say GB and mean GiB, for memory.
-    return Gpu(f"{size[1]} GiB", int(float(size[1]) * GIB))
+    if size is not None and size[2] and float(size[1]) > 0:
+        # Vendors say GB and mean GiB, for memory.
+        return Gpu(f"{size[1]} GiB", int(float(size[1]) * GIB))
+    name, gib = _name_and_gib(text)
+    variants = _variants(name)
+    if not variants:
+        raise ValueError(_unknown(text, name, bare_number=size is not None and "." not in text and float(size[1]) > 0))
+    found = variants[0] if gib is None else next((gpu for gpu in variants if gpu.memory == gib * GIB), None)
+    if found is None:
+        sizes = " and ".join(f"{gpu.memory // GIB}GiB" for gpu in variants)
+        raise ValueError(f"{text!r}: {variants[0].name} is sold with {sizes}; give one of these, or a size like 24GiB")
+    return found
+
+
+def other_sizes(gpu: Gpu) -> list[Gpu]:
+    """The cards of the same name that have more or less memory."""
+    return [each for each in _variants(_key(gpu.name.split()[0])) if each.name != gpu.name]
 
 
 def gpu_here(device: torch.device | None = None) -> Gpu:
@@ -105,11 +110,12 @@ def gpu_here(device: torch.device | None = None) -> Gpu:
         ValueError: there is none.
     """
     if not torch.cuda.is_available():
-        raise ValueError(f"there is no CUDA GPU here; name one with --gpu, like 24GiB or one of {known_gpus()}")
+        raise ValueError("there is no CUDA GPU here; name one with --gpu, as in --gpu RTX4090 or --gpu 24GiB")
     properties = torch.cuda.get_device_properties(device or 0)
-    known = _known_as(properties.name)
-    if known is None:
+    variants = _variants(_name_and_gib(properties.name)[0])
+    if not variants:
         return Gpu(properties.name, properties.total_memory)
+    known = min(variants, key=lambda gpu: abs(gpu.memory - properties.total_memory))
     return Gpu(properties.name, properties.total_memory, known.speed, known.fused_4bit)
 
 
@@ -127,13 +133,34 @@ def has_bfloat16(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _known_as(name: str) -> Gpu | None:
-    """A GPU by the name that its driver gives, like "NVIDIA A100-SXM4-80GB"; None: it is not known here.
-
-    Names are compared by whole words: an L40S is no L4, an RTX 4070 Ti no RTX 4070.
-    """
-    words = [word for word in re.findall(r"[a-z0-9]+", name.lower()) if word not in ("nvidia", "tesla", "geforce")]
-    names = [
-        "".join(words[:n]) for n in range(1, len(words) + 1) if words[n:][:1] not in (["ti"], ["super"], ["laptop"])
+def _name_and_gib(text: str) -> tuple[str, int | None]:
+    """A card's name as `_key` has it, by whatever people and drivers call it; and the memory that is named with it."""
+    words = [
+        word
+        for word in re.findall(r"[a-z0-9]+", re.sub(r"(?<=\d) +(?=gi?b\b)", "", text.lower()))
+        if word not in _MAKERS_WORDS
     ]
-    return next((GPUS[name] for name in names if name in GPUS), None)
+    sizes = [int(word.rstrip("gib")) for word in words if re.fullmatch(r"\d+(g|gb|gib)", word)]
+    return "".join(word for word in words if not re.fullmatch(r"\d+(g|gb|gib)", word)), sizes[-1] if sizes else None
+
+
+def _variants(name: str) -> list[Gpu]:
+    """The cards of a name, one for each size of memory; the usual one first."""
+    for key in (name, f"rtx{name}", f"gtx{name}", f"titan{name}", name.replace("pcie", "")):
+        if key in GPUS:
+            return [gpu for gpu in GPUS.values() if _key(gpu.name.split()[0]) == key]
+    return []
+
+
+def _unknown(text: str, name: str, *, bare_number: bool) -> str:
+    if bare_number and len(name) <= 3:
+        return f"{text!r}: a number of what? write {text.strip()}GiB for a GPU with so much memory"
+    digits = re.sub(r"\D", "", name)
+    alike = [gpu.name for key, gpu in GPUS.items() if digits and len(digits) > 2 and digits in key]
+    alike = (
+        alike or [GPUS[key].name for key in difflib.get_close_matches(name, GPUS, n=5)] or ["RTX4090", "A100", "H100"]
+    )
+    return (
+        f"{text!r} is no GPU known here and no memory size; give one like 24GiB, or a name like {', '.join(alike)} "
+        "(rank1-hf plan --gpu list shows all)"
+    )

@@ -6,20 +6,22 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from rank1_hf.models.spellings import dtype_name
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 _PREFIXES = ("", "k", "m", "g", "t")
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """A dtype by its name; None and "auto" stay open.
+    """A dtype by its name, in any usual spelling ("fp16", "half"); None and "auto" stay open.
 
     Raises:
         ValueError: it is not one of float32, float16, bfloat16.
     """
     if dtype is None or dtype == "auto":
         return None
-    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    found = DTYPES.get(dtype_name(str(dtype)))
     if found is None:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)} or None, not {dtype!r}")
     return found

@@ -13,6 +13,7 @@ from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, expected_rows, kv_bytes_per_token, step_bytes
 from rank1_hf.models.products import Product, best_rows
 from rank1_hf.models.quantization import stored_quantization
+from rank1_hf.models.spellings import quantization_kind
 
 CUDA_CONTEXT_BYTES = GIB // 2
 """What the CUDA context takes, about, before the first tensor."""
@@ -63,9 +64,9 @@ def check_quantization(quantization: str | None) -> None:
     """Refuse what cannot be planned for.
 
     Raises:
-        ValueError: it is neither None nor one of `QUANTIZATIONS`.
+        ValueError: it is neither None nor one of `QUANTIZATIONS`, in any usual spelling.
     """
-    if quantization not in (None, *QUANTIZATIONS):
+    if quantization_kind(quantization) not in (None, *QUANTIZATIONS):
         raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, not {quantization!r}")
 
 

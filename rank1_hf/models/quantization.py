@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig, PretrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from rank1_hf.models.cards import has_bfloat16
+from rank1_hf.models.spellings import quantization_kind
 
 _BITSANDBYTES = Version("0.50")
 
@@ -30,6 +31,7 @@ def quantization_config(
     Raises:
         ValueError: it is none of these, bitsandbytes is missing or too old, or the checkpoint is quantized already.
     """
+    quantization = quantization_kind(quantization)
     if quantization is None or isinstance(quantization, QuantizationConfigMixin):
         stored = stored_quantization(config) or ""
         if isinstance(quantization, BitsAndBytesConfig) or stored.startswith("bitsandbytes"):
@@ -82,7 +84,7 @@ def check_batch_invariance(quantization: Quantization | Mapping[str, Any] | None
     if isinstance(quantization, Mapping):
         outliers = quantization.get("load_in_8bit") and quantization.get("llm_int8_threshold", 6.0) != 0
     else:
-        outliers = quantization == "8bit"
+        outliers = quantization_kind(quantization) == "8bit"
     if outliers:
         raise ValueError(
             "LLM.int8 looks for outliers in all rows that decode together, so what a pair gets depends on the others "

@@ -17,6 +17,7 @@ from rank1_hf.models.loading import Checkpoint, load_model, open_checkpoint
 from rank1_hf.models.packed import pack_linear_layers
 from rank1_hf.models.placement import is_split
 from rank1_hf.models.quantization import Quantization, check_batch_invariance, quantization_config
+from rank1_hf.models.spellings import quantization_kind
 from rank1_hf.reranking.checks import check_layers, check_loaded, check_memory, check_vocabulary
 from rank1_hf.reranking.processes import Processes, warn_of_idle_processes
 
@@ -54,6 +55,7 @@ class ModelSource:
         allow_pickles: bool,
         reproducible: bool,
     ) -> None:
+        quantization = quantization_kind(quantization)
         num_gpus = whole_number("num_gpus", num_gpus, least=1)
         if num_gpus > 1 and (device_map is not None or max_memory is not None):
             raise ValueError(

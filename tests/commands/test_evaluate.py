@@ -227,7 +227,6 @@ def test_every_option_reaches_the_reranker(collection: Path, tmp_path: Path, mod
         "prompt_template": "Find FILL_QUERY_HERE",
         "decoding": DecodingOptions(reproducible=True),
         "num_gpus": 1,
-        "cache": None,
     }
 
 

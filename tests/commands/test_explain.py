@@ -78,10 +78,11 @@ def test_options_and_stdin_reach_the_model(model: Scripted):
     result = Result(QUERY, "--instruction", "large ones", "--dtype", "float32", "-m", "some/model", stdin="one\ntwo\n")
     assert result.code == 0
     assert [(query, passage["text"]) for query, passage in model.pairs] == [
-        ("wings large ones", "one"),
-        ("wings large ones", "two"),
+        (QUERY, "one"),
+        (QUERY, "two"),
     ]
     assert (model.name, model.options["dtype"]) == ("some/model", "float32")
+    assert model.options["prompt_template"] == "FILL_QUERY_HERE large ones"
 
 
 def test_everything_is_traced_unless_that_is_not_wanted(model: Scripted):

@@ -275,3 +275,31 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ir_measures.ranx, "_is_available", False)
     with pytest.raises(InputError, match="Install perl"):
         check_measures(["ERR@10"])
+
+
+@pytest.mark.parametrize(
+    ("usual", "ours"),
+    [
+        ("ndcg_cut_10", "nDCG@10"),
+        ("ndcg_cut.10", "nDCG@10"),
+        ("ndcg", "nDCG"),
+        ("map", "AP"),
+        ("map_cut_100", "AP@100"),
+        ("recip_rank", "RR"),
+        ("recall_100", "R@100"),
+        ("P_5", "P@5"),
+        ("Rprec", "Rprec"),
+        ("ndcg@10", "nDCG@10"),
+        ("mrr@10", "RR@10"),
+        ("recall@100", "R@100"),
+        ("ap(rel=2)@10", "AP(rel=2)@10"),
+    ],
+)
+def test_trec_eval_s_names_and_other_cases_are_known(usual: str, ours: str) -> None:
+    assert parse_measure(usual) == ir_measures.parse_measure(ours)
+
+
+@pytest.mark.parametrize("name", ["ndcg_cut", "official", "gm_map", "ndcg_cut_0", "ndcg_cut_x", "map@0", "mean"])
+def test_names_of_several_or_of_none_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"no measure|cannot be computed"):
+        parse_measure(name)

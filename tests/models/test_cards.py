@@ -5,45 +5,94 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rank1_hf.models.cards import GIB, GPUS, Gpu, gpu_here, has_bfloat16, parse_gpu
+from rank1_hf.models.cards import GIB, GPUS, Gpu, gpu_here, has_bfloat16, other_sizes, parse_gpu
+from tests.cards import DRIVERS
 
 
 @pytest.mark.parametrize(
-    ("text", "gib"), [("24GiB", 24), ("24GB", 24), (" 8 gb ", 8), ("10.5", 10.5), ("rtx 4090", 24)]
+    ("text", "gib"), [("24GiB", 24), ("24GB", 24), (" 8 gb ", 8), ("10.5g", 10.5), ("rtx 4090", 24), ("80 G", 80)]
 )
 def test_gpus_are_named_or_measured(text: str, gib: float) -> None:
     assert parse_gpu(text).memory == gib * GIB
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 MiB"])
-def test_what_is_no_gpu_is_an_error_that_lists_them(text: str) -> None:
-    with pytest.raises(ValueError, match="RTX4090"):
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("3060", "RTX3060"),
+        ("RTX-3060", "RTX3060"),
+        ("rtx 3060 8gb", "RTX3060 8GB"),
+        ("GeForce RTX 3060 12 GB", "RTX3060"),
+        ("4070 ti super", "RTX4070TiSuper"),
+        ("4070Ti", "RTX4070Ti"),
+        ("1660 Ti", "GTX1660Ti"),
+        ("Titan RTX", "TitanRTX"),
+        ("A100", "A100"),
+        ("a100-40gb", "A100 40GB"),
+        ("A100 80GB PCIe", "A100"),
+        ("H100 SXM", "H100"),
+        ("h100 pcie", "H100PCIe"),
+        ("V100 32G", "V100 32GB"),
+        ("RTX 6000 Ada Generation", "RTX6000Ada"),
+        ("6000 Ada", "RTX6000Ada"),
+        ("A6000", "RTXA6000"),
+        ("RTX PRO 6000 Blackwell", "RTXPRO6000"),
+        ("pro 6000 max-q", "RTXPRO6000MaxQ"),
+        ("Quadro RTX 8000", "QuadroRTX8000"),
+        ("5090", "RTX5090"),
+        ("B200", "B200"),
+    ],
+)
+def test_cards_have_the_names_that_people_use(text: str, name: str) -> None:
+    assert parse_gpu(text).name == name
+
+
+@pytest.mark.parametrize("name", [gpu.name for gpu in GPUS.values()])
+def test_every_card_is_known_by_its_name_and_by_its_driver_s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = GPUS[name.lower().replace(" ", "")]
+    assert parse_gpu(name) == known
+    driver = DRIVERS[name][0]
+    properties = SimpleNamespace(name=driver, total_memory=known.memory - GIB // 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert gpu_here() == Gpu(driver, known.memory - GIB // 4, known.speed, known.fused_4bit)
+
+
+def test_a_card_of_several_sizes_knows_the_others() -> None:
+    assert other_sizes(parse_gpu("3060")) == [GPUS["rtx30608gb"]]
+    assert other_sizes(parse_gpu("3060 8GB")) == [GPUS["rtx3060"]]
+    assert other_sizes(parse_gpu("3090")) == other_sizes(parse_gpu("12GiB")) == []
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 MiB", "4090 laptop", "0GiB", "Radeon"])
+def test_what_is_no_gpu_is_an_error_that_names_some(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no GPU known here.*like .*(RTX4090|RTX)|0GiB"):
         parse_gpu(text)
 
 
 @pytest.mark.parametrize(
-    ("driver", "known"),
+    ("text", "said"),
     [
-        ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA A10", "a10"),
-        ("Tesla T4", "t4"),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA L40S", None),
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA GeForce RTX 4060 Ti", "rtx4060ti"),
-        ("NVIDIA GeForce RTX 4070", "rtx4070"),
-        ("NVIDIA GeForce RTX 4070 Ti", None),
-        ("NVIDIA GeForce RTX 4080 SUPER", None),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("24", "write 24GiB"),
+        ("8", "write 8GiB"),
+        ("RTX 6000", "QuadroRTX6000, .*RTXA6000, RTX6000Ada, RTXPRO6000"),
+        ("RTX 4090 48GB", "RTX4090 is sold with 24GiB"),
+        ("3060 6GB", "RTX3060 is sold with 12GiB and 8GiB"),
     ],
 )
-def test_the_gpu_here_is_known_by_its_drivers_name(driver: str, known: str | None, monkeypatch) -> None:
+def test_what_is_not_plain_is_asked_back(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_gpu(text)
+
+
+@pytest.mark.parametrize(
+    "driver", ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA L4 vGPU", "NVIDIA GeForce RTX 6090", "Quadro P2000"]
+)
+def test_other_cards_here_have_their_memory_alone(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     properties = SimpleNamespace(name=driver, total_memory=GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    assert gpu_here() == (
-        Gpu(driver, GIB) if known is None else Gpu(driver, GIB, GPUS[known].speed, GPUS[known].fused_4bit)
-    )
+    assert gpu_here() == Gpu(driver, GIB)
 
 
 @pytest.mark.parametrize(
