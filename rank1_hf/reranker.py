@@ -149,7 +149,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         self._lock = threading.RLock()  # the decoder's: reentrant, since a stream may be read between other calls
         # Last, since it takes longest: errors in the other arguments have been raised by now.
         self.model = source.load(replace(decoding, pack=False, kernels=False) if engine == "plain" else decoding)
-        rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer))
+        rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer), self.model.config.vocab_size)
         answers = {"true_id": self.encoder.true_id, "false_id": self.encoder.false_id}
         self.decoder: Decoder | PlainDecoder
         if engine == "plain":
@@ -232,7 +232,8 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         Args:
             pairs: (query, passage) each; or one pair alone; or a table with the columns "query" and "passage" (a pandas
                 frame, an Arrow table, a `datasets.Dataset`). A query is text or {"text", "instruction"}, a passage is
-                text or {"title", "text"}. The same pair twice is decoded once.
+                text or {"title", "text"}. The same pair twice is decoded once,
+                unless it has a logits processor, which may sample.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.

@@ -55,6 +55,12 @@ class CallOptions:
                 raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
             if not isinstance(self.rule, Rule):
                 raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
+        by_pair = isinstance(self.logits_processor, Mapping)
+        for processor in self.logits_processor.values() if by_pair else [self.logits_processor]:
+            if processor is not None and not callable(processor):
+                raise TypeError(
+                    f"a logits processor is one of Transformers' type, or a dict of them, not {processor!r}"
+                )
         if self.rule is not None and self.rule.reads_beliefs:
             check_belief_at(self.rule.belief_at)
             of_trace = None if self.traced is None else self.traced.belief
@@ -94,7 +100,7 @@ class CallOptions:
         return self.logits_processor
 
 
-_Key = tuple[str, str, int, tuple[int, ...]]
+_Key = tuple[str, str, int | None, tuple[int, ...]]
 
 
 @dataclass(slots=True)
@@ -157,7 +163,10 @@ class Call:
             try:
                 query, passage = unpack(pair)
                 given = self._given_ids(index)
-                key = (query_text(query), passage_text(passage), id(self._options.processor(index)), given)
+                processed = (
+                    None if self._options.processor(index) is None else index
+                )  # who samples wants each by itself
+                key = (query_text(query), passage_text(passage), processed, given)
                 if key in self._waiting:
                     self._waiting[key].append(index)
                 elif key in self._finished:
