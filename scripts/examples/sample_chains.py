@@ -14,7 +14,7 @@ from rank1_hf import Rank1
 PAIR = ("what carries the weight of an aircraft in flight", "The wing carries the weight of the aircraft in flight.")
 
 
-class Sampler(LogitsProcessor):
+class Sampler(LogitsProcessor):  # type: ignore[misc]
     """Draws each token: the likeliest after adding Gumbel noise is a sample of the softmax."""
 
     def __init__(self, seed: int, temperature: float = 1.0) -> None:
@@ -31,10 +31,8 @@ def main(model: str | None = None) -> None:
     print(f"greedy {reranker.judge([PAIR], show_progress_bar=False)[0].score:.3f}")
     by_seed = {seed: Sampler(seed) for seed in range(16)}
     samples = reranker.judge([PAIR] * 16, logits_processor=by_seed, show_progress_bar=False)
-    scores = [judgment.score for judgment in samples]
-    print(
-        f"{len({judgment.chain for judgment in samples})} different chains of {len(samples)}: {mean(scores):.3f} +- {stdev(scores):.3f}"
-    )
+    scores, chains = ([getattr(each, name) for each in samples] for name in ("score", "chain"))
+    print(f"{len(set(chains))} different chains of 16: {mean(scores):.3f} +- {stdev(scores):.3f}")
 
 
 if __name__ == "__main__":
