@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -16,26 +16,27 @@ from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.progress import Progress
 from rank1_hf.inputs.values import whole_number
-from rank1_hf.models.loading import context_length, eos_ids
+from rank1_hf.models.loading import eos_ids
 from rank1_hf.models.quantization import Quantization
 from rank1_hf.prompts.markers import Markers
-from rank1_hf.prompts.pair_encoder import PairEncoder
+from rank1_hf.prompts.pair_encoder import MAX_LENGTH, PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order
-from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query, Truncation
+from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, Query, Truncation
+from rank1_hf.prompts.shares import own_share
+from rank1_hf.reranking.caching import CachingMethods
 from rank1_hf.reranking.call import Call, collect
 from rank1_hf.reranking.call_options import CallOptions, PairOptions, call_options
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
 from rank1_hf.reranking.inspection import InspectionMethods
+from rank1_hf.reranking.locking import Locking
 from rank1_hf.reranking.model_source import ModelSource
 from rank1_hf.reranking.remarks import warn_of_budget
-from rank1_hf.reranking.shares import own_share
+from rank1_hf.reranking.score_cache import ScoreCache
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.judgments import Judgments
 
-_T = TypeVar("_T")
 
-
-class Rank1(CrossEncoderMethods, InspectionMethods):
+class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
     """A reasoning reranker. Calls from several threads take turns, since they share the model and its KV memory.
 
     Args:
@@ -65,6 +66,8 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
             example `DecodingOptions(kv_cache_tokens=100_000, reproducible=True)`.
         engine: "paged", many pairs at a time; or "plain", one pair at a time by `decoding/plain.py`, which is what
             everything else is compared with. It has no traces, observers or early exit.
+        cache: a file of judgments, or a `ScoreCache`: a pair that was judged before, and all the same, is not decoded
+            again. See `deciding_facts` for what must be the same.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
         allow_pickles: take weights from `.bin` files where there are no safetensors; see `open_checkpoint`.
         old_options: fields of `DecodingOptions` as arguments of their own, deprecated.
@@ -94,7 +97,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         max_memory: dict[int | str, int | str] | None = None,
         num_gpus: int = 1,
         max_new_tokens: int | None = None,
-        max_length: int = 16000,
+        max_length: int = MAX_LENGTH,
         prompt_template: str | None = None,
         rethink: int = 0,
         min_thinking_tokens: int = 0,
@@ -102,6 +105,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         markers: Markers | None = None,
         decoding: DecodingOptions | str | None = None,
         engine: Literal["paged", "plain"] = "paged",
+        cache: ScoreCache | str | Path | None = None,
         revision: str | None = None,
         subfolder: str | None = None,
         token: str | bool | None = None,
@@ -117,6 +121,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         min_thinking_tokens = whole_number("min_thinking_tokens", min_thinking_tokens, least=0)
         if max_new_tokens is not None:
             max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
+        self._cache = None if cache is None else ScoreCache.of(cache)
         source = ModelSource(
             model,
             tokenizer=tokenizer,
@@ -134,20 +139,24 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         )
         checkpoint = source.checkpoint
         self.tokenizer = checkpoint.tokenizer
-        self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
-        self.pair_encoder = PairEncoder(
-            self.encoder,
-            context=min(max_length, context_length(checkpoint.config) or max_length),
+        self.pair_encoder = PairEncoder.of(
+            checkpoint,
+            template=prompt_template,
+            markers=markers,
+            max_length=max_length,
             max_new_tokens=max_new_tokens,
             min_thinking_tokens=min_thinking_tokens,
             truncation=truncation,
         )
+        self.encoder = self.pair_encoder.encoder
         self._processes = source.processes
-        self._lock = threading.RLock()  # the decoder's: reentrant, since a stream may be read between other calls
+        self._lock = threading.RLock()
         # Last, since it takes longest: errors in the other arguments have been raised by now.
+        self._weights = "" if self._cache is None else source.fingerprint()  # before they are packed
         self.model = source.load(replace(decoding, pack=False, kernels=False) if engine == "plain" else decoding)
         rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer), self.model.config.vocab_size)
         answers = {"true_id": self.encoder.true_id, "false_id": self.encoder.false_id}
+        self._rethinks = rethink
         self.decoder: Decoder | PlainDecoder
         if engine == "plain":
             self.decoder = PlainDecoder(self.model, rules, **answers, rethinks=rethink)
@@ -286,34 +295,19 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
     ) -> Generator[Judgment]:
         if options.watches and isinstance(self.decoder, PlainDecoder):
             raise ValueError("engine='plain' has no traces, observers or early exit; leave out engine, or these")
-        call = Call(self.pair_encoder, self.model, pairs, options)
+        call = Call(self.pair_encoder, self.model, pairs, options, cached=self.cached_judgments(options, batch_size))
         with Progress(total, show) as progress:
-            for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
-                call.finish(decoded)
+            while not call.is_over:
+                for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
+                    call.finish(decoded)
+                    for judgment in call.take_ready():
+                        progress.done()
+                        yield judgment
                 for judgment in call.take_ready():
                     progress.done()
                     yield judgment
-            for judgment in call.take_ready():
-                progress.done()
-                yield judgment
         if self._processes is None or self._processes.index == 0:
             warn_of_budget(call.n_ended, budget=self.max_new_tokens, close=self.encoder.markers.close)
-
-    def locked_per_step(self, items: Generator[_T]) -> Generator[_T]:
-        """Yield from a generator that drives `decoder`, and hold its lock only while it produces an item, so that calls
-        of other threads come between steps. Code that uses `decoder` directly must go through this.
-        """
-        done = object()
-        try:
-            while True:
-                with self._lock:
-                    item = next(items, done)
-                if item is done:
-                    return
-                yield cast(_T, item)
-        finally:
-            with self._lock:
-                items.close()
 
     def encode(self, query: Query, passage: Passage) -> Prompt:
         """The prompt of one pair, cut as it will be decoded.

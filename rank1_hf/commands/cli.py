@@ -22,11 +22,13 @@ from rank1_hf.commands.compare import compare
 from rank1_hf.commands.evaluate import evaluate
 from rank1_hf.commands.explain import explain
 from rank1_hf.commands.info import info
+from rank1_hf.commands.merge import merge
 from rank1_hf.commands.options import (
     BAD_INPUT,
     EXIT_CODES,
     BatchOption,
     BudgetOption,
+    CacheOption,
     DecodingOption,
     DeviceOption,
     DocumentsArgument,
@@ -100,6 +102,7 @@ def rerank(
     marker: MarkerOption = None,
     reproducible: ReproducibleOption = False,
     decoding: DecodingOption = None,
+    cache: CacheOption = None,
     show_chain: Annotated[
         bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
     ] = False,
@@ -109,13 +112,14 @@ def rerank(
     """Rank passages by their relevance to a query.
 
     With --json, an object a line, best first: rank, index (the place in the input), id, title, text, score, log_odds,
-    label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated, error. A passage without a score comes last, with
-    its error and no rank.
+    label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated, error, cached. A passage without a score comes
+    last, with its error and no rank.
     """
     try:
         asked = query_text({"text": query, "instruction": instruction})
         template, markers = template_text(prompt_template), options.markers(marker)
         engine_options = options.decoding(decoding, reproducible)
+        scores = options.score_cache(cache)
         passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), BAD_INPUT)
@@ -132,6 +136,7 @@ def rerank(
         prompt_template=template,
         markers=markers,
         decoding=engine_options,
+        cache=scores,
     )
     outcome = options.judge(reranker, [(asked, passage.passage) for passage in passages], batch_size, quiet)
     ranking = Ranking.of(outcome.judgments, top_k)
@@ -198,10 +203,11 @@ def demo(
     max_new_tokens: BudgetOption = 256,
     batch_size: BatchOption = None,
     decoding: DecodingOption = None,
+    cache: CacheOption = None,
 ) -> None:
     """Rerank the sample of Cranfield that ships with the package, and measure it against BM25's order."""
     try:
-        engine_options = options.decoding(decoding)
+        engine_options, scores = options.decoding(decoding), options.score_cache(cache)
         from rank1_hf.evaluation.metrics import ndcg
     except (ImportError, InputError) as error:
         fail(str(error), BAD_INPUT)
@@ -213,7 +219,7 @@ def demo(
     candidates = [(query, document) for query, scores in before.items() for document in scores]
     documents = [collection.corpus[document] for _, document in candidates]
     pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
-    reranker = load(model, max_new_tokens=max_new_tokens, decoding=engine_options)
+    reranker = load(model, max_new_tokens=max_new_tokens, decoding=engine_options, cache=scores)
     outcome = options.judge(reranker, pairs, batch_size)
 
     console = plain_console()
@@ -242,6 +248,7 @@ def _scores_by_rank(judgments: list[Judgment], documents: Sequence[Document]) ->
 app.command()(info)
 app.command()(plan)
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
+app.command(epilog=f"{EXIT_CODES} merge: 4 the output cannot be written.")(merge)
 app.command(
     epilog="Exit codes: 0 compared; 2 bad usage or input; 3 there is no such tokenizer; 4 the page cannot be written."
 )(compare)

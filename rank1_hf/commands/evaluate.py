@@ -3,7 +3,7 @@
 import json
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rank1_hf.evaluation.job import Outcome
     from rank1_hf.evaluation.metrics import Comparison
     from rank1_hf.evaluation.provenance import Provenance
+    from rank1_hf.evaluation.shards import Shard
+    from rank1_hf.prompts.prompt import Pair
 
 
 class RunFormat(StrEnum):
@@ -89,6 +91,15 @@ def evaluate(
     prompts: Annotated[
         Path | None, typer.Option(help="Where --task looks: a JSON or YAML file that maps task names to templates.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Judge part K of N, as in 3/16, of about as many tokens as each other part. A job array's index will "
+            "do for K, whether it counts from 1 (1/16 to 16/16) or from 0 (0/16 to 15/16): 0/16 is 16/16. Give each "
+            "shard an --output of its own; rank1-hf merge puts them together.",
+        ),
+    ] = None,
     model: options.ModelOption = None,
     max_new_tokens: options.BudgetOption = None,
     batch_size: options.BatchOption = None,
@@ -98,6 +109,7 @@ def evaluate(
     prompt_template: options.TemplateOption = None,
     reproducible: options.ReproducibleOption = False,
     decoding: options.DecodingOption = None,
+    cache: options.CacheOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -106,11 +118,12 @@ def evaluate(
     Every judgment is in OUTPUT/journal.jsonl as soon as it is finished. A job that was ended, by Ctrl-C or by a power
     failure, goes on when the same command is given again. When all is judged, OUTPUT gets run.trec, judgments.jsonl
     (and .parquet with pyarrow), metrics.json, per_query.tsv, and errors.jsonl if anything could not be read or judged.
+    With --shard, `rank1-hf merge` writes these once all shards are finished.
     environment.json says how it was made: --like runs the same again.
     """
     if options.n_processes() > 1:
         fail(
-            "evaluate works in one process: give each GPU a part of the run, its --device and a folder of its own",
+            "evaluate works in one process: give each GPU a --shard, its --device and a folder of its own",
             options.BAD_INPUT,
         )
     try:
@@ -118,6 +131,7 @@ def evaluate(
         from rank1_hf.evaluation.job import run_job, stopped_by
         from rank1_hf.evaluation.journal import JournalError
         from rank1_hf.evaluation.metrics import MEASURES, check_measures
+        from rank1_hf.evaluation.shards import Shard
     except ImportError as error:
         fail(str(error), options.BAD_INPUT)
     if quiet:
@@ -125,8 +139,10 @@ def evaluate(
     measures = measure or MEASURES
     try:
         check_measures(measures)
+        part = None if shard is None else Shard.parse(shard)
         template = _template(prompt_template, task, prompts)
         engine_options = options.decoding(decoding, reproducible)
+        scores = options.score_cache(cache)
         _check_options(dtype, device, quantization, engine_options.reproducible)
         inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
@@ -147,8 +163,10 @@ def evaluate(
             inputs,
             output,
             decisive,
-            lambda: options.load(model, quiet, device=device, decoding=engine_options, **choices),
+            lambda: options.load(model, quiet, device=device, decoding=engine_options, cache=scores, **choices),
             batch_size=batch_size,
+            shard=part,
+            costs=lambda pairs: _costs(pairs, model, template, max_new_tokens),
             measures=measures,
             run_json=run_format is RunFormat.JSON,
             show_progress=False if quiet else None,
@@ -161,7 +179,7 @@ def evaluate(
     except KeyboardInterrupt as interrupt:
         summary = "the inputs were being read; what was judged before is kept, and the same command goes on"
         _stop(stopped_by(interrupt), summary, quiet)
-    _print(outcome, output, as_json, quiet)
+    print_outcome(outcome, output, as_json, quiet, part)
 
 
 def _template(prompt_template: str | None, task: str | None, prompts: Path | None) -> str | None:
@@ -255,8 +273,26 @@ def _provenance(
     return found
 
 
-def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None:
-    """Say what came of the job, and exit."""
+def _costs(pairs: "Iterable[Pair]", model: str | None, template: str | None, max_new_tokens: int | None) -> list[int]:
+    """About how many tokens each pair takes."""
+    from rank1_hf.models.loading import open_checkpoint
+    from rank1_hf.prompts.markers import ContractError
+    from rank1_hf.prompts.pair_encoder import PairEncoder
+    from rank1_hf.prompts.shares import pair_costs
+
+    try:
+        encoder = PairEncoder.of(open_checkpoint(model), template=template, max_new_tokens=max_new_tokens)
+    except ContractError as error:
+        fail(str(error), options.BAD_MODEL)
+    except ValueError as error:
+        fail(str(error), options.BAD_INPUT)
+    return pair_costs(pairs, encoder)
+
+
+def print_outcome(
+    outcome: "Outcome", output: Path, as_json: bool, quiet: bool, shard: "Shard | None" = None
+) -> NoReturn:
+    """Say what came of the job, or of one shard of it, and exit."""
     if outcome.stopped is not None:
         kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; the same command goes on from there"
         if isinstance(outcome.stopped, OSError):
@@ -266,6 +302,8 @@ def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None
         typer.echo(json.dumps(_facts(outcome)))
     elif outcome.metrics:
         options.plain_console().print(_table(outcome.metrics))
+    elif shard is not None:
+        typer.echo(f"shard {shard} is finished; rank1-hf merge takes its folder and those of the others")
     elif not outcome.unmeasured:
         note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
     for sentence in outcome.unmeasured:

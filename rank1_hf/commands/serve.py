@@ -32,6 +32,7 @@ def serve(
     prompt_template: options.TemplateOption = None,
     reproducible: options.ReproducibleOption = False,
     decoding: options.DecodingOption = None,
+    cache: options.CacheOption = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(help=f"Clients must send the key in this file. The variable {KEY_VARIABLE} may hold it instead."),
@@ -65,6 +66,7 @@ def serve(
         key = _api_key(api_key_file)
         template = options.template_text(prompt_template)
         engine_options = options.decoding(decoding, reproducible)
+        scores = options.score_cache(cache)
         listening = _bound(host, port)
     except InputError as error:
         fail(str(error), BAD_INPUT)
@@ -82,6 +84,7 @@ def serve(
         max_new_tokens=max_new_tokens,
         prompt_template=template,
         decoding=engine_options,
+        cache=scores,
     )
     with Engine(reranker, max_pairs=max_queue, batch_size=batch_size) as engine:
         app = make_app(engine, model=model or "rank1-tiny", api_key=key, limits=Limits(max_documents, max_characters))

@@ -12,6 +12,7 @@ tokenizer adds itself (a BOS for Llama and Mistral). And text from a user or a d
 `</think> true` or `<|im_end|>` is tokenized as these characters and never becomes a special token.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,11 @@ class PromptEncoder:
         self._check_against_plain_tokenization()
         self._ends_sentence: dict[int, bool] = {}
         self._head: tuple[str, list[int]] = ("", [])  # the last query's share of the prompt, and its ids
+
+    @property
+    def fingerprint(self) -> str:
+        """Which tokenizer it is, by all that it is made of."""
+        return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     # ---- text -> ids -------------------------------------------------------------------------------------------------
 

@@ -19,12 +19,14 @@ from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Prompt, passage_text, query_text
+from rank1_hf.reranking.cached_judgments import CachedJudgments
 from rank1_hf.reranking.call_options import CallOptions
 from rank1_hf.results.judgment import Interrupted, Judgment, sigmoid
 from rank1_hf.tracing.lens import LensObserver
 from rank1_hf.tracing.observer import Observed
 from rank1_hf.tracing.tracer import Tracer
 
+_HITS_AT_A_TIME = 64  # judgments from the cache that are handed out together
 _REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
 
 
@@ -50,12 +52,14 @@ class Call:
         model: for the lens of a trace.
         pairs: with their places.
         options: what is wanted besides judgments.
+        cached: judgments that are known already, and where those of this call are kept; for calls without options.
         is_wanted: asked before every step whether a pair is still wanted; once it is not, what it holds is freed, and
             its judgment is an error. It may be answered from another thread. None: all of them are.
 
     Pairs that come over time: None among them means that there is none at the moment; see `Decoder.steps`.
 
     Attributes:
+        is_over: whether all pairs were taken. Requests that ended before go on when they are asked for again.
         n_ended: how many of the judgments taken so far ended in which way; None: without a score.
     """
 
@@ -66,6 +70,7 @@ class Call:
         pairs: Iterator[tuple[int, Pair] | None],
         options: CallOptions,
         *,
+        cached: CachedJudgments | None = None,
         is_wanted: Callable[[int], bool] | None = None,
     ) -> None:
         self._pair_encoder = encoder
@@ -73,16 +78,19 @@ class Call:
         self._model = model
         self._pairs = pairs
         self._options = options
+        self._cached = cached
         self._is_wanted = is_wanted
         self._steering = options.steering(self._encoder, encoder.min_thinking_tokens)
         self._live: dict[int, _Live] = {}
         self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
         self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
         self._ready: deque[Judgment] = deque()
+        self.is_over = False
         self.n_ended: Counter[Ended | None] = Counter()
 
     def requests(self) -> Iterator[Request | None]:
         """What is to be decoded; what cannot be, or is already, is seen to here."""
+        n_hits = 0
         for arrived in self._pairs:
             if arrived is None:
                 yield None
@@ -100,13 +108,23 @@ class Call:
                 elif key in self._finished:
                     self._ready.append(self._finished[key].at(index))
                 else:
-                    live = self._begin(index, key, self._pair_encoder.encode(query, passage))
+                    prompt = self._pair_encoder.encode(query, passage)
+                    hit = None if self._cached is None else self._cached.get(index, prompt)
+                    if hit is not None:
+                        self._ready.append(hit)
+                        self._remember(key, hit)
+                        n_hits += 1
+                        if n_hits % _HITS_AT_A_TIME == 0:
+                            yield None  # so that they are taken
+                        continue
+                    live = self._begin(index, key, prompt)
                     request = self._request(index, live, given, self._cancelled(index, key))
                     self._waiting[key] = []
                     self._live[index] = live
                     yield request
             except (PairError, SteeringError) as error:
                 self._ready.append(Judgment.failed(index, str(error)))
+        self.is_over = True
 
     def finish(self, decoded: Decoded) -> None:
         """Make the judgment of what the decoder has finished, and of the pairs that are equal to it."""
@@ -122,9 +140,9 @@ class Call:
         self._ready.append(judgment)
         self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
         if judgment.error is None:
-            self._finished[key] = judgment
-        if len(self._finished) > _REMEMBERED:
-            self._finished.popitem(last=False)
+            self._remember(key, judgment)
+            if self._cached is not None:
+                self._cached.put(live.prompt, judgment)
 
     def take_ready(self) -> Iterator[Judgment]:
         """The judgments there are by now, each once."""
@@ -132,6 +150,11 @@ class Call:
             judgment = self._ready.popleft()
             self.n_ended[judgment.ended] += 1
             yield judgment
+
+    def _remember(self, key: _Key, judgment: Judgment) -> None:
+        self._finished[key] = judgment
+        if len(self._finished) > _REMEMBERED:
+            self._finished.popitem(last=False)
 
     def _begin(self, index: int, key: _Key, prompt: Prompt) -> _Live:
         options = self._options.traced

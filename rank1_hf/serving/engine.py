@@ -136,6 +136,7 @@ class Engine:
             self.reranker.model,
             self._arriving(),
             CallOptions(),
+            cached=self.reranker.cached_judgments(CallOptions(), self._batch_size),
             is_wanted=self._is_wanted,
         )
         steps = self.reranker.decoder.steps(call.requests(), max_rows=self._batch_size)

@@ -183,6 +183,7 @@ def test_json_says_everything_and_is_utf8(script: Script) -> None:
             "ended": "closed",
             "truncated": False,
             "error": None,
+            "cached": False,
         }
     ]
     assert "駅 🙂" in result.out
@@ -311,6 +312,7 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "markers": Markers(true=" yes"),
         "decoding": DecodingOptions(reproducible=True, speculate=False),
         "num_gpus": 1,
+        "cache": None,
     }
     assert script.pairs == [("q only new ones", {"title": "", "text": "d"})]
     assert script.judge_options == {"batch_size": 3, "show_progress_bar": None}
@@ -633,7 +635,7 @@ def test_demo_ranks_the_sample_and_measures_it(script: Script) -> None:
     perfect = {query: {document: float(qrels[query].get(document, 0)) for document in bm25[query]} for query in qrels}
     assert result.code == 0
     assert "demonstration model, not a reranker" in result.err
-    assert script.options == {"max_new_tokens": 9, "num_gpus": 1, "decoding": DecodingOptions()}
+    assert script.options == {"max_new_tokens": 9, "num_gpus": 1, "cache": None, "decoding": DecodingOptions()}
     assert script.judge_options["batch_size"] == 4
     assert len(script.pairs) == 3 * 20
     for query in list(qrels)[:2]:
