@@ -3,15 +3,14 @@
 """
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rank1_hf.chains.rules import Rule
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plain import PlainDecoder
@@ -25,7 +24,8 @@ from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, Query, Truncation
 from rank1_hf.prompts.shares import own_share
 from rank1_hf.reranking.caching import CachingMethods
-from rank1_hf.reranking.call import Call, CallOptions, Processor, collect
+from rank1_hf.reranking.call import Call, collect
+from rank1_hf.reranking.call_options import CallOptions, PairOptions, call_options
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
 from rank1_hf.reranking.inspection import InspectionMethods
 from rank1_hf.reranking.locking import Locking
@@ -33,9 +33,6 @@ from rank1_hf.reranking.model_source import ModelSource
 from rank1_hf.reranking.remarks import warn_of_budget
 from rank1_hf.reranking.score_cache import ScoreCache
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.tracing.lens import n_layers_and_heads
-from rank1_hf.tracing.observer import Observer, check_observers
-from rank1_hf.tracing.tracer import TraceOptions
 from rank1_hf.viewing.judgments import Judgments
 
 
@@ -157,7 +154,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         # Last, since it takes longest: errors in the other arguments have been raised by now.
         self._weights = "" if self._cache is None else source.fingerprint()  # before they are packed
         self.model = source.load(replace(decoding, pack=False, kernels=False) if engine == "plain" else decoding)
-        rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer))
+        rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer), self.model.config.vocab_size)
         answers = {"true_id": self.encoder.true_id, "false_id": self.encoder.false_id}
         self._rethinks = rethink
         self.decoder: Decoder | PlainDecoder
@@ -200,11 +197,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[False] = ...,
-        think: bool = ...,
-        rule: Rule | None = ...,
-        logits_processor: Processor | Mapping[int, Processor] | None = ...,
-        trace: bool | TraceOptions = ...,
-        observers: Sequence[Observer] = ...,
+        **options: Unpack[PairOptions],
     ) -> Judgments: ...
 
     @overload
@@ -215,11 +208,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[True],
-        think: bool = ...,
-        rule: Rule | None = ...,
-        logits_processor: Processor | Mapping[int, Processor] | None = ...,
-        trace: bool | TraceOptions = ...,
-        observers: Sequence[Observer] = ...,
+        **options: Unpack[PairOptions],
     ) -> Iterator[Judgment]: ...
 
     def judge(
@@ -229,11 +218,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         stream: bool = False,
-        think: bool = True,
-        rule: Rule | None = None,
-        logits_processor: Processor | Mapping[int, Processor] | None = None,
-        trace: bool | TraceOptions = False,
-        observers: Sequence[Observer] = (),
+        **options: Unpack[PairOptions],
     ) -> Judgments | Iterator[Judgment]:
         """Think about every pair. A pair that cannot be judged gets a judgment with an `error`; the others are
         unharmed.
@@ -241,17 +226,12 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         Args:
             pairs: (query, passage) each; or one pair alone; or a table with the columns "query" and "passage" (a pandas
                 frame, an Arrow table, a `datasets.Dataset`). A query is text or {"text", "instruction"}, a passage is
-                text or {"title", "text"}. The same pair twice is decoded once.
+                text or {"title", "text"}. The same pair twice is decoded once,
+                unless it has a logits processor, which may sample.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
-            think: False closes every chain before its first token: the verdict without reasoning.
-            rule: decides when chains stop and which tokens they take; see `rank1_hf.Rule`.
-            logits_processor: of Transformers' own type; for all pairs, or by index for some. It changes which tokens a
-                chain takes, never the verdict, and is called with one pair's context [1, tokens] and logits
-                [1, vocabulary] at a time.
-            trace: put a `Trace` into each judgment; True for the tokens, or `TraceOptions` for more.
-            observers: see `rank1_hf.tracing.Observer`.
+            options: instruction, think, rule, logits_processor, trace and observers: see `PairOptions`.
 
         Returns:
             A list in input order, which can also write itself as a table or an HTML page, or with `stream` an iterator
@@ -265,18 +245,18 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
-        options = CallOptions(think, rule, logits_processor, trace, tuple(observers))
+        asked = call_options("judge", self.model, options)
         many = as_pairs(pairs)
         if not stream:
             return self._judge_all(
-                many if isinstance(many, Sequence) else list(many), batch_size, show_progress_bar, options
+                many if isinstance(many, Sequence) else list(many), batch_size, show_progress_bar, asked
             )
         if self._processes is not None:
             raise ValueError("the judgments of several processes come together at the end; leave stream out")
-        batch_size = self._check(many, batch_size, options)
+        batch_size = self._check(many, batch_size, asked)
         total = len(many) if isinstance(many, Sized) else None
         indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
-        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, options))
+        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, asked))
 
     def _judge_all(
         self, pairs: Sequence[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
@@ -294,10 +274,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
 
     def _check(self, pairs: Iterable[Pair], batch_size: int | None, options: CallOptions) -> int | None:
         """Refuse before any work what cannot be done. Returns the batch size."""
-        n_layers, n_heads = n_layers_and_heads(self.model)
-        check_observers(options.observers, n_layers=n_layers, n_heads=n_heads)
         if isinstance(pairs, Sequence):
-            self.pair_encoder.check_lengths(pairs)
+            self.pair_encoder.check_lengths(pairs if options.instruction is None else [*map(options.instructed, pairs)])
         return None if batch_size is None else whole_number("batch_size", batch_size, least=1)
 
     def _judge_one(self, query: Query, passage: Passage, options: CallOptions) -> Judgment:

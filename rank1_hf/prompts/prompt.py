@@ -189,9 +189,9 @@ class PromptEncoder:
 
     # ---- chains ------------------------------------------------------------------------------------------------------
 
-    def chain_rules(self, eos: frozenset[int]) -> ChainRules:
+    def chain_rules(self, eos: frozenset[int], vocab_size: int | None = None) -> ChainRules:
         """What this tokenizer's ids mean to a chain; `eos` are the ids that end the model's text."""
-        return ChainRules(close=self.close_ids, eos=eos, force_close=self.force_close, rethink=self.rethink)
+        return ChainRules(self.close_ids, eos, self.force_close, self.rethink, vocab_size)
 
     def force_close(self, prompt: Sequence[int], thought: Sequence[int]) -> list[int]:
         """The context of a chain that did not close itself: cut after its last sentence, then closed.

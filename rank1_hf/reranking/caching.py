@@ -6,7 +6,7 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.reranking.cached_judgments import CachedJudgments, deciding_facts
-from rank1_hf.reranking.call import CallOptions
+from rank1_hf.reranking.call_options import CallOptions
 from rank1_hf.reranking.score_cache import ScoreCache
 
 
