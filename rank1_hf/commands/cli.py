@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from rich.table import Table
 from rank1_hf import __version__
 from rank1_hf.commands import options
 from rank1_hf.commands.compare import compare
+from rank1_hf.commands.demo import demo
 from rank1_hf.commands.evaluate import evaluate
 from rank1_hf.commands.explain import explain
 from rank1_hf.commands.info import info
@@ -47,8 +47,6 @@ from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.prompts.prompt import PairError, query_text
 from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.viewing.printable import printable, start
-
-N_SHOWN_QUERIES, N_SHOWN_PASSAGES = 2, 5  # of the demo; all are measured
 
 app = typer.Typer(
     epilog=EXIT_CODES,
@@ -171,54 +169,9 @@ def _print_json(ranking: Ranking, documents: Sequence[Document]) -> None:
         print_json({"rank": rank, **judgment.to_dict(), **given})
 
 
-# ---- demo ------------------------------------------------------------------------------------------------------------
-
-
-@app.command()
-@takes_model_options(max_new_tokens=256)
-def demo(
-    chosen: ModelOptions,
-    n_queries: Annotated[int | None, typer.Option("--queries", min=1, help="Only the first so many queries.")] = None,
-) -> None:
-    """Rerank the sample of Cranfield that ships with the package, and measure it against BM25's order."""
-    try:
-        arguments = chosen.arguments()
-        from rank1_hf.evaluation.metrics import ndcg
-    except (ImportError, InputError) as error:
-        fail(str(error), BAD_INPUT)
-    from rank1_hf.files.beir import SAMPLE, read_beir
-    from rank1_hf.files.trec import read_run
-
-    collection = read_beir(SAMPLE)
-    before = dict(islice(read_run(SAMPLE / "bm25.trec").items(), n_queries))
-    candidates = [(query, document) for query, scores in before.items() for document in scores]
-    documents = [collection.corpus[document] for _, document in candidates]
-    pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
-    outcome = options.judge(chosen.load(**arguments), pairs, chosen.batch_size)
-
-    console = plain_console()
-    judged: dict[str, list[Judgment]] = {query: [] for query in before}
-    for judgment in outcome.judgments:
-        judged[candidates[judgment.index][0]].append(judgment)
-    for query in islice(judged, N_SHOWN_QUERIES):
-        console.print(f"\nQuery: {collection.queries[query]}")
-        _print_ranking(Ranking.of(judged[query], N_SHOWN_PASSAGES), documents)
-    if not outcome.interrupted:
-        after = {query: _scores_by_rank(judgments, documents) for query, judgments in judged.items()}
-        qrels = {query: collection.qrels[query] for query in before}
-        console.print(f"\nnDCG@10 (queries: {len(qrels)}, passages: {len(pairs)})")
-        console.print(f"  BM25      {ndcg(qrels, before):.4f}\n  reranked  {ndcg(qrels, after):.4f}")
-    options.finish(outcome)
-
-
-def _scores_by_rank(judgments: list[Judgment], documents: Sequence[Document]) -> dict[str, float]:
-    """Scores that say the order and nothing else, so that a metric breaks ties as the ranking does."""
-    ordered = sorted(judgments, key=ranking_key)
-    return {documents[judgment.index].id: -float(rank) for rank, judgment in enumerate(ordered)}
-
-
 # ---- commands with a file of their own -------------------------------------------------------------------------------
 
+app.command()(demo)
 app.command()(info)
 app.command()(plan)
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)

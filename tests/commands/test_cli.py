@@ -1,7 +1,7 @@
 """The command line: what goes in, what comes out on which stream, and the exit codes."""
 
 import json
-import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -640,22 +640,39 @@ def test_demo_ranks_the_sample_and_measures_it(script: Script) -> None:
     assert len(script.pairs) == 3 * 20
     for query in list(qrels)[:2]:
         assert collection.queries[query] in result.out
-    before, after = (float(line.split()[1]) for line in result.out.splitlines()[-2:])
-    assert before == pytest.approx(ndcg(qrels, {query: bm25[query] for query in qrels}), abs=1e-4)
-    assert after == pytest.approx(ndcg(qrels, perfect), abs=1e-4)
-    assert after > before
+    assert f"<think>\n{script.chain.strip()}\n</think>\ntrue, score " in result.out
+    assert result.out.count("<think>") == 1, "one whole chain"
+    figures = demo_figures(result.out)
+    assert figures["BM25"] == pytest.approx(ndcg(qrels, {query: bm25[query] for query in qrels}), abs=1e-4)
+    assert figures["reranked"] == pytest.approx(ndcg(qrels, perfect), abs=1e-4)
+    assert figures["at random"] < figures["BM25"] < figures["reranked"]
+    assert "--model jhu-clsp/rank1-0.5b" in result.out.splitlines()[-1]
+
+
+def demo_figures(out: str) -> dict[str, float]:
+    rows = re.findall(r"^  (at random|BM25|reranked) +(\d\.\d{4})$", out, re.MULTILINE)
+    return {name: float(value) for name, value in rows}
 
 
 def test_demo_keeps_the_order_of_passages_that_score_the_same(script: Script) -> None:
-    before, after = (line.split()[1] for line in run("demo", "--queries", 2).out.splitlines()[-2:])
-    assert before == after
+    figures = demo_figures(run("demo", "--queries", 2).out)
+    assert figures["BM25"] == figures["reranked"]
+
+
+def test_demo_puts_passages_that_cannot_be_judged_last(script: Script) -> None:
+    script.log_odds = [None] * 20
+    result = run("demo", "--queries", 1)
+    assert "not judged: 20 passages, the first since the logits are not finite" in result.out
+    assert "<think>" not in result.out
 
 
 def test_demo_runs_with_a_model(model: Path) -> None:
     result = run("demo", "--queries", 1, "--max-new-tokens", 2, "--model", model)
     assert result.code == 0
-    assert "rank   score  tokens  chain" in result.out
-    assert math.isfinite(float(result.out.split()[-1]))
+    assert "rank   score  tokens thought  passage" in result.out
+    assert len(demo_figures(result.out)) == 3
+    assert "ships with the package" not in result.out
+    assert f"--model {model}" in result.out
 
 
 def test_demo_interrupted_shows_what_was_finished_and_measures_nothing(script: Script) -> None:
