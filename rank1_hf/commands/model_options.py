@@ -136,7 +136,7 @@ class ModelOptions:
             raise InputError(f"--device-map must be one of {', '.join(DEVICE_MAPS)}, not {self.device_map!r}")
         decisive = self.decisive(dataset_prompt)
         try:
-            check_available(self.model, revision=self.revision, subfolder=self.subfolder)
+            check_available(self.model, subfolder=self.subfolder)
         except CheckpointError as error:
             options.fail(str(error), options.BAD_MODEL)
         return {

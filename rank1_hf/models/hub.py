@@ -23,7 +23,7 @@ def is_hub_name(path: str | Path) -> bool:
     return not path.startswith((".", "/", "~")) and path.count("/") <= 1
 
 
-def check_available(path: str | Path | None, *, revision: str | None = None, subfolder: str | None = None) -> bool:
+def check_available(path: str | Path | None, *, subfolder: str | None = None) -> bool:
     """Refuse a name of the hub when neither the hub nor the cache has an answer.
 
     Returns:
@@ -34,16 +34,11 @@ def check_available(path: str | Path | None, *, revision: str | None = None, sub
     """
     if path is None or not is_hub_name(path):
         return False
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
     if not constants.is_offline_mode() and _answers(constants.ENDPOINT):
         return False
-    config = f"{subfolder}/config.json" if subfolder else "config.json"
-    try:
-        found = try_to_load_from_cache(str(path), config, revision=revision)
-    except ValueError as error:  # it is no name that a repository could have
-        raise CheckpointError(f"cannot load the config of {path}: {error}") from error
-    if not isinstance(found, str):
+    if not _is_cached(str(path), Path(subfolder or "", "config.json")):
         why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{constants.ENDPOINT} does not answer"
         raise CheckpointError(
             f"cannot load the config of {path}: {why}, and it is not in the cache ({constants.HF_HUB_CACHE}); "
@@ -52,10 +47,19 @@ def check_available(path: str | Path | None, *, revision: str | None = None, sub
     return True
 
 
+def _is_cached(name: str, file: Path) -> bool:
+    """Whether the cache has this file of any revision; which one it is, Transformers finds out."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
+    return snapshots.is_dir() and any((revision / file).is_file() for revision in snapshots.iterdir())
+
+
 @functools.cache
 def _answers(endpoint: str) -> bool:
     """Whether there is any answer in time, the proxies and certificates being the user's. Asked once in a process."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", _PATIENCE))
     answered: list[bool] = []

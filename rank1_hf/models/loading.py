@@ -93,7 +93,7 @@ def open_checkpoint(
     path = EMBEDDED_MODEL if name is None else name
     source: dict[str, Any] = {"revision": revision, "subfolder": subfolder or "", "token": _checked_token(token)}
     _check_folder(path, subfolder or "", allow_pickles)
-    if check_available(path, revision=revision, subfolder=subfolder):
+    if check_available(path, subfolder=subfolder):
         source["local_files_only"] = True
     with _only_errors():
         with _explained(path, "config"):

@@ -108,7 +108,8 @@ def test_what_is_not_in_the_cache_is_said_without_a_network(tmp_path: Path):
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_without_hub_and_cache_a_command_ends_before_torch_is_imported(environment: dict[str, str], tmp_path: Path):
     code = (
-        "import sys; from rank1_hf.commands.cli import main; sys.argv = ['rank1-hf', 'rerank', 'q', 'd', '-m', 'us/x']\n"
+        "import sys; from rank1_hf.commands.cli import main\n"
+        "sys.argv = ['rank1-hf', 'rerank', 'q', 'd', '-m', 'us/x']\n"
         "try: main()\n"
         "except SystemExit as exit: print(exit.code, sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
