@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rank1_hf.prompts.markers import ContractError, Markers
     from rank1_hf.prompts.prompt import PairError
     from rank1_hf.reranker import Rank1
+    from rank1_hf.reranking.score_cache import CacheError, ScoreCache
     from rank1_hf.results.judgment import Interrupted, Judgment
     from rank1_hf.tracing import Observer, Trace, TraceOptions
     from rank1_hf.tracing.top_k_exit import TopKExit
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 # torch and transformers take seconds to import, so each name is imported when it is first used.
 _HOMES = {
+    "CacheError": "rank1_hf.reranking.score_cache",
     "CheckpointError": "rank1_hf.models.loading",
     "ContractError": "rank1_hf.prompts.markers",
     "DecodingOptions": "rank1_hf.decoding.options",
@@ -34,6 +36,7 @@ _HOMES = {
     "PairError": "rank1_hf.prompts.prompt",
     "Rank1": "rank1_hf.reranker",
     "Rule": "rank1_hf.chains.rules",
+    "ScoreCache": "rank1_hf.reranking.score_cache",
     "TopKExit": "rank1_hf.tracing.top_k_exit",
     "Trace": "rank1_hf.tracing",
     "TraceOptions": "rank1_hf.tracing",
@@ -42,6 +45,7 @@ _HOMES = {
 
 __all__ = [
     "EMBEDDED_MODEL",
+    "CacheError",
     "CheckpointError",
     "ContractError",
     "DecodingOptions",
@@ -54,6 +58,7 @@ __all__ = [
     "PairError",
     "Rank1",
     "Rule",
+    "ScoreCache",
     "TopKExit",
     "Trace",
     "TraceOptions",

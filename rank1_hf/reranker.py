@@ -3,42 +3,40 @@
 """
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rank1_hf.chains.rules import Rule
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.progress import Progress
 from rank1_hf.inputs.values import whole_number
-from rank1_hf.models.loading import context_length, eos_ids
+from rank1_hf.models.loading import eos_ids
 from rank1_hf.models.quantization import Quantization
 from rank1_hf.prompts.markers import Markers
-from rank1_hf.prompts.pair_encoder import PairEncoder
+from rank1_hf.prompts.pair_encoder import MAX_LENGTH, PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order
-from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query, Truncation
-from rank1_hf.reranking.call import Call, CallOptions, Processor, collect
+from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, Query, Truncation
+from rank1_hf.prompts.shares import own_share
+from rank1_hf.reranking.caching import CachingMethods
+from rank1_hf.reranking.call import Call, collect
+from rank1_hf.reranking.call_options import CallOptions, PairOptions, call_options
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
 from rank1_hf.reranking.inspection import InspectionMethods
+from rank1_hf.reranking.locking import Locking
 from rank1_hf.reranking.model_source import ModelSource
 from rank1_hf.reranking.remarks import warn_of_budget
-from rank1_hf.reranking.shares import own_share
+from rank1_hf.reranking.score_cache import ScoreCache
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.tracing.lens import n_layers_and_heads
-from rank1_hf.tracing.observer import Observer, check_observers
-from rank1_hf.tracing.tracer import TraceOptions
 from rank1_hf.viewing.judgments import Judgments
 
-_T = TypeVar("_T")
 
-
-class Rank1(CrossEncoderMethods, InspectionMethods):
+class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
     """A reasoning reranker. Calls from several threads take turns, since they share the model and its KV memory.
 
     Args:
@@ -68,6 +66,8 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
             example `DecodingOptions(kv_cache_tokens=100_000, reproducible=True)`.
         engine: "paged", many pairs at a time; or "plain", one pair at a time by `decoding/plain.py`, which is what
             everything else is compared with. It has no traces, observers or early exit.
+        cache: a file of judgments, or a `ScoreCache`: a pair that was judged before, and all the same, is not decoded
+            again. See `deciding_facts` for what must be the same.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
         allow_pickles: take weights from `.bin` files where there are no safetensors; see `open_checkpoint`.
         old_options: fields of `DecodingOptions` as arguments of their own, deprecated.
@@ -97,7 +97,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         max_memory: dict[int | str, int | str] | None = None,
         num_gpus: int = 1,
         max_new_tokens: int | None = None,
-        max_length: int = 16000,
+        max_length: int = MAX_LENGTH,
         prompt_template: str | None = None,
         rethink: int = 0,
         min_thinking_tokens: int = 0,
@@ -105,6 +105,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         markers: Markers | None = None,
         decoding: DecodingOptions | str | None = None,
         engine: Literal["paged", "plain"] = "paged",
+        cache: ScoreCache | str | Path | None = None,
         revision: str | None = None,
         subfolder: str | None = None,
         token: str | bool | None = None,
@@ -120,6 +121,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         min_thinking_tokens = whole_number("min_thinking_tokens", min_thinking_tokens, least=0)
         if max_new_tokens is not None:
             max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
+        self._cache = None if cache is None else ScoreCache.of(cache)
         source = ModelSource(
             model,
             tokenizer=tokenizer,
@@ -137,20 +139,24 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         )
         checkpoint = source.checkpoint
         self.tokenizer = checkpoint.tokenizer
-        self.encoder = PromptEncoder(checkpoint.tokenizer, template=prompt_template, markers=markers)
-        self.pair_encoder = PairEncoder(
-            self.encoder,
-            context=min(max_length, context_length(checkpoint.config) or max_length),
+        self.pair_encoder = PairEncoder.of(
+            checkpoint,
+            template=prompt_template,
+            markers=markers,
+            max_length=max_length,
             max_new_tokens=max_new_tokens,
             min_thinking_tokens=min_thinking_tokens,
             truncation=truncation,
         )
+        self.encoder = self.pair_encoder.encoder
         self._processes = source.processes
-        self._lock = threading.RLock()  # the decoder's: reentrant, since a stream may be read between other calls
+        self._lock = threading.RLock()
         # Last, since it takes longest: errors in the other arguments have been raised by now.
+        self._weights = "" if self._cache is None else source.fingerprint()  # before they are packed
         self.model = source.load(replace(decoding, pack=False, kernels=False) if engine == "plain" else decoding)
-        rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer))
+        rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer), self.model.config.vocab_size)
         answers = {"true_id": self.encoder.true_id, "false_id": self.encoder.false_id}
+        self._rethinks = rethink
         self.decoder: Decoder | PlainDecoder
         if engine == "plain":
             self.decoder = PlainDecoder(self.model, rules, **answers, rethinks=rethink)
@@ -191,11 +197,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[False] = ...,
-        think: bool = ...,
-        rule: Rule | None = ...,
-        logits_processor: Processor | Mapping[int, Processor] | None = ...,
-        trace: bool | TraceOptions = ...,
-        observers: Sequence[Observer] = ...,
+        **options: Unpack[PairOptions],
     ) -> Judgments: ...
 
     @overload
@@ -206,11 +208,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[True],
-        think: bool = ...,
-        rule: Rule | None = ...,
-        logits_processor: Processor | Mapping[int, Processor] | None = ...,
-        trace: bool | TraceOptions = ...,
-        observers: Sequence[Observer] = ...,
+        **options: Unpack[PairOptions],
     ) -> Iterator[Judgment]: ...
 
     def judge(
@@ -220,11 +218,7 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         stream: bool = False,
-        think: bool = True,
-        rule: Rule | None = None,
-        logits_processor: Processor | Mapping[int, Processor] | None = None,
-        trace: bool | TraceOptions = False,
-        observers: Sequence[Observer] = (),
+        **options: Unpack[PairOptions],
     ) -> Judgments | Iterator[Judgment]:
         """Think about every pair. A pair that cannot be judged gets a judgment with an `error`; the others are
         unharmed.
@@ -232,17 +226,12 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
         Args:
             pairs: (query, passage) each; or one pair alone; or a table with the columns "query" and "passage" (a pandas
                 frame, an Arrow table, a `datasets.Dataset`). A query is text or {"text", "instruction"}, a passage is
-                text or {"title", "text"}. The same pair twice is decoded once.
+                text or {"title", "text"}. The same pair twice is decoded once,
+                unless it has a logits processor, which may sample.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
-            think: False closes every chain before its first token: the verdict without reasoning.
-            rule: decides when chains stop and which tokens they take; see `rank1_hf.Rule`.
-            logits_processor: of Transformers' own type; for all pairs, or by index for some. It changes which tokens a
-                chain takes, never the verdict, and is called with one pair's context [1, tokens] and logits
-                [1, vocabulary] at a time.
-            trace: put a `Trace` into each judgment; True for the tokens, or `TraceOptions` for more.
-            observers: see `rank1_hf.tracing.Observer`.
+            options: instruction, think, rule, logits_processor, trace and observers: see `PairOptions`.
 
         Returns:
             A list in input order, which can also write itself as a table or an HTML page, or with `stream` an iterator
@@ -256,18 +245,18 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
                 decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
-        options = CallOptions(think, rule, logits_processor, trace, tuple(observers))
+        asked = call_options("judge", self.model, options)
         many = as_pairs(pairs)
         if not stream:
             return self._judge_all(
-                many if isinstance(many, Sequence) else list(many), batch_size, show_progress_bar, options
+                many if isinstance(many, Sequence) else list(many), batch_size, show_progress_bar, asked
             )
         if self._processes is not None:
             raise ValueError("the judgments of several processes come together at the end; leave stream out")
-        batch_size = self._check(many, batch_size, options)
+        batch_size = self._check(many, batch_size, asked)
         total = len(many) if isinstance(many, Sized) else None
         indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
-        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, options))
+        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, asked))
 
     def _judge_all(
         self, pairs: Sequence[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
@@ -285,10 +274,8 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
 
     def _check(self, pairs: Iterable[Pair], batch_size: int | None, options: CallOptions) -> int | None:
         """Refuse before any work what cannot be done. Returns the batch size."""
-        n_layers, n_heads = n_layers_and_heads(self.model)
-        check_observers(options.observers, n_layers=n_layers, n_heads=n_heads)
         if isinstance(pairs, Sequence):
-            self.pair_encoder.check_lengths(pairs)
+            self.pair_encoder.check_lengths(pairs if options.instruction is None else [*map(options.instructed, pairs)])
         return None if batch_size is None else whole_number("batch_size", batch_size, least=1)
 
     def _judge_one(self, query: Query, passage: Passage, options: CallOptions) -> Judgment:
@@ -308,34 +295,19 @@ class Rank1(CrossEncoderMethods, InspectionMethods):
     ) -> Generator[Judgment]:
         if options.watches and isinstance(self.decoder, PlainDecoder):
             raise ValueError("engine='plain' has no traces, observers or early exit; leave out engine, or these")
-        call = Call(self.pair_encoder, self.model, pairs, options)
+        call = Call(self.pair_encoder, self.model, pairs, options, cached=self.cached_judgments(options, batch_size))
         with Progress(total, show) as progress:
-            for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
-                call.finish(decoded)
+            while not call.is_over:
+                for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
+                    call.finish(decoded)
+                    for judgment in call.take_ready():
+                        progress.done()
+                        yield judgment
                 for judgment in call.take_ready():
                     progress.done()
                     yield judgment
-            for judgment in call.take_ready():
-                progress.done()
-                yield judgment
         if self._processes is None or self._processes.index == 0:
             warn_of_budget(call.n_ended, budget=self.max_new_tokens, close=self.encoder.markers.close)
-
-    def locked_per_step(self, items: Generator[_T]) -> Generator[_T]:
-        """Yield from a generator that drives `decoder`, and hold its lock only while it produces an item, so that calls
-        of other threads come between steps. Code that uses `decoder` directly must go through this.
-        """
-        done = object()
-        try:
-            while True:
-                with self._lock:
-                    item = next(items, done)
-                if item is done:
-                    return
-                yield cast(_T, item)
-        finally:
-            with self._lock:
-                items.close()
 
     def encode(self, query: Query, passage: Passage) -> Prompt:
         """The prompt of one pair, cut as it will be decoded.

@@ -94,7 +94,7 @@ def parts(report: Path, *, on_cpu: bool) -> list[Part]:
         Part(
             "kernels",
             40,
-            [*pytest, "-k", "not compile", str(ROOT / "tests" / "decoding" / "kernels")],
+            [*pytest, "-k", "not compile and not native", str(ROOT / "tests" / "decoding" / "kernels")],
             lambda ended: [read_tests("kernels", report, ended)],
         ),
         Part(

@@ -101,7 +101,8 @@ def linear_bytes(model: nn.Module) -> int:
     for name, layer in model.named_modules():
         if ".layers." in name and hasattr(layer, "in_features"):
             # bitsandbytes keeps its constants beside the weight, and the same memory once more in the layer's state.
-            owners = [layer.weight, getattr(layer.weight, "quant_state", None), getattr(layer, "state", None)]
+            weight = getattr(layer, "weight", None)
+            owners = [weight, getattr(weight, "quant_state", None), getattr(layer, "state", None)]
             owners.append(getattr(owners[1], "state2", None))
             held = [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
             found = [value for value in [*layer.parameters(), *held] if isinstance(value, Tensor)]

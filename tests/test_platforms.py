@@ -18,7 +18,7 @@ POSIX_ONLY = {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
 PAIRS = [("how do wings carry?", line) for line in tiny_models.TEXT.splitlines() if line]
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps", "cpu"])
+@pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_without_triton_there_is_no_kernel_to_capture(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "is_triton_available", lambda: False)
     assert kernels.kernels_for(torch.device(device), AutoConfig.for_model("qwen2"), torch.float32) is None

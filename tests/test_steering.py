@@ -1,10 +1,16 @@
 """Steering as users meet it: budgets, think=False, rules, given chains, logits processors, streams."""
 
+import re
+from collections.abc import Callable
+
 import pytest
-from transformers import AutoTokenizer, SuppressTokensLogitsProcessor
+import torch
+from transformers import AutoTokenizer, LogitsProcessor, SuppressTokensLogitsProcessor
 
 from rank1_hf import EarlyExit, Judgment, PairError, Rank1, Rule, TraceOptions
 from rank1_hf.results.judgment import TokenEvent
+from rank1_hf.tracing import Observer
+from scripts.examples.sample_chains import Sampler
 from tests import tiny_models
 
 PAIRS = [("how do wings carry an aeroplane?", line) for line in tiny_models.TEXT.splitlines()[:8] if line]
@@ -155,6 +161,115 @@ def test_a_logits_processor_for_some_pairs(reranker):
     assert first not in some[1].trace.token_ids
     again, changed = reranker.judge([PAIRS[1], PAIRS[1]], logits_processor={1: processor})
     assert (again.chain, changed.chain) == (plain[1].chain, some[1].chain)
+
+
+class Returning(LogitsProcessor):
+    """Gives something made of the logits."""
+
+    def __init__(self, make: Callable[[torch.Tensor], object]) -> None:
+        self.make = make
+
+    def __call__(self, input_ids, scores):
+        return self.make(scores)
+
+
+class Forcing(Rule):
+    """Forces something upon the third pair, wherever the model has said something else."""
+
+    def __init__(self, forced: object, index: int = 0) -> None:
+        self.forced, self.index = forced, index
+
+    def for_pair(self, index):
+        return Forcing(self.forced, index)
+
+    def force(self, thought, token):
+        return self.forced if self.index == 2 else [token]
+
+
+@pytest.mark.parametrize("engine", ["paged", "plain"])
+@pytest.mark.parametrize(
+    ("forced", "message"),
+    [
+        ([10**6], "forced token id 1000000, and the model's ids end at"),
+        ([10**30], "the model's ids end at"),
+        ([-1], "at least 0, not -1"),
+        ([3.5], "not 3.5"),
+        ([True], "not True"),
+        (["5"], "not '5'"),
+        ("text", "not 't'"),
+        ([torch.tensor([1, 2])], "whole number"),
+        (None, "TypeError"),
+        (5, "TypeError"),
+    ],
+    ids=repr,
+)
+def test_what_a_rule_forces_wrongly_costs_its_own_pair(checkpoint, engine: str, forced: object, message: str):
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24, engine=engine)
+    plain = reranker.judge(PAIRS[:4])
+    judgments = reranker.judge(PAIRS[:4], rule=Forcing(forced))
+    assert "the rule Forcing failed" in judgments[2].error
+    assert message in judgments[2].error
+    assert [j.chain for j in judgments if j.index != 2] == [j.chain for j in plain if j.index != 2]
+
+
+def test_the_last_id_of_the_model_may_be_forced(reranker):
+    last = reranker.model.config.vocab_size - 1
+    assert reranker.judge(PAIRS[:3], rule=Forcing([torch.tensor(last)]), trace=True)[2].trace.token_ids[0] == last
+
+
+@pytest.mark.parametrize("engine", ["paged", "plain"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda logits: logits[0], r"must give logits \[1, \d+\], not \[\d+\]"),
+        (lambda logits: torch.cat([logits, logits + 99], dim=1), "must give logits"),
+        (lambda logits: logits[:, :5], r"not \[1, 5\]"),
+        (lambda logits: logits.repeat(2, 1), r"not \[2, "),
+        (lambda logits: None, "not a NoneType"),
+        (lambda logits: logits.tolist(), "not a list"),
+        (lambda logits: logits * torch.nan, "logits that are nan"),
+        (lambda logits: torch.full_like(logits, -torch.inf), "leaves no token"),
+        (lambda logits: torch.full_like(logits, torch.inf), "logits that are inf"),
+        (lambda logits: 1 / 0, "failed: ZeroDivisionError"),
+    ],
+)
+def test_what_a_logits_processor_does_wrong_costs_its_own_pair(
+    checkpoint, engine: str, make: Callable[[torch.Tensor], object], message: str
+):
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24, engine=engine)
+    plain = reranker.judge(PAIRS[:4])
+    judgments = reranker.judge(PAIRS[:4], logits_processor={2: Returning(make)})
+    assert re.search(message, judgments[2].error)
+    assert [j.chain for j in judgments if j.index != 2] == [j.chain for j in plain if j.index != 2]
+
+
+def test_processors_and_needs_that_are_none_are_refused_before_any_work(reranker):
+    for processor in ("sample", [SuppressTokensLogitsProcessor([1], device="cpu")], {1: 0.7}):
+        with pytest.raises(TypeError, match="a logits processor is one of Transformers' type"):
+            reranker.judge(PAIRS, logits_processor=processor)
+
+    class Vague(Observer):
+        step_needs = "logits"
+
+    with pytest.raises(TypeError, match=r"Vague needs must be rank1_hf\.tracing\.Needs, not 'logits'"):
+        reranker.judge(PAIRS, observers=[Vague()])
+
+
+@pytest.mark.parametrize("engine", ["paged", "plain"])
+def test_equal_pairs_are_sampled_each_by_itself(checkpoint, engine: str):
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=24, engine=engine)
+    assert len({judgment.chain for judgment in reranker.judge([PAIRS[0]] * 4, logits_processor=Sampler(seed=0))}) == 4
+    by_seed = {index: Sampler(seed=index % 2) for index in range(4)}
+    chains = [judgment.chain for judgment in reranker.judge([PAIRS[0]] * 4, logits_processor=by_seed)]
+    assert chains[:2] == chains[2:]
+    assert chains[0] != chains[1]
+
+
+def test_a_sampler_takes_tokens_as_often_as_they_are_likely():
+    logits, sampler = torch.tensor([[1.0, 0.0, -1.0, -torch.inf]]), Sampler(seed=5, temperature=0.5)
+    taken = [int(sampler(torch.tensor([[0]]), logits).argmax()) for _ in range(4000)]
+    shares = torch.bincount(torch.tensor(taken), minlength=4) / len(taken)
+    assert shares.tolist() == pytest.approx((logits[0] / 0.5).softmax(-1).tolist(), abs=0.03)
 
 
 @pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)

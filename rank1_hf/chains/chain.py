@@ -32,12 +32,14 @@ class ChainRules:
         eos: the ids that end the model's text; before `</think>` they force the close.
         force_close: rewrites a chain that did not close itself into a closed context, ready for the verdict.
         rethink: rewrites a chain that has just closed into an open context that goes on thinking.
+        vocab_size: how many ids the model knows, which a caller's rule must keep to; None: that is not checked.
     """
 
     close: tuple[int, ...]
     eos: frozenset[int]
     force_close: Rewrite
     rethink: Rewrite
+    vocab_size: int | None = None
 
 
 class Chain:
@@ -125,7 +127,8 @@ class Chain:
             return self._take_given(unchanged)
         taken: Sequence[int] = (token,)
         if self._steering.rule is not None:
-            stops, taken = ask(self._steering.rule, self._thinking(), self.beliefs, token)
+            vocab_size = self._rules.vocab_size
+            stops, taken = ask(self._steering.rule, self._thinking(), self.beliefs, token, vocab_size=vocab_size)
             if stops:
                 return self._force_close("stopped")
         for token in taken:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rank1_hf.chains.beliefs import BeliefAt, BeliefPoint
-from rank1_hf.inputs.values import is_whole_number
+from rank1_hf.inputs.values import is_whole_number, whole_number
 
 
 class SteeringError(RuntimeError):
@@ -46,7 +46,8 @@ class Rule:
         """The rule of one pair's chain, asked for once, when the pair's turn comes; itself, unless it is overridden.
 
         Args:
-            index: the pair's place in the input; equal pairs are decoded once, at the first one's.
+            index: the pair's place in the input; equal pairs without a logits processor are decoded once, at the
+                first one's.
         """
         return self
 
@@ -104,14 +105,27 @@ class EarlyExit(Rule):
         return settled and len(last) == self.sentences
 
 
-def ask(rule: Rule, thought: Sequence[int], beliefs: Sequence[BeliefPoint], token: int) -> tuple[bool, Sequence[int]]:
-    """Whether a rule stops a chain here, and what it puts in the place of a token otherwise."""
+def ask(
+    rule: Rule, thought: Sequence[int], beliefs: Sequence[BeliefPoint], token: int, *, vocab_size: int | None = None
+) -> tuple[bool, Sequence[int]]:
+    """Whether a rule stops a chain here, and what it puts in the place of a token otherwise.
+
+    Raises:
+        SteeringError: it has failed, or forces what is no token id, or none below `vocab_size`.
+    """
     try:
         if rule.stop(thought, beliefs):
             return True, ()
-        return False, [int(each) for each in rule.force(thought, token)] or [token]
+        return False, [_token_id(each, vocab_size) for each in rule.force(thought, token)] or [token]
     except Exception as error:
         raise _failed(rule, error) from error
+
+
+def _token_id(forced: object, vocab_size: int | None) -> int:
+    token = whole_number("a forced token id", forced, least=0)
+    if vocab_size is not None and token >= vocab_size:
+        raise ValueError(f"forced token id {token}, and the model's ids end at {vocab_size - 1}")
+    return token
 
 
 def rule_for_pair(rule: Rule, index: int) -> Rule:

@@ -23,6 +23,7 @@ from rank1_hf.commands.compare import compare
 from rank1_hf.commands.evaluate import evaluate
 from rank1_hf.commands.explain import explain
 from rank1_hf.commands.info import info
+from rank1_hf.commands.merge import merge
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import (
     BAD_INPUT,
@@ -103,8 +104,8 @@ def rerank(
     """Rank passages by their relevance to a query.
 
     With --json, an object a line, best first: rank, index (the place in the input), id, title, text, score, log_odds,
-    label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated, error. A passage without a score comes last, with
-    its error and no rank.
+    label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated, error, cached. A passage without a score comes
+    last, with its error and no rank.
     """
     try:
         asked, arguments = query_text(query), chosen.arguments()
@@ -221,6 +222,7 @@ def _scores_by_rank(judgments: list[Judgment], documents: Sequence[Document]) ->
 app.command()(info)
 app.command()(plan)
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
+app.command(epilog=f"{EXIT_CODES} merge: 4 the output cannot be written.")(merge)
 app.command(
     epilog="Exit codes: 0 compared; 2 bad usage or input; 3 there is no such tokenizer; 4 the page cannot be written."
 )(compare)

@@ -3,7 +3,7 @@
 import json
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from rank1_hf.evaluation.job import Outcome
     from rank1_hf.evaluation.metrics import Comparison
     from rank1_hf.evaluation.provenance import Provenance
+    from rank1_hf.evaluation.shards import Shard
+    from rank1_hf.prompts.prompt import Pair
+
+
+_OF_PROMPTS = ("markers", "max_length", "max_new_tokens", "min_thinking_tokens", "truncation")
+"""The arguments of `Rank1` that make prompts."""
 
 
 class RunFormat(StrEnum):
@@ -91,6 +97,15 @@ def evaluate(
     prompts: Annotated[
         Path | None, typer.Option(help="Where --task looks: a JSON or YAML file that maps task names to templates.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Judge part K of N, as in 3/16, of about as many tokens as each other part. A job array's index will "
+            "do for K, whether it counts from 1 (1/16 to 16/16) or from 0 (0/16 to 15/16): 0/16 is 16/16. Give each "
+            "shard an --output of its own; rank1-hf merge puts them together.",
+        ),
+    ] = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -99,11 +114,12 @@ def evaluate(
     Every judgment is in OUTPUT/journal.jsonl as soon as it is finished. A job that was ended, by Ctrl-C or by a power
     failure, goes on when the same command is given again. When all is judged, OUTPUT gets run.trec, judgments.jsonl
     (and .parquet with pyarrow), metrics.json, per_query.tsv, and errors.jsonl if anything could not be read or judged.
+    With --shard, `rank1-hf merge` writes these once all shards are finished.
     environment.json says how it was made: --like runs the same again.
     """
     if options.n_processes() > 1:
         fail(
-            "evaluate works in one process: give each GPU a part of the run, its --device and a folder of its own",
+            "evaluate works in one process: give each GPU a --shard, its --device and a folder of its own",
             options.BAD_INPUT,
         )
     try:
@@ -111,6 +127,7 @@ def evaluate(
         from rank1_hf.evaluation.job import run_job, stopped_by
         from rank1_hf.evaluation.journal import JournalError
         from rank1_hf.evaluation.metrics import MEASURES, check_measures
+        from rank1_hf.evaluation.shards import Shard
     except ImportError as error:
         fail(str(error), options.BAD_INPUT)
     if quiet:
@@ -118,6 +135,7 @@ def evaluate(
     measures = measure or MEASURES
     try:
         check_measures(measures)
+        part = None if shard is None else Shard.parse(shard)
         dataset_prompt = _dataset_prompt(chosen, task, prompts)
         arguments = chosen.arguments(dataset_prompt)
         chosen.check()
@@ -136,6 +154,8 @@ def evaluate(
             decisive,
             lambda: chosen.load(quiet, **arguments),
             batch_size=chosen.batch_size,
+            shard=part,
+            costs=lambda pairs: _costs(pairs, chosen, arguments),
             measures=measures,
             run_json=run_format is RunFormat.JSON,
             show_progress=False if quiet else None,
@@ -148,7 +168,7 @@ def evaluate(
     except KeyboardInterrupt as interrupt:
         summary = "the inputs were being read; what was judged before is kept, and the same command goes on"
         _stop(stopped_by(interrupt), summary, quiet)
-    _print(outcome, output, as_json, quiet)
+    print_outcome(outcome, output, as_json, quiet, part)
 
 
 def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None) -> str | None:
@@ -230,8 +250,28 @@ def _provenance(
     return found
 
 
-def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None:
-    """Say what came of the job, and exit."""
+def _costs(pairs: "Iterable[Pair]", chosen: ModelOptions, arguments: Mapping[str, Any]) -> list[int]:
+    """About how many tokens each pair takes. `arguments` are those of `Rank1`."""
+    from rank1_hf.models.loading import open_checkpoint
+    from rank1_hf.prompts.markers import ContractError
+    from rank1_hf.prompts.pair_encoder import PairEncoder
+    from rank1_hf.prompts.shares import pair_costs
+
+    try:
+        checkpoint = open_checkpoint(chosen.model, **chosen.source())
+        shared = {name: arguments[name] for name in _OF_PROMPTS if name in arguments}
+        encoder = PairEncoder.of(checkpoint, template=arguments["prompt_template"], **shared)
+    except ContractError as error:
+        fail(str(error), options.BAD_MODEL)
+    except ValueError as error:
+        fail(str(error), options.BAD_INPUT)
+    return pair_costs(pairs, encoder)
+
+
+def print_outcome(
+    outcome: "Outcome", output: Path, as_json: bool, quiet: bool, shard: "Shard | None" = None
+) -> NoReturn:
+    """Say what came of the job, or of one shard of it, and exit."""
     if outcome.stopped is not None:
         kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; the same command goes on from there"
         if isinstance(outcome.stopped, OSError):
@@ -241,6 +281,8 @@ def _print(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> None
         typer.echo(json.dumps(_facts(outcome)))
     elif outcome.metrics:
         options.plain_console().print(_table(outcome.metrics))
+    elif shard is not None:
+        typer.echo(f"shard {shard} is finished; rank1-hf merge takes its folder and those of the others")
     elif not outcome.unmeasured:
         note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
     for sentence in outcome.unmeasured:

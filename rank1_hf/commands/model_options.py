@@ -80,6 +80,7 @@ class ModelOptions:
     marker: options.MarkerOption = None
     reproducible: options.ReproducibleOption = False
     decoding: options.DecodingOption = None
+    cache: options.CacheOption = None
 
     def source(self) -> dict[str, Any]:
         """Where the checkpoint is, besides its name: arguments of `Rank1` and of `open_checkpoint`."""
@@ -144,6 +145,7 @@ class ModelOptions:
             **self.source(),
             "device": self.device,
             **_given(device_map=self.device_map, max_memory=_max_memory(self.max_memory)),
+            **_given(cache=options.score_cache(self.cache)),
             "decoding": self.engine(),
         }
 

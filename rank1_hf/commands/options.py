@@ -21,6 +21,7 @@ from rank1_hf.viewing.printable import one_line
 
 if TYPE_CHECKING:
     from rank1_hf.reranker import Rank1
+    from rank1_hf.reranking.score_cache import ScoreCache
 
 ALL_JUDGED, SOME_FAILED, BAD_INPUT, BAD_MODEL, NOT_WRITTEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 
@@ -96,6 +97,15 @@ DecodingOption = Annotated[
         metavar="NAME=VALUE,...",
         help=f"How chains are decoded, as in speculate=off,batch_size=32: {', '.join(FIELDS)}. rank1-hf info shows "
         "what is in force.",
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="FILE",
+        help="Keep judgments in this file, and take from it those whose prompt, weights and options are the same. "
+        "Several processes of one machine may share it.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
@@ -190,6 +200,20 @@ def decoding(given: str | None, reproducible: bool = False, own: Mapping[str, An
             in_text = next(part for part in str(chosen).split(",") if part.startswith(f"{name}="))
             raise InputError(f"{option} contradicts --decoding {in_text}; leave one of them out")
     return chosen
+
+
+def score_cache(file: Path | None) -> "ScoreCache | None":
+    """What `--cache` names.
+
+    Raises:
+        InputError: the file is no score cache, or cannot be used.
+    """
+    from rank1_hf.reranking.score_cache import CacheError, ScoreCache
+
+    try:
+        return None if file is None else ScoreCache(file)
+    except CacheError as error:
+        raise InputError(str(error)) from error
 
 
 def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401

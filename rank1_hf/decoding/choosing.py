@@ -20,15 +20,21 @@ def chosen_by(processor: LogitsProcessor | LogitsProcessorList | None, context: 
         logits: [vocabulary], float32.
 
     Raises:
-        SteeringError: the processor fails, or leaves no token.
+        SteeringError: the processor fails, gives something else than logits, or leaves no token.
     """
     if processor is None:
         return int(logits.argmax())
     ids = torch.tensor([context], device=logits.device)
     try:
-        logit, token = processor(ids, logits[None].clone())[0].max(dim=-1)
+        processed = processor(ids, logits[None].clone())
     except Exception as error:
         raise SteeringError(f"the logits processor failed: {type(error).__name__}: {error}") from error
-    if not math.isfinite(logit):
-        raise SteeringError("the logits processor leaves no token that the chain could take")
+    if not isinstance(processed, Tensor) or processed.shape != (1, len(logits)) or processed.is_complex():
+        found = f"{list(processed.shape)}" if isinstance(processed, Tensor) else f"a {type(processed).__name__}"
+        raise SteeringError(f"the logits processor must give logits [1, {len(logits)}], not {found}")
+    highest, token = processed[0].max(dim=-1)  # NaN where any of them is
+    if highest == -math.inf:
+        raise SteeringError("the logits processor leaves no token that the chain could take: all logits are -inf")
+    if not math.isfinite(highest):
+        raise SteeringError(f"the logits processor gives logits that are {float(highest)}")
     return int(token)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _PARTS = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _QKV, _GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 _ATTENTION = {*_QKV, "o_proj"}
-_HEAD_NORMS = {"q_norm", "k_norm"}
+_HEAD_NORMS = ("q_norm", "k_norm")
 _MLP = {*_GATE_UP, "down_proj", "act_fn"}
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -61,11 +61,16 @@ class FusedLayer:
         self._original = layer.forward
         self._layer = layer
         self._attends = attends
-        self._index = int(layer.self_attn.layer_idx)
-        self._head_dim = int(layer.self_attn.head_dim)
-        self._activation = _activation(layer.mlp.act_fn)
-        self._qkv = separate_products([layer.self_attn.get_submodule(name) for name in _QKV])
-        self._gate_up = separate_products([layer.mlp.get_submodule(name) for name in _GATE_UP])
+        attention, mlp = layer.self_attn, layer.mlp
+        self._index, self._head_dim = int(attention.layer_idx), int(attention.head_dim)
+        # Looked up once: that takes a module as long as a small kernel. `begin` notices where they become others.
+        self._norms = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self._head_norms = [_norm(getattr(attention, name)) for name in _HEAD_NORMS if hasattr(attention, name)]
+        self._qkv = separate_products([attention.get_submodule(name) for name in _QKV])
+        self._o_proj = attention.o_proj
+        self._gate_up = separate_products([mlp.get_submodule(name) for name in _GATE_UP])
+        self._activation = _activation(mlp.act_fn)
+        self._down_proj = mlp.down_proj
         self._as_built: list[int] = []
         self._is_untouched = True
 
@@ -92,26 +97,41 @@ class FusedLayer:
         return self.fused(hidden_states[0], kwargs["position_embeddings"], kwargs["step"])[None]
 
     def fused(self, states: Tensor, position_embeddings: tuple[Tensor, Tensor], step: Step | TokenStep) -> Tensor:
-        """[tokens, hidden size] to the same. `position_embeddings`: cos and sin, [1, tokens, rotated dims]."""
-        layer = self._layer
+        """[tokens, hidden size] to the same. `position_embeddings`: cos and sin, [1, tokens, rotated dims].
+
+        In functions of their own, so that what each part computes is freed before the next.
+        """
         step = step.on(states.device)
         kernels = step.kernels
         assert kernels is not None
-        normed, _ = kernels.add_rms_norm(states, None, *_norm(layer.input_layernorm))
-        queries, keys, values = (x.view(len(x), -1, self._head_dim) for x in self._qkv(normed))
-        if hasattr(layer.self_attn, "q_norm"):
-            queries, _ = kernels.add_rms_norm(queries, None, *_norm(layer.self_attn.q_norm))
-            keys, _ = kernels.add_rms_norm(keys, None, *_norm(layer.self_attn.k_norm))
+        before_attention, before_mlp = self._norms
+        normed, _ = kernels.add_rms_norm(states, None, *before_attention)
+        normed, states = kernels.add_rms_norm(
+            self._attention(normed, position_embeddings, step, kernels), states, *before_mlp
+        )
+        return self._mlp(normed, kernels).add_(states)
+
+    def _attention(
+        self, normed: Tensor, position_embeddings: tuple[Tensor, Tensor], step: Step | TokenStep, kernels: Kernels
+    ) -> Tensor:
+        queries, keys, values = (x.view(len(normed), -1, self._head_dim) for x in self._qkv(normed))
+        if self._head_norms:
+            queries, keys = (
+                kernels.add_rms_norm(x, None, *norm)[0]
+                for x, norm in zip((queries, keys), self._head_norms, strict=True)
+            )
         cos, sin = (x[0] for x in position_embeddings)
         pools = step.cache.pools(self._index, keys)
         queries = kernels.rotate_and_write(queries, keys, values, cos, sin, *pools, step.slot_mapping)
-        attended = attend(queries, self._index, step, *self._attends)
-        normed, states = kernels.add_rms_norm(
-            layer.self_attn.o_proj(attended.flatten(1)), states, *_norm(layer.post_attention_layernorm)
-        )
+        output: Tensor = self._o_proj(attend(queries, self._index, step, *self._attends).flatten(1))
+        return output
+
+    def _mlp(self, normed: Tensor, kernels: Kernels) -> Tensor:
         gated, up = self._gate_up(normed)
-        output: Tensor = layer.mlp.down_proj(kernels.gate(gated, up, self._activation))
-        return output.add_(states)
+        product = kernels.gate(gated, up, self._activation)
+        del gated, up  # the largest of a layer
+        output: Tensor = self._down_proj(product)
+        return output
 
     def _parts(self) -> list[nn.Module]:
         return [part for part in self._layer.modules() if part is not self._layer]
@@ -209,7 +229,7 @@ def _check_form(layer: nn.Module) -> None:
     parts = dict(layer.named_children())
     forms = {"self_attn": _ATTENTION, "mlp": _MLP} if set(parts) == _PARTS else {}
     is_known = bool(forms) and all(
-        set(dict(parts[name].named_children())) - _HEAD_NORMS == children for name, children in forms.items()
+        set(dict(parts[name].named_children())) - {*_HEAD_NORMS} == children for name, children in forms.items()
     )
     if not is_known:
         raise ValueError("its form is another")

@@ -79,13 +79,10 @@ class Inputs:
         }
         return replace(self, run=kept), sum(map(len, self.run.values())) - sum(map(len, kept.values()))
 
-    def candidates(self) -> Iterator[Candidate]:
-        """The pairs to judge. Their indices do not depend on `top_k`, so that a job can go on with another one."""
-        start = 0
-        for query, scores in self.run.items():
-            for index, document in enumerate(islice(scores, self.top_k), start):
-                yield Candidate(index, query, document)
-            start += len(scores)
+    def candidates(self, places: range | None = None) -> Iterator[Candidate]:
+        """The pairs to judge, or those of them that stand at some consecutive places."""
+        all_ = candidates(self.run, self.top_k)
+        return all_ if places is None else islice(all_, places.start, places.stop)
 
     def digests(self) -> dict[str, str]:
         """What separates these queries and this run from others."""
@@ -94,6 +91,15 @@ class Inputs:
             queries.update(json.dumps([query, self.queries.get(query)]).encode())
             run.update(json.dumps([query, *scores]).encode())
         return {"queries": queries.hexdigest(), "run": run.hexdigest()}
+
+
+def candidates(run: Run, top_k: int) -> Iterator[Candidate]:
+    """The pairs to judge. Their indices do not depend on `top_k`, so that a job can go on with another one."""
+    start = 0
+    for query, scores in run.items():
+        for index, document in enumerate(islice(scores, top_k), start):
+            yield Candidate(index, query, document)
+        start += len(scores)
 
 
 def queries_are_documents(corpus: str, task: str | None = None) -> bool:

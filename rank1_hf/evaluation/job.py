@@ -2,6 +2,8 @@
 
     run + collection -> candidates -> reranker -> journal -> run.trec, judgments.jsonl, metrics.json, ...
 
+A job may be divided into shards, each a job of its own over some of the candidates; `merging.py` makes one of them.
+
 Judgments go to the journal in the order of finishing; the files are written from it once every candidate has been
 judged, in the order of the input. So they are the same however often the job was interrupted.
 """
@@ -20,11 +22,13 @@ from tqdm.auto import tqdm
 from rank1_hf.evaluation import outputs
 from rank1_hf.evaluation.candidates import Candidate, Inputs
 from rank1_hf.evaluation.journal import Journal, lock, refuse_others
-from rank1_hf.evaluation.metrics import MEASURES, Comparison, measure
+from rank1_hf.evaluation.metrics import MEASURES, Comparison
 from rank1_hf.evaluation.provenance import Provenance
+from rank1_hf.evaluation.shards import Finished, Shard
+from rank1_hf.evaluation.task import Task
 from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document, InputError
-from rank1_hf.prompts.prompt import Passage, Query
+from rank1_hf.prompts.prompt import Pair, Passage, Query
 from rank1_hf.results.judgment import Judgment
 
 
@@ -73,6 +77,8 @@ def run_job(
     load: Callable[[], Reranker],
     *,
     batch_size: int | None = None,
+    shard: Shard | None = None,
+    costs: Callable[[Iterable[Pair]], Sequence[int]] | None = None,
     measures: Sequence[str] = MEASURES,
     run_json: bool = False,
     show_progress: bool | None = None,
@@ -88,6 +94,8 @@ def run_job(
         settings: what else decides a judgment, as JSON: the model, its budget, ...
         load: gives the reranker; called if there is anything left to judge.
         batch_size: how many pairs decode together at most.
+        shard: which part of the pairs to judge; what is written is then for `merge`. None: all of them.
+        costs: about how many tokens each pair takes, by which they are divided; None: all take the same.
         measures: what to measure, as ir_measures names it.
         run_json: whether to write the new run as run.json too.
         show_progress: None: only on a terminal.
@@ -101,45 +109,48 @@ def run_job(
         KeyboardInterrupt: while the collection was read. Its argument is the signal, where that was SIGTERM.
     """
     inputs.check()
-    before = {} if inputs.qrels is None else measure(inputs.qrels, inputs.run, measures)
+    task = Task(inputs.run, inputs.qrels, inputs.top_k, tuple(measures), run_json)
+    before = task.before()
     output.mkdir(parents=True, exist_ok=True)
-    n_pairs = sum(1 for _ in inputs.candidates())
-    journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests()}
+    journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests(), "shard": None}
+    if shard is not None:
+        decisive |= {"shard": str(shard), "top_k": inputs.top_k}
     with _terminable(), lock(output), outputs.ErrorList(output / "errors.jsonl") as errors:
         refuse_others(journal_path, decisive)  # before the collection is read, which may take minutes
-        with (
-            _read(inputs, output, errors, show_progress) as documents,
-            Journal(
-                journal_path, {**decisive, "documents": documents.digest}, sum(map(len, inputs.run.values()))
-            ) as journal,
-        ):
-            if provenance is not None:
-                provenance.check(inputs, documents.digest)
-            pending = Pending(inputs, documents, journal)
-            stopped: signal.Signals | OSError | None = None
-            metrics: Sequence[Comparison] = ()
-            unmeasured: list[str] = []
-            try:
-                if len(pending):
-                    reranker = load()
-                    if provenance is not None:
-                        provenance.write(output, reranker)
-                    for judgment in reranker.judge(
-                        pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
-                    ):
-                        pending.finish(judgment)
-                reranked = outputs.write(output, inputs, journal, errors)
-                if run_json or (output / "run.json").exists():  # one that is there would say what was once
-                    outputs.write_json(output / "run.json", reranked)
-                if inputs.qrels is not None:
-                    after = measure(inputs.qrels, reranked, measures, lambda problem: unmeasured.append(str(problem)))
-                    metrics = outputs.write_metrics(output, before, after)
-            except KeyboardInterrupt as interrupt:
-                stopped = stopped_by(interrupt)
-            except OSError as error:
-                stopped = error
-            n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates())
-            return Outcome(n_pairs, n_scored, errors.n_pairs, errors.n_inputs, stopped, metrics, unmeasured)
+        with _read(inputs, output, errors, show_progress) as documents:
+            decisive["documents"] = documents.digest
+            places = range(sum(1 for _ in task.candidates()))
+            if shard is not None:
+                places = shard.places(_costs(inputs, documents, costs))
+                decisive["places"] = [places.start, places.stop]
+            with Journal(journal_path, decisive, task.n_places) as journal:
+                if provenance is not None:
+                    provenance.check(inputs, documents.digest)
+                pending = Pending(inputs, places, documents, journal)
+                stopped: signal.Signals | OSError | None = None
+                measured: Sequence[Comparison] = ()
+                unmeasured: Sequence[str] = ()
+                try:
+                    if len(pending):
+                        reranker = load()
+                        if provenance is not None:
+                            provenance.write(output, reranker)
+                        for judgment in reranker.judge(
+                            pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
+                        ):
+                            pending.finish(judgment)
+                    if shard is None:
+                        measured, unmeasured = outputs.write(output, task, journal, errors, before)
+                    else:
+                        _list_failures(inputs.candidates(places), journal, errors)
+                        journal.sync()
+                        Finished(task, errors.n_inputs).write(output)
+                except KeyboardInterrupt as interrupt:
+                    stopped = stopped_by(interrupt)
+                except OSError as error:
+                    stopped = error
+                n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates(places))
+                return Outcome(len(places), n_scored, errors.n_pairs, errors.n_inputs, stopped, measured, unmeasured)
 
 
 def stopped_by(interrupt: KeyboardInterrupt) -> signal.Signals:
@@ -153,16 +164,16 @@ class Pending:
     Documents are looked up as they are taken. A pair that lacks its query or its document fails here.
     """
 
-    def __init__(self, inputs: Inputs, documents: DocumentStore, journal: Journal) -> None:
-        self._inputs, self._documents, self._journal = inputs, documents, journal
+    def __init__(self, inputs: Inputs, places: range, documents: DocumentStore, journal: Journal) -> None:
+        self._inputs, self._places, self._documents, self._journal = inputs, places, documents, journal
         self._taken: dict[int, Candidate] = {}
 
     def __len__(self) -> int:
-        return sum(not self._journal.has_score(candidate.index) for candidate in self._inputs.candidates())
+        return sum(not self._journal.has_score(candidate.index) for candidate in self._inputs.candidates(self._places))
 
     def __iter__(self) -> Iterator[tuple[Query, Passage]]:
         n_taken = 0
-        for candidate in self._inputs.candidates():
+        for candidate in self._inputs.candidates(self._places):
             if self._journal.has_score(candidate.index):
                 continue
             query, document = self._inputs.queries.get(candidate.query), self._documents.get(candidate.document)
@@ -180,6 +191,23 @@ class Pending:
 
     def _append(self, candidate: Candidate, judgment: Judgment) -> None:
         self._journal.append({**judgment.to_dict(), **asdict(candidate)})
+
+
+def _costs(
+    inputs: Inputs, documents: DocumentStore, costs: Callable[[Iterable[Pair]], Sequence[int]] | None
+) -> Sequence[int]:
+    """About how many tokens each pair takes. One that lacks its query or its document takes none or few."""
+    if costs is None:
+        return [1 for _ in inputs.candidates()]
+    found = ((inputs.queries.get(each.query), documents.get(each.document)) for each in inputs.candidates())
+    return costs((query or "", "" if document is None else document.passage) for query, document in found)
+
+
+def _list_failures(candidates: Iterable[Candidate], journal: Journal, errors: outputs.ErrorList) -> None:
+    for candidate in candidates:
+        judgment = journal.read(candidate.index)
+        if judgment is not None and judgment["error"] is not None:
+            errors.add_pair(candidate.query, candidate.document, judgment["error"])
 
 
 @contextmanager

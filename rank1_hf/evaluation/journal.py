@@ -147,18 +147,51 @@ def refuse_others(path: Path, settings: Mapping[str, Any]) -> None:
     """
     if not path.exists():
         return
+    found, asked = read_settings(path), json.loads(json.dumps(dict(settings)))
+    others = differences({name: found.get(name) for name in asked}, asked)
+    if others and _has_judgments(path):
+        said = "; ".join(f"{name} was {before}, now {now}" for name, before, now in others)
+        raise JournalError(
+            f"{path} was begun with other settings ({said}); to go on with it give the same ones, "
+            "to begin anew another output folder"
+        )
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What decides the judgments of a journal.
+
+    Raises:
+        JournalError: the file is no journal.
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         header = _parsed(file.readline())
     if header is None or header.get("journal") != FORMAT or not isinstance(header.get("settings"), dict):
         raise JournalError(f"{path} is not a journal of this version of rank1_hf; give another output folder")
-    found, asked = header["settings"], json.loads(json.dumps(dict(settings)))
-    others = [name for name in asked if found.get(name) != asked[name]]
-    if others and _has_judgments(path):
-        differences = "; ".join(f"{name} was {_short(found.get(name))}, now {_short(asked[name])}" for name in others)
-        raise JournalError(
-            f"{path} was begun with other settings ({differences}); to go on with it give the same ones, "
-            "to begin anew another output folder"
-        )
+    settings: dict[str, Any] = header["settings"]
+    return settings
+
+
+def read_records(path: Path, n_pairs: int) -> Iterator[dict[str, Any]]:
+    """The judgments of a journal, in the order of finishing, without touching the file, which another process may be
+    writing. A line that cannot be read is left out, as is a half-written last one.
+
+    Args:
+        path: the file.
+        n_pairs: how many pairs there are; indices are below this.
+    """
+    with path.open("rb") as file:
+        file.readline()
+        for line in file:
+            record = _parsed(line) if line.endswith(b"\n") else None
+            if record is not None and _is_judgment(record, n_pairs):
+                yield record
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The names of settings that are not the same, and the beginning of both values."""
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return [(name, _short(one.get(name)), _short(other.get(name))) for name in names]
 
 
 def _has_judgments(path: Path) -> bool:

@@ -12,8 +12,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from rank1_hf.evaluation import metrics
-from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.journal import Journal, json_line
+from rank1_hf.evaluation.task import Task
 from rank1_hf.files.inputs import InputError, read_lines
 from rank1_hf.files.trec import Run, run_line
 from rank1_hf.viewing.judgments import COLUMNS
@@ -38,17 +38,17 @@ class RankedDocument(NamedTuple):
     judgment: dict[str, Any] | None
 
 
-def rankings(inputs: Inputs, journal: Journal) -> Iterator[tuple[str, list[RankedDocument]]]:
+def rankings(task: Task, journal: Journal) -> Iterator[tuple[str, list[RankedDocument]]]:
     """Each query's new ranking: candidates by their log-odds, ties as they stood; those without a score behind them,
     then the documents that were not reranked, as they stood.
     """
     start = 0
-    for query, scores in inputs.run.items():
+    for query, scores in task.run.items():
         judged = [
-            (document, journal.read(start + place)) for place, document in enumerate(scores) if place < inputs.top_k
+            (document, journal.read(start + place)) for place, document in enumerate(scores) if place < task.top_k
         ]
         judged.sort(key=lambda item: _key(item[1]))
-        below = [(document, None) for place, document in enumerate(scores) if place >= inputs.top_k]
+        below = [(document, None) for place, document in enumerate(scores) if place >= task.top_k]
         yield query, with_scores([*judged, *below])
         start += len(scores)
 
@@ -73,14 +73,39 @@ def with_scores(ranked: Sequence[tuple[str, dict[str, Any] | None]]) -> list[Ran
     return found
 
 
-def write(folder: Path, inputs: Inputs, journal: Journal, errors: "ErrorList") -> Run:
-    """Write the files of a job whose candidates all have their judgment, but for the metrics. Gives the new run."""
+def write(
+    folder: Path, task: Task, journal: Journal, errors: "ErrorList", before: metrics.Values
+) -> tuple[list[metrics.Comparison], list[str]]:
+    """Write the files of a job whose candidates all have their judgment.
+
+    Args:
+        folder: where.
+        task: what was ranked.
+        journal: the judgments.
+        errors: told of pairs without a score.
+        before: what was measured of the run as it was given.
+
+    Returns:
+        What metrics.json has, and what is wrong with the measures that could not be computed of the new ranking.
+    """
+    reranked = _write_rankings(folder, task, journal, errors)
+    if task.run_json or (folder / "run.json").exists():  # one that is there would say what was once
+        write_json(folder / "run.json", reranked)
+    if task.qrels is None:
+        return [], []
+    unmeasured: list[str] = []
+    after = metrics.measure(task.qrels, reranked, task.measures, lambda problem: unmeasured.append(str(problem)))
+    return write_metrics(folder, before, after), unmeasured
+
+
+def _write_rankings(folder: Path, task: Task, journal: Journal, errors: "ErrorList") -> Run:
+    """Write run.trec and the judgments. Gives the new run."""
     reranked: Run = {}
     with (
         replacing(folder / "run.trec") as run,
         replacing(folder / "judgments.jsonl") as judgments,
     ):
-        for query, ranking in rankings(inputs, journal):
+        for query, ranking in rankings(task, journal):
             reranked[query] = {ranked.document: ranked.score for ranked in ranking}
             for rank, ranked in enumerate(ranking, start=1):
                 run.write(run_line(query, ranked.document, rank, _score(ranked.score)).encode())
@@ -177,7 +202,9 @@ class ErrorList:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        if self.n_inputs or self.n_pairs:
+        if error is not None:  # of a job that was refused, or did not get far: what was known before still holds
+            self._new.unlink()
+        elif self.n_inputs or self.n_pairs:
             self._new.replace(self._path)
         else:
             self._new.unlink()

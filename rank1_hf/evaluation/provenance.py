@@ -161,6 +161,35 @@ def read(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def merge(folders: Sequence[Path], output: Path) -> None:
+    """Write how a job was made whose shards are in these folders: as the first shard was, without `--shard`. What
+    another shard was made with besides is in "earlier".
+
+    Raises:
+        InputError: a file cannot be read.
+        OSError: it cannot be written.
+    """
+    found = [_undivided(facts) for facts in map(read, folders) if facts is not None]
+    if not found:
+        return
+    first, *others = found
+    earlier = first["earlier"]
+    for each in others:
+        for one in (*each["earlier"], {name: value for name, value in each.items() if name != "earlier"}):
+            if all(any(differences(known, one)) for known in (first, *earlier)):
+                earlier.append(one)
+    with replacing(output / NAME) as file:
+        file.write(json.dumps(first, indent=2).encode() + b"\n")
+
+
+def _undivided(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without what only one shard has."""
+    shard = facts["options"].get("shard")
+    command = [word for word in facts["command"] if word not in ("--shard", shard)]
+    options = {name: value for name, value in facts["options"].items() if name not in ("shard", "output")}
+    return {"earlier": [], **facts, "command": command, "options": options}
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What differs between two environments: a name, and the two values in short. What only one has known is none."""
     for package in sorted(before["versions"].keys() | now["versions"].keys()):

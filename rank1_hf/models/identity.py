@@ -1,9 +1,15 @@
 """The identity of a checkpoint, which separates its judgments from another's, without loading it."""
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rank1_hf.models.loading import open_checkpoint
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rank1_hf.models.loading import Checkpoint, CheckpointError, open_checkpoint
 
 _BLOCK, _BLOCKS = 1 << 16, 1024  # bytes, and how many blocks of a file are read at most
 
@@ -29,15 +35,69 @@ def checkpoint_identity(
         CheckpointError: there is no such checkpoint.
     """
     checkpoint = open_checkpoint(name, revision=revision, subfolder=subfolder, token=token, allow_pickles=allow_pickles)
-    folder = Path(checkpoint.path, subfolder or "")
-    if not folder.is_dir():
-        return f"{checkpoint.path}@{getattr(checkpoint.config, '_commit_hash', None)}"
+    folder = _folder(checkpoint)
+    if folder is None:
+        return f"{checkpoint.path}@{_commit(checkpoint)}"
     digest = hashlib.sha256()
-    pickles = ["*.bin"] if allow_pickles else []
-    for pattern in ("*.json", "*.safetensors", "*.model", "*.txt", *pickles):
-        for file in sorted(folder.glob(pattern)):
-            digest.update(file.name.encode() + _sample(file))
+    for file in _files(folder, checkpoint.pickles):
+        digest.update(file.name.encode() + _sample(file))
     return f"sha256:{digest.hexdigest()}"
+
+
+def weights_fingerprint(source: Checkpoint | PreTrainedModel) -> str:
+    """The same of every byte: a hub checkpoint's name and commit, a digest of a folder's files, or one of the tensors
+    of a model that was handed over. It reads all weights, a gigabyte or two a second; several files are read at once.
+
+    Raises:
+        CheckpointError: the checkpoint has no commit, or the model has tensors that are not in memory.
+    """
+    digest = hashlib.sha256()
+    if isinstance(source, PreTrainedModel):
+        for name, tensor in source.state_dict().items():
+            digest.update(_described(name, tensor))
+        return f"tensors:{digest.hexdigest()}"
+    folder = _folder(source)
+    if folder is None:
+        if _commit(source) is None:
+            raise CheckpointError(
+                f"nothing says which commit of {source.path} this is; download it and give the folder"
+            )
+        return f"{source.path}@{_commit(source)} {source.source['subfolder']} {source.pickles}"
+    files = list(_files(folder, source.pickles))
+    with ThreadPoolExecutor() as pool:
+        for file, found in zip(files, pool.map(_whole, files), strict=True):
+            digest.update(file.name.encode() + found)
+    return f"files:{digest.hexdigest()}"
+
+
+def _folder(checkpoint: Checkpoint) -> Path | None:
+    """Where its files are; None: on the hub."""
+    folder = Path(checkpoint.path, checkpoint.source["subfolder"])
+    return folder if folder.is_dir() else None
+
+
+def _commit(checkpoint: Checkpoint) -> str | None:
+    commit: str | None = getattr(checkpoint.config, "_commit_hash", None)
+    return commit
+
+
+def _files(folder: Path, pickles: bool) -> Iterator[Path]:
+    for pattern in ("*.json", "*.safetensors", "*.model", "*.txt", *(["*.bin"] if pickles else [])):
+        yield from sorted(folder.glob(pattern))
+
+
+def _whole(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _described(name: str, tensor: object) -> bytes:
+    if not isinstance(tensor, Tensor):
+        return f"{name} {tensor!r}".encode()
+    if tensor.is_meta:
+        raise CheckpointError(f"{name} of the model is not in memory, so that nothing says which weights these are")
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + hashlib.sha256(content.data).digest()
 
 
 def _sample(file: Path) -> bytes:

@@ -73,16 +73,14 @@ def activation_bytes(
     """What one step takes besides weights and KV, roughly: its attention, its MLP or its logits, the largest of them.
 
     Of a token attention has about eight states alive (the stream, the normed one, queries, keys, values, two of them
-    once more while they are rotated, the output), the MLP two and three of its inner ones. Of rows with few tokens
-    attention has the parts of their contexts, in float32. A row's logits are there in the model's dtype and in float32.
-    Of quantized weights the largest matrix is written out.
+    once more while they are rotated, the output), the MLP three and three of its inner ones. Of rows with few tokens
+    attention has the parts of their contexts, in float32. Of quantized weights the largest matrix is written out.
     """
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     parts = min(n_rows, n_tokens) * config.num_attention_heads * MAX_SPLITS * (head_dim(config) + 1)
     attention = n_tokens * 8 * hidden * dtype.itemsize + parts * torch.float32.itemsize
-    mlp = n_tokens * (2 * hidden + 3 * inner) * dtype.itemsize
-    in_float32 = torch.float32.itemsize + (dtype.itemsize if dtype != torch.float32 else 0)
-    logits = n_tokens * 2 * hidden * dtype.itemsize + n_rows * config.vocab_size * in_float32
+    mlp = n_tokens * (3 * hidden + 3 * inner) * dtype.itemsize
+    logits = (n_tokens * 2 * hidden + n_rows * config.vocab_size) * dtype.itemsize
     written_out = hidden * inner * dtype.itemsize if is_quantized else 0
     return int(max(attention + written_out, mlp + written_out, logits))
 

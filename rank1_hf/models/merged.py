@@ -42,7 +42,7 @@ def merge_products(parent: nn.Module, names: Sequence[str]) -> Product:
             _share(whole.bias, [layer.bias for layer in layers])
     else:
         return separate_products(layers)
-    return lambda states: torch.split(whole(states), sizes, -1)
+    return lambda states: whole(states).split_with_sizes(sizes, -1)
 
 
 def _are_alike(layers: Sequence[nn.Linear]) -> bool:

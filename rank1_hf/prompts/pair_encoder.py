@@ -1,8 +1,10 @@
 """From a pair to a prompt that leaves room for a chain: how long prompts and chains may be."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
+from rank1_hf.models.loading import Checkpoint, context_length
+from rank1_hf.prompts.markers import Markers
 from rank1_hf.prompts.pairs import unpack
 from rank1_hf.prompts.prompt import (
     Pair,
@@ -17,6 +19,9 @@ from rank1_hf.prompts.prompt import (
 
 DEFAULT_BUDGET = 8192
 """The official code's `max_output_tokens`."""
+
+MAX_LENGTH = 16000
+"""The official code's `context_size`."""
 
 _CLOSE_RESERVE = 8  # what a forced close adds behind a chain besides `</think>`: two line breaks, and pieces that split
 
@@ -64,6 +69,32 @@ class PairEncoder:
                 f"max_length and the model's own limit) and the shortest prompt needs {shortest} of them; "
                 f"use at most {max(context - shortest, 0)}"
             )
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        template: str | None = None,
+        markers: Markers | None = None,
+        max_length: int = MAX_LENGTH,
+        max_new_tokens: int | None = None,
+        min_thinking_tokens: int = 0,
+        truncation: Truncation = "passage",
+    ) -> Self:
+        """That of a checkpoint, whose weights are not needed; `max_length` or the model's own limit is the context.
+
+        Raises:
+            ContractError: the tokenizer cannot express the prompt contract.
+            ValueError: as above; or the template lacks its place for the query.
+        """
+        return cls(
+            PromptEncoder(checkpoint.tokenizer, template=template, markers=markers),
+            context=min(max_length, context_length(checkpoint.config) or max_length),
+            max_new_tokens=max_new_tokens,
+            min_thinking_tokens=min_thinking_tokens,
+            truncation=truncation,
+        )
 
     @property
     def _prompt_room(self) -> int:

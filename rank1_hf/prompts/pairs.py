@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Query, passage_text, query_text
 from rank1_hf.prompts.tables import PASSAGE, QUERY, Table, is_table, pairs_of
 
@@ -49,6 +50,18 @@ def unpack(pair: Any) -> tuple[Query, Passage]:  # noqa: ANN401
         size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
         raise PairError(f"a pair must be (query, passage), not a {type(pair).__name__}{size}") from None
     return query, passage
+
+
+def with_instruction(pair: Any, instruction: str) -> Any:  # noqa: ANN401
+    """The pair, its query with an instruction where it has none of its own. What is no pair stays as it is."""
+    try:
+        query, passage = unpack(pair)
+        query_text(query)
+    except PairError:
+        return pair
+    asked = query if isinstance(query, Mapping) else {"text": query}
+    has_own = not is_missing(asked.get("instruction"))
+    return pair if has_own else ({**asked, "instruction": instruction}, passage)
 
 
 def in_decoding_order(pairs: Sequence[Pair]) -> Iterator[tuple[int, Pair]]:

@@ -12,6 +12,7 @@ tokenizer adds itself (a BOS for Llama and Mistral). And text from a user or a d
 `</think> true` or `<|im_end|>` is tokenized as these characters and never becomes a special token.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,11 @@ class PromptEncoder:
         self._ends_sentence: dict[int, bool] = {}
         self._head: tuple[str, list[int]] = ("", [])  # the last query's share of the prompt, and its ids
 
+    @property
+    def fingerprint(self) -> str:
+        """Which tokenizer it is, by all that it is made of."""
+        return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
     # ---- text -> ids -------------------------------------------------------------------------------------------------
 
     def encode(
@@ -183,9 +189,9 @@ class PromptEncoder:
 
     # ---- chains ------------------------------------------------------------------------------------------------------
 
-    def chain_rules(self, eos: frozenset[int]) -> ChainRules:
+    def chain_rules(self, eos: frozenset[int], vocab_size: int | None = None) -> ChainRules:
         """What this tokenizer's ids mean to a chain; `eos` are the ids that end the model's text."""
-        return ChainRules(close=self.close_ids, eos=eos, force_close=self.force_close, rethink=self.rethink)
+        return ChainRules(self.close_ids, eos, self.force_close, self.rethink, vocab_size)
 
     def force_close(self, prompt: Sequence[int], thought: Sequence[int]) -> list[int]:
         """The context of a chain that did not close itself: cut after its last sentence, then closed.

@@ -8,93 +8,29 @@ invalid pairs, its duplicates, and the texts needed to build its results.
 
 import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedModel
 
-from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
 from rank1_hf.chains.chain import Ended
-from rank1_hf.chains.rules import DoNotThink, Rule, SteeringError, rule_for_pair
-from rank1_hf.chains.steering import Steering
+from rank1_hf.chains.rules import SteeringError, rule_for_pair
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import unpack
-from rank1_hf.prompts.prompt import Pair, PairError, Prompt, PromptEncoder, passage_text, query_text
-from rank1_hf.reranking.given_chains import GivenChains
+from rank1_hf.prompts.prompt import Pair, PairError, Prompt, passage_text, query_text
+from rank1_hf.reranking.cached_judgments import CachedJudgments
+from rank1_hf.reranking.call_options import CallOptions
 from rank1_hf.results.judgment import Interrupted, Judgment, sigmoid
-from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import LensObserver
-from rank1_hf.tracing.observer import Observed, Observer
-from rank1_hf.tracing.tracer import TraceOptions, Tracer
+from rank1_hf.tracing.observer import Observed
+from rank1_hf.tracing.tracer import Tracer
 
-Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
-
+_HITS_AT_A_TIME = 64  # judgments from the cache that are handed out together
 _REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """A call's options: arguments of `Rank1.judge`, and the chains given to `score_chains`.
-
-    Raises:
-        TypeError, ValueError: they make no sense.
-    """
-
-    think: bool = True
-    rule: Rule | None = None
-    logits_processor: Processor | Mapping[int, Processor] | None = None
-    trace: bool | TraceOptions = False
-    observers: Sequence[Observer] = ()
-    given: GivenChains | None = None
-
-    def __post_init__(self) -> None:
-        if self.rule is not None:
-            if not self.think:
-                raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
-            if not isinstance(self.rule, Rule):
-                raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
-        if self.rule is not None and self.rule.reads_beliefs:
-            check_belief_at(self.rule.belief_at)
-            of_trace = None if self.traced is None else self.traced.belief
-            if of_trace not in (None, self.rule.belief_at):
-                raise ValueError(
-                    f"the rule reads beliefs at {self.rule.belief_at!r} and the trace at {of_trace!r}; use one for both"
-                )
-
-    @property
-    def traced(self) -> TraceOptions | None:
-        """What goes into the traces; None where there are none."""
-        if isinstance(self.trace, bool):
-            return TraceOptions() if self.trace else None
-        return self.trace
-
-    @property
-    def watches(self) -> bool:
-        """Whether the pairs are observed while they are decoded."""
-        return bool(self.observers) or self.traced is not None
-
-    @property
-    def belief(self) -> BeliefAt | None:
-        """Where beliefs are read, for the trace or for the rule."""
-        if self.rule is not None and self.rule.reads_beliefs:
-            return self.rule.belief_at
-        return None if self.traced is None else self.traced.belief
-
-    def steering(self, encoder: PromptEncoder, min_thinking_tokens: int) -> Steering:
-        """What it asks of every chain."""
-        rule = self.rule if self.think else DoNotThink()
-        return Steering(min_thinking_tokens, rule, belief_at=belief_at(self.belief, encoder))
-
-    def processor(self, index: int) -> Processor | None:
-        """That of one pair."""
-        if isinstance(self.logits_processor, Mapping):
-            return self.logits_processor.get(index)
-        return self.logits_processor
-
-
-_Key = tuple[str, str, int, tuple[int, ...]]
+_Key = tuple[str, str, int | None, tuple[int, ...]]
 
 
 @dataclass(slots=True)
@@ -116,12 +52,14 @@ class Call:
         model: for the lens of a trace.
         pairs: with their places.
         options: what is wanted besides judgments.
+        cached: judgments that are known already, and where those of this call are kept; for calls without options.
         is_wanted: asked before every step whether a pair is still wanted; once it is not, what it holds is freed, and
             its judgment is an error. It may be answered from another thread. None: all of them are.
 
     Pairs that come over time: None among them means that there is none at the moment; see `Decoder.steps`.
 
     Attributes:
+        is_over: whether all pairs were taken. Requests that ended before go on when they are asked for again.
         n_ended: how many of the judgments taken so far ended in which way; None: without a score.
     """
 
@@ -132,6 +70,7 @@ class Call:
         pairs: Iterator[tuple[int, Pair] | None],
         options: CallOptions,
         *,
+        cached: CachedJudgments | None = None,
         is_wanted: Callable[[int], bool] | None = None,
     ) -> None:
         self._pair_encoder = encoder
@@ -139,37 +78,53 @@ class Call:
         self._model = model
         self._pairs = pairs
         self._options = options
+        self._cached = cached
         self._is_wanted = is_wanted
         self._steering = options.steering(self._encoder, encoder.min_thinking_tokens)
         self._live: dict[int, _Live] = {}
         self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
         self._finished: OrderedDict[_Key, Judgment] = OrderedDict()
         self._ready: deque[Judgment] = deque()
+        self.is_over = False
         self.n_ended: Counter[Ended | None] = Counter()
 
     def requests(self) -> Iterator[Request | None]:
         """What is to be decoded; what cannot be, or is already, is seen to here."""
+        n_hits = 0
         for arrived in self._pairs:
             if arrived is None:
                 yield None
                 continue
             index, pair = arrived
             try:
-                query, passage = unpack(pair)
+                query, passage = unpack(self._options.instructed(pair))
                 given = self._given_ids(index)
-                key = (query_text(query), passage_text(passage), id(self._options.processor(index)), given)
+                processed = (
+                    None if self._options.processor(index) is None else index
+                )  # who samples wants each by itself
+                key = (query_text(query), passage_text(passage), processed, given)
                 if key in self._waiting:
                     self._waiting[key].append(index)
                 elif key in self._finished:
                     self._ready.append(self._finished[key].at(index))
                 else:
-                    live = self._begin(index, key, self._pair_encoder.encode(query, passage))
+                    prompt = self._pair_encoder.encode(query, passage)
+                    hit = None if self._cached is None else self._cached.get(index, prompt)
+                    if hit is not None:
+                        self._ready.append(hit)
+                        self._remember(key, hit)
+                        n_hits += 1
+                        if n_hits % _HITS_AT_A_TIME == 0:
+                            yield None  # so that they are taken
+                        continue
+                    live = self._begin(index, key, prompt)
                     request = self._request(index, live, given, self._cancelled(index, key))
                     self._waiting[key] = []
                     self._live[index] = live
                     yield request
             except (PairError, SteeringError) as error:
                 self._ready.append(Judgment.failed(index, str(error)))
+        self.is_over = True
 
     def finish(self, decoded: Decoded) -> None:
         """Make the judgment of what the decoder has finished, and of the pairs that are equal to it."""
@@ -185,9 +140,9 @@ class Call:
         self._ready.append(judgment)
         self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
         if judgment.error is None:
-            self._finished[key] = judgment
-        if len(self._finished) > _REMEMBERED:
-            self._finished.popitem(last=False)
+            self._remember(key, judgment)
+            if self._cached is not None:
+                self._cached.put(live.prompt, judgment)
 
     def take_ready(self) -> Iterator[Judgment]:
         """The judgments there are by now, each once."""
@@ -195,6 +150,11 @@ class Call:
             judgment = self._ready.popleft()
             self.n_ended[judgment.ended] += 1
             yield judgment
+
+    def _remember(self, key: _Key, judgment: Judgment) -> None:
+        self._finished[key] = judgment
+        if len(self._finished) > _REMEMBERED:
+            self._finished.popitem(last=False)
 
     def _begin(self, index: int, key: _Key, prompt: Prompt) -> _Live:
         options = self._options.traced

@@ -6,20 +6,19 @@ mean nothing have no effect, as there; those that would mean something else are 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Any, Literal, TypeAlias, Unpack, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.rules import Rule
-from rank1_hf.inputs.values import is_missing, whole_number
+from rank1_hf.inputs.values import whole_number
 from rank1_hf.prompts.pairs import Pairs, is_pair
 from rank1_hf.prompts.prompt import Passage, Query, query_text
+from rank1_hf.reranking.call_options import PairOptions, call_options
 from rank1_hf.reranking.remarks import warn_of_failures
 from rank1_hf.results.judgment import Judgment, ranking_key
-from rank1_hf.tracing.observer import Observer
 from rank1_hf.tracing.top_k_exit import TopKExit, top_k_exit_rule
 from rank1_hf.viewing.judgments import Judgments, Ranking
 
@@ -27,7 +26,7 @@ Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float32]] | np.float32
 Activation: TypeAlias = Callable[[Tensor], Tensor]
 
 
-class PredictOptions(TypedDict, total=False):
+class PredictOptions(PairOptions, total=False):
     """The arguments of `predict` that do not decide what kind of thing it returns."""
 
     inputs: Pairs | None
@@ -67,6 +66,9 @@ def without_cross_encoder_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "num_labels"}
 
 
+_ONLY_SCORES = {"trace": "an array of scores has no place for it; use judge, or rank and its judgments"}
+
+
 class _NoModelCard:
     """Where sentence-transformers' evaluators write what they have measured, besides returning it. Nothing is kept."""
 
@@ -99,8 +101,7 @@ class CrossEncoderMethods(ABC):
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-        rule: Rule | None = None,
-        observers: Sequence[Observer] = (),
+        **options: Unpack[PairOptions],
     ) -> Judgments:
         """Think about every pair."""
 
@@ -150,6 +151,7 @@ class CrossEncoderMethods(ABC):
         device: str | torch.device | None = None,
         pool: None = None,
         chunk_size: int | None = None,
+        **options: Unpack[PairOptions],
     ) -> Scores | Tensor | list[Tensor]:
         """The scores of pairs, as `CrossEncoder.predict` gives them.
 
@@ -164,6 +166,7 @@ class CrossEncoderMethods(ABC):
             convert_to_tensor: a tensor, on the CPU.
             device: the model's own, or None.
             pool, chunk_size: None, or without effect; see `start_multi_process_pool`.
+            options: instruction, think, rule, logits_processor and observers: see `PairOptions`.
 
         Returns:
             float32 [pairs], in the order given; for one pair alone a single float32. A pair without a score is NaN, and
@@ -176,9 +179,10 @@ class CrossEncoderMethods(ABC):
         if pairs is not None and inputs is not None:
             raise TypeError("pairs and inputs are two names of one argument; give one of them")
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
+        call_options("predict", self.model, options, senseless=_ONLY_SCORES)
         given = inputs if pairs is None else pairs
         single = is_pair(given)
-        judgments = self.judge(given, batch_size=batch_size, show_progress_bar=show_progress_bar)  # type: ignore[arg-type]
+        judgments = self.judge(given, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)  # type: ignore[arg-type]
         warn_of_failures(judgments)
         scores = _scores(judgments, activation_fn)
         if convert_to_tensor:
@@ -194,7 +198,6 @@ class CrossEncoderMethods(ABC):
         top_k: int | None = None,
         return_documents: bool = False,
         *,
-        instruction: str | None = None,
         early_exit: Literal["top_k"] | TopKExit | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
@@ -204,6 +207,7 @@ class CrossEncoderMethods(ABC):
         device: str | torch.device | None = None,
         pool: None = None,
         chunk_size: int | None = None,
+        **options: Unpack[PairOptions],
     ) -> Ranking:
         """Rank passages for one query, as `CrossEncoder.rank` does.
 
@@ -212,7 +216,6 @@ class CrossEncoderMethods(ABC):
             documents: the passages.
             top_k: keep only the best so many.
             return_documents: put each passage into its dict, as "text".
-            instruction: what else decides about relevance; stands behind the query in the prompt.
             early_exit: "top_k" stops thinking about passages that k others lead by a margin, see `TopKExit`, whose
                 thresholds can be given instead. Such a chain is closed where it is, as "stopped". The ranking may lack
                 passages that it would have without; `TopKExit` says what was measured. Who is given up depends on how
@@ -221,6 +224,8 @@ class CrossEncoderMethods(ABC):
             show_progress_bar: None: only on a terminal.
             activation_fn: as in `predict`; then the ranking is by what it gives.
             prompt_name, prompt, device, pool, chunk_size: as in `predict`.
+            options: instruction, think, rule, logits_processor, trace and observers: see `PairOptions`. Traces are in
+                `Ranking.judgments`.
 
         Returns:
             Dicts, best first by log_odds, ties in the order given, passages without a score last: "corpus_id" (the
@@ -230,25 +235,25 @@ class CrossEncoderMethods(ABC):
         Raises:
             PairError: the query is not usable text.
             TypeError: `documents` is not a list of passages.
-            ValueError: as `predict`; or `early_exit` without `top_k`, or it is none.
+            ValueError: as `predict`; or `early_exit` without `top_k`, or with a rule, or it is none.
         """
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
         if top_k is not None:
             top_k = whole_number("top_k", top_k, least=1)
+        call_options("rank", self.model, options)
         exit_rule = top_k_exit_rule(top_k, early_exit)
+        if exit_rule is not None and options.get("rule") is not None:
+            raise ValueError("early_exit is a rule by itself; leave out rule, or early_exit")
         if isinstance(documents, str | bytes | Mapping):
             raise TypeError(f"documents must be a list of passages, not one {type(documents).__name__}")
         documents = list(documents)
         if top_k is not None and top_k >= len(documents):
             exit_rule = None  # all are among the best
-        text = query_text(query if is_missing(instruction) else {"text": query, "instruction": instruction})
-        judgments = self.judge(
-            [(text, document) for document in documents],
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            rule=exit_rule,
-            observers=[] if exit_rule is None else [exit_rule],
-        )
+        query_text(query)  # raises where it is none
+        if exit_rule is not None:
+            options["rule"], options["observers"] = exit_rule, (*options.get("observers", ()), exit_rule)
+        pairs = [(query, document) for document in documents]
+        judgments = self.judge(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)
         scores = [judgment.score for judgment in judgments]
         order = sorted(judgments, key=ranking_key)
         if activation_fn is not None:

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar, Unpack
 
 import torch
 from transformers import PreTrainedModel
@@ -13,9 +14,10 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.files.completions import completion_of
 from rank1_hf.prompts.pair_encoder import PairEncoder
-from rank1_hf.prompts.pairs import Pairs, as_pairs
+from rank1_hf.prompts.pairs import Pairs, as_pairs, unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query
-from rank1_hf.reranking.call import Call, CallOptions
+from rank1_hf.reranking.call import Call
+from rank1_hf.reranking.call_options import CallOptions, PairOptions, call_options
 from rank1_hf.reranking.cases import Rounding
 from rank1_hf.reranking.given_chains import Close, GivenChain, GivenChains
 from rank1_hf.reranking.verification import verify
@@ -23,7 +25,6 @@ from rank1_hf.results.completion import Completion
 from rank1_hf.results.judgment import Judgment, TokenEvent
 from rank1_hf.results.trace import Trace
 from rank1_hf.tracing.lens import Lens, LensObserver
-from rank1_hf.tracing.observer import Observer
 from rank1_hf.tracing.token_stream import TokenStream
 from rank1_hf.tracing.tracer import TraceOptions
 from rank1_hf.viewing.judgments import Judgments
@@ -31,6 +32,14 @@ from rank1_hf.viewing.texts import with_given_chain
 from rank1_hf.viewing.verifications import Verifications
 
 _T = TypeVar("_T")
+
+_TRACES = {
+    "trace": "it shows what it finds in a form of its own; use judge(pairs, trace=...) for judgments with traces"
+}
+_DECODES = dict.fromkeys(
+    ("think", "rule", "logits_processor"),
+    "nothing is decoded behind a whole chain; use score_chain(..., resume=True) to think on from it",
+)
 
 
 class InspectionMethods(ABC):
@@ -78,27 +87,32 @@ class InspectionMethods(ABC):
         belief: BeliefAt | None = "sentences",
         lens: bool = True,
         attention: bool = True,
+        **options: Unpack[PairOptions],
     ) -> Trace:
-        """Judge one pair and record its trace; see `TraceOptions` for what the arguments mean.
+        """Judge one pair and record its trace; see `TraceOptions` for what the arguments mean, and `PairOptions`.
 
         Raises:
             PairError: the pair cannot be judged.
+            TypeError, ValueError: an option makes no sense.
         """
-        options = TraceOptions(belief, lens=lens, attention=attention)
-        judgment = self._judge_one(query, passage, CallOptions(trace=options))
+        asked = call_options("trace", self.model, options, senseless=_TRACES)
+        wanted = TraceOptions(belief, lens=lens, attention=attention)
+        judgment = self._judge_one(query, passage, replace(asked, trace=wanted))
         if judgment.trace is None:
             raise RuntimeError("the trace of this pair failed; the log says why")
         return judgment.trace
 
-    def lens(self, query: Query, passage: Passage) -> Lens:
+    def lens(self, query: Query, passage: Passage, **options: Unpack[PairOptions]) -> Lens:
         """Think about one pair, and read its verdict from every layer and the attention of every head.
 
         Raises:
             PairError: the pair cannot be judged.
+            TypeError, ValueError: an option makes no sense; see `PairOptions`.
         """
+        asked = call_options("lens", self.model, options, senseless=_TRACES)
         observer = LensObserver(self.model, self.encoder.true_id, self.encoder.false_id)
-        judgment = self._judge_one(query, passage, CallOptions(observers=[observer]))
-        return observer.lens(judgment, self.pair_encoder.encode(query, passage), self.encoder)
+        judgment = self._judge_one(query, passage, replace(asked, observers=(*asked.observers, observer)))
+        return observer.lens(judgment, self.encode(*unpack(asked.instructed((query, passage)))), self.encoder)
 
     def score_chain(
         self,
@@ -108,8 +122,7 @@ class InspectionMethods(ABC):
         *,
         resume: bool = False,
         close: Close = "given",
-        trace: bool | TraceOptions = False,
-        observers: Sequence[Observer] = (),
+        **options: Unpack[PairOptions],
     ) -> Judgment:
         """The verdict of the model behind a given chain: `score_chains` of one.
 
@@ -118,17 +131,19 @@ class InspectionMethods(ABC):
             chain: what stands behind `<think>`: a text (as `Judgment.chain` is), or token ids (as `Trace.token_ids`
                 are), without markers.
             resume: let the model think on from the end of the chain, instead of closing it there.
-            close, trace, observers: as in `score_chains`.
+            close: as in `score_chains`.
+            options: see `PairOptions`; rule, logits_processor and think only with `resume`.
 
         Returns:
             The judgment; its chain is the whole one, a text as it was given.
 
         Raises:
             PairError: the pair cannot be judged, or the chain is none or does not fit.
-            ValueError: an option makes no sense.
+            TypeError, ValueError: an option makes no sense.
         """
         given = GivenChains([chain], None if resume else close)
-        (judgment,) = self._score([(query, passage)], given, None, False, trace, observers)
+        asked = call_options("score_chain", self.model, options, senseless={} if resume else _DECODES, given=given)
+        (judgment,) = self._score([(query, passage)], given, None, False, asked)
         if judgment.error is not None:
             raise PairError(judgment.error)
         return judgment
@@ -141,8 +156,7 @@ class InspectionMethods(ABC):
         close: Close = "given",
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-        trace: bool | TraceOptions = False,
-        observers: Sequence[Observer] = (),
+        **options: Unpack[PairOptions],
     ) -> Judgments:
         """The verdicts of the model behind given chains (teacher forcing): nothing is decoded, all tokens are prefill.
 
@@ -158,7 +172,8 @@ class InspectionMethods(ABC):
             close: "given": each is closed as it is, as a model closes its chain; "forced": each is cut after its last
                 sentence and closed, as the official code closes a chain that ran out of tokens. So a chain gets the
                 score that it had there.
-            batch_size, show_progress_bar, trace, observers: as in `judge`.
+            batch_size, show_progress_bar: as in `judge`.
+            options: instruction, trace and observers: see `PairOptions`.
 
         Returns:
             A judgment for each pair, with the chain as it was given, which counts as "closed", or as "stopped" where it
@@ -172,7 +187,9 @@ class InspectionMethods(ABC):
         if isinstance(chains, str) or len(chains) != len(many):
             n = "one text" if isinstance(chains, str) else len(chains)
             raise ValueError(f"there must be one chain for each of the {len(many)} pairs, not {n}")
-        return self._score(many, GivenChains(chains, close), batch_size, show_progress_bar, trace, observers)
+        given = GivenChains(chains, close)
+        asked = call_options("score_chains", self.model, options, senseless=_DECODES, given=given)
+        return self._score(many, given, batch_size, show_progress_bar, asked)
 
     def _score(
         self,
@@ -180,10 +197,8 @@ class InspectionMethods(ABC):
         given: GivenChains,
         batch_size: int | None,
         show_progress_bar: bool | None,
-        trace: bool | TraceOptions,
-        observers: Sequence[Observer],
+        options: CallOptions,
     ) -> Judgments:
-        options = CallOptions(trace=trace, observers=tuple(observers), given=given)
         judgments = self._judge_all(pairs, batch_size, show_progress_bar, options)
         as_given = [
             with_given_chain(judgment, chain, self.encoder) if isinstance(chain, str) else judgment
@@ -224,17 +239,19 @@ class InspectionMethods(ABC):
         ]
         return verify(self, completions, chosen, batch_size=batch_size, show_progress_bar=show_progress_bar)
 
-    def stream(self, query: Query, passage: Passage) -> Iterator[TokenEvent | Judgment]:
+    def stream(self, query: Query, passage: Passage, **options: Unpack[PairOptions]) -> Iterator[TokenEvent | Judgment]:
         """Think about one pair aloud: yields each token of the chain as it comes, and then the judgment.
 
         Raises:
             PairError: the pair cannot be judged.
+            TypeError, ValueError: an option makes no sense; see `PairOptions`.
         """
-        return self.locked_per_step(self._stream(query, passage))
+        return self.locked_per_step(self._stream((query, passage), call_options("stream", self.model, options)))
 
-    def _stream(self, query: Query, passage: Passage) -> Generator[TokenEvent | Judgment]:
+    def _stream(self, pair: Pair, asked: CallOptions) -> Generator[TokenEvent | Judgment]:
         tokens = TokenStream(self.encoder)
-        call = Call(self.pair_encoder, self.model, iter([(0, (query, passage))]), CallOptions(observers=[tokens]))
+        asked = replace(asked, observers=(*asked.observers, tokens))
+        call = Call(self.pair_encoder, self.model, iter([(0, pair)]), asked)
         with closing(self.decoder.steps(call.requests())) as steps:
             for finished in steps:
                 yield from tokens.take()

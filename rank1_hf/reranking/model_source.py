@@ -12,6 +12,7 @@ from rank1_hf.decoding.warm_start import kernels_compiling
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.batch_invariance import make_batch_invariant
 from rank1_hf.models.devices import resolve_device, resolve_dtype
+from rank1_hf.models.identity import weights_fingerprint
 from rank1_hf.models.loading import Checkpoint, load_model, open_checkpoint
 from rank1_hf.models.packed import pack_linear_layers
 from rank1_hf.models.placement import is_split
@@ -99,6 +100,14 @@ class ModelSource:
         processes = Processes(n, (self._chosen if self._model is None else self._model.device).type)
         self._device = self._chosen = processes.device
         return processes
+
+    def fingerprint(self) -> str:
+        """Which weights these are.
+
+        Raises:
+            CheckpointError: nothing says so.
+        """
+        return weights_fingerprint(self._model or self.checkpoint)
 
     def load(self, options: DecodingOptions) -> PreTrainedModel:
         """The model, with its weights. It takes longest, so whatever else may be wrong is checked before.

@@ -28,6 +28,7 @@ class Judgment:
         truncated: whether the passage was cut to fit.
         error: None, or why this pair has no score.
         trace: the chain token by token; None where not asked for.
+        cached: whether it comes from a score cache. Judgments are equal wherever they come from.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Judgment:
     truncated: bool
     error: str | None = None
     trace: Trace | None = field(default=None, repr=False)
+    cached: bool = field(default=False, compare=False)
 
     @classmethod
     def failed(cls, index: int, error: str) -> "Judgment":

@@ -15,7 +15,8 @@ from types import TracebackType
 
 from rank1_hf.prompts.prompt import Pair
 from rank1_hf.reranker import Rank1
-from rank1_hf.reranking.call import Call, CallOptions
+from rank1_hf.reranking.call import Call
+from rank1_hf.reranking.call_options import CallOptions
 from rank1_hf.results.judgment import Judgment
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ class Engine:
             self.reranker.model,
             self._arriving(),
             CallOptions(),
+            cached=self.reranker.cached_judgments(CallOptions(), self._batch_size),
             is_wanted=self._is_wanted,
         )
         steps = self.reranker.decoder.steps(call.requests(), max_rows=self._batch_size)

@@ -54,7 +54,7 @@ class Observer:
 
     Subclass it, override the events you need, and name what has to be computed for them; nothing else is. One
     object sees all pairs, many at a time: keep what belongs to one under its `pair.index`. Equal pairs of a call are
-    decoded once and seen once, at the first one's index.
+    decoded once and seen once, at the first one's index, where they have no logits processor.
 
     The moments of a pair come in this order: admitted, prefilled, step (once for each token the chain takes, in their
     order, also where several were guessed and verified at once), closed, verdict, finished. Where memory is short a
@@ -166,13 +166,16 @@ def check_observers(observers: Iterable[Observer], *, n_layers: int, n_heads: in
     """Say before any work what observers want that the model does not have.
 
     Raises:
-        TypeError: one is no `Observer`.
+        TypeError: one is no `Observer`, or does not say by `Needs` what it needs.
         ValueError: there is no such layer or head.
     """
     for observer in observers:
         if not isinstance(observer, Observer):
             raise TypeError(f"an observer is an object of a subclass of rank1_hf.tracing.Observer, not {observer!r}")
-        needs = _needs(observer, verdict=False) | _needs(observer, verdict=True)
+        for needed in (observer.step_needs, observer.verdict_needs):
+            if not isinstance(needed, Needs):
+                raise TypeError(f"what {type(observer).__name__} needs must be rank1_hf.tracing.Needs, not {needed!r}")
+        needs = observer.step_needs | observer.verdict_needs
         layers = needs.hidden_states | {layer for layer, _ in needs.attention}
         heads = {head for _, head in needs.attention}
         for name, wanted, n in (("layers", layers, n_layers), ("heads", heads, n_heads)):

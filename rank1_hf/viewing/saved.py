@@ -30,7 +30,7 @@ _PARQUET = b"PAR1"
 _ADVICE = (
     "give a judgments.jsonl or journal.jsonl of evaluate, or records with a query, a document, a score and a chain"
 )
-_FIELDS = [field.name for field in fields(Judgment) if field.name not in ("index", "trace")]
+_FIELDS = [field.name for field in fields(Judgment) if field.name not in ("index", "trace", "cached")]
 
 
 def read_judgments(path: Path, places: Places) -> Judgments:

@@ -183,6 +183,7 @@ def test_json_says_everything_and_is_utf8(script: Script) -> None:
             "ended": "closed",
             "truncated": False,
             "error": None,
+            "cached": False,
         }
     ]
     assert "駅 🙂" in result.out

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from typer.testing import CliRunner
 from rank1_hf import reranker
 from rank1_hf.commands import cli
 from rank1_hf.commands.evaluate import _table
+from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.evaluation import job
+from rank1_hf.evaluation import metrics
+from rank1_hf.evaluation import task as task_module
 from rank1_hf.evaluation.candidates import queries_are_documents
 from rank1_hf.evaluation.metrics import Comparison
 from rank1_hf.files.inputs import Document, InputError
@@ -108,7 +111,8 @@ def test_a_measure_that_fails_at_the_end_is_told_even_if_quiet(
             skip(InputError("P@1 cannot be computed: no memory"))
         return next(measured)
 
-    monkeypatch.setattr(job, "measure", measure)
+    for module in (task_module, metrics):  # before, and after
+        monkeypatch.setattr(module, "measure", measure)
     result = Result(*given(collection, tmp_path / "output", "--quiet", "--json"))
     assert (result.code, result.err) == (0, "rank1-hf: P@1 cannot be computed: no memory\n")
     said = json.loads(result.out)
@@ -474,3 +478,71 @@ def test_a_model_judges_the_same_after_an_interrupt(
     assert (result.code, "5 of 12" in result.err) == (130, True)
     assert Result(*given(collection, tmp_path / "output", *options)).code == 0
     assert results(tmp_path / "output") == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("counting_from", [0, 1])
+def test_shards_merged_are_what_one_command_writes(
+    collection: Path, tmp_path: Path, model: Stub, counting_from: int
+) -> None:
+    options = ("--top-k", 6, "--measure", "AP", "--run-format", "json")
+    assert Result(*given(collection, tmp_path / "whole", *options)).code == 0
+    folders = [tmp_path / str(number) for number in range(counting_from, counting_from + 3)]
+    for folder in folders:
+        result = Result(*given(collection, folder, "--shard", f"{folder.name}/3", "-q", *options))
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith(f"shard {folder.name if folder.name != '0' else 3}/3 is finished")
+    assert Result(*given(collection, folders[0], *options)).code == 2, "a shard's folder is no whole job's"
+    merged = merge(*folders, "-o", tmp_path / "merged")
+    assert merged.code == 0
+    assert merged.out.split()[6] == "AP"
+    assert results(tmp_path / "merged") == results(tmp_path / "whole")
+    missing = merge(*folders[:2], "-o", tmp_path / "other")
+    assert missing.code == 2
+    assert f"missing: {2 if counting_from == 0 else 3}/3" in missing.err
+    assert json.loads(merge(*folders, "-o", tmp_path / "merged", "--json").out)["n_scored"] == 36
+
+
+def merge(*arguments: object) -> Any:
+    result = CliRunner(env={"COLUMNS": "400"}).invoke(cli.app, ["merge", *map(str, arguments)])
+    return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+
+@pytest.mark.parametrize("shard", ["", "4/3", "three/4", "1"])
+def test_what_is_no_shard_is_said_before_anything_is_read(tmp_path: Path, model: Stub, shard: str) -> None:
+    result = Result(*given(tmp_path / "missing", tmp_path / "output", "--shard", shard))
+    assert (result.code, "--shard" in result.err) == (2, True)
+    assert not (tmp_path / "output").exists()
+
+
+def test_judgments_come_from_the_cache_and_the_files_are_the_same(
+    collection: Path, tmp_path: Path, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "scores.db"
+    options = (
+        "-m",
+        checkpoint("qwen2"),
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        6,
+        "--reproducible",
+        "--top-k",
+        2,
+        "-q",
+    )
+    assert Result(*given(collection, tmp_path / "fresh", *options)).code == 0
+    assert Result(*given(collection, tmp_path / "kept", *options, "--cache", cache)).code == 0
+    monkeypatch.setattr(Decoder, "_forward", lambda *_: pytest.fail("decoded"))
+    assert Result(*given(collection, tmp_path / "found", *options, "--cache", cache)).code == 0
+    assert results(tmp_path / "found") == results(tmp_path / "kept") == results(tmp_path / "fresh")
+    for name, hit in (("kept", False), ("found", True)):
+        lines = (tmp_path / name / "journal.jsonl").read_text().splitlines()[1:]
+        assert [json.loads(line)["cached"] for line in lines] == [hit] * 12
+
+
+def test_a_file_that_is_no_cache_is_said_before_anything_is_read(tmp_path: Path, model: Any) -> None:
+    (tmp_path / "scores.db").write_text("my notes")
+    result = Result(*given(tmp_path / "missing", tmp_path / "output", "--cache", tmp_path / "scores.db"))
+    assert (result.code, "no score cache" in result.err) == (2, True)
+    assert (tmp_path / "scores.db").read_text() == "my notes"
+    assert not hasattr(model, "name")

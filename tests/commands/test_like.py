@@ -17,6 +17,7 @@ import transformers
 
 from rank1_hf import __version__, reranker
 from rank1_hf.evaluation import provenance
+from rank1_hf.evaluation.merging import merge
 from rank1_hf.files.trec import read_run
 from rank1_hf.models import identity
 from tests.commands.test_evaluate import Result, given
@@ -334,3 +335,26 @@ def test_a_folder_that_says_nothing_useful(tmp_path: Path, model: Any, written: 
 def test_without_it_a_collection_is_still_needed(tmp_path: Path, model: Any) -> None:
     result = Result("-o", tmp_path / "output")
     assert (result.code, "--corpus" in result.err) == (2, True)
+
+
+# ---- shards ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_merged_job_was_made_as_its_shards_and_can_be_repeated(
+    checkpoint: Callable[..., Path], collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("-m", checkpoint("qwen2"), "--top-k", 2, "--max-new-tokens", 4, "--device", "cpu")
+    for shard in ("1/2", "2/2"):
+        if shard == "2/2":  # on a machine with another version
+            monkeypatch.setattr(provenance, "versions", lambda: {"python": "3.99"})
+        folder = tmp_path / shard.replace("/", "-")
+        assert Result(*given(collection, folder, *options, "--shard", shard)).code == 0
+    merged = tmp_path / "merged"
+    merge([tmp_path / "1-2", tmp_path / "2-2"], merged)
+    first, found = environment(tmp_path / "1-2"), environment(merged)
+    assert "--shard" not in found["command"]
+    assert found["options"] == {name: value for name, value in first["options"].items() if name != "shard"}
+    assert [each["versions"] for each in found["earlier"]] == [{"python": "3.99"}]
+    assert {name: found[name] for name in ("weights", "inputs", "content", "versions")}.items() <= first.items()
+    assert Result("--like", merged, "--output", tmp_path / "again").code == 0
+    assert (tmp_path / "again" / "run.trec").read_bytes() == (merged / "run.trec").read_bytes()

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from rank1_hf import CheckpointError, Markers, __version__, reranker
+from rank1_hf import CheckpointError, Markers, ScoreCache, __version__, reranker
 from rank1_hf.commands import cli, model_options
 from rank1_hf.commands.model_options import ModelOptions
 from rank1_hf.decoding.options import DecodingOptions
@@ -118,7 +118,16 @@ def test_no_command_loads_a_model_in_another_way():
 
 
 def test_each_option_is_tried_here():
-    assert GIVEN.keys() == {field.name for field in fields(ModelOptions)}
+    assert GIVEN.keys() | {"cache"} == {field.name for field in fields(ModelOptions)}
+
+
+@pytest.mark.parametrize("command", LOADING)
+def test_a_score_cache_arrives(
+    command: str, load: Callable[..., dict[str, Any]], inputs: dict[str, list[object]], tmp_path: Path
+):
+    found = load(command, *inputs[command], "--cache", tmp_path / "scores.db")
+    assert isinstance(found["cache"], ScoreCache)
+    assert (tmp_path / "scores.db").is_file()
 
 
 @pytest.mark.parametrize("command", LOADING)

@@ -212,6 +212,23 @@ class OneMore(LlamaRMSNorm):
         return super().forward(hidden_states) * (1 + self.weight) / self.weight
 
 
+def test_layers_with_norms_in_another_dtype_stay_as_they_are(caplog):
+    model = small(LlamaConfig).bfloat16()
+    for layer in model.model.layers:
+        layer.input_layernorm.float()
+        layer.input_layernorm.__class__ = RoundedNorm
+    with caplog.at_level(logging.INFO):
+        fuse_layers(model, KERNELS or plain, 16)
+    assert n_fused(model) == 0
+
+
+class RoundedNorm(LlamaRMSNorm):
+    """Computes in float32 in a model of another dtype."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return super().forward(hidden_states).to(hidden_states.dtype)
+
+
 def test_layers_whose_parts_are_hooked_stay_as_they_are(caplog):
     """As accelerate's hooks, which bring weights that lie elsewhere."""
     model = small(LlamaConfig)

@@ -421,7 +421,7 @@ class TestCacheKey:
         assert len(set(keys)) == len(keys)
         decisive = {*integration._DECISIVE}
         where = {"model", "tokenizer", "device", "device_map", "max_memory", "num_gpus", "revision", "token"}
-        where |= {"allow_pickles", "engine", "old_options"}
+        where |= {"allow_pickles", "cache", "engine", "old_options"}
         known = {name for name in inspect.signature(Rank1).parameters if name not in where}
         assert known == decisive | {"decoding"}, "a new option decides a result or does not: say which"
         how_fast = {
@@ -432,7 +432,7 @@ class TestCacheKey:
             "gpu_memory_utilization",
             "speculate",
         }
-        how_fast |= {"step_overhead_tokens", "share_prefixes", "graphs", "kernels", "overlap", "pack", "compile"}
+        how_fast |= {"step_overhead_tokens", "share_prefixes", "graphs", "kernels", "fuse", "overlap", "pack"}
         decides = {*integration._DECISIVE_DECODING}
         assert {*FIELDS} - how_fast == decides, "a new option of decoding decides a result or does not: say which"
 

@@ -13,6 +13,7 @@ EXAMPLES = {
     "layer_lens": r"layer   0  log_odds.*the verdict  log_odds.*is head \d+ of layer \d+:\n +[01]\.\d+  '",
     "counterfactual_chain": r"as it was thought.*without thinking.*without: \w.*other passage.*from the first sentence",
     "stop_rule": r"closed .*stopped .*tokens  '\\nThe passage",
+    "sample_chains": r"greedy [01]\.\d+\n1[0-6] different chains of 16: [01]\.\d+ \+- 0\.\d+",
     "compare_quantizations": r"8bit\n.*-> .*: The wing.*4bit\n.*-> .*4bit\.html, 4bit\.svg",
     "plot_calibration": r"60 passages: the model says \d+% are relevant, the qrels say \d+%; see calibration\.svg",
 }

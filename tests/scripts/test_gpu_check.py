@@ -50,9 +50,10 @@ def test_the_kernels_are_tried_in_every_dtype_and_not_compiled_for_other_cards()
     environment = os.environ | {"TRITON_INTERPRET": "1"}  # so that the tests are not one that starts a process
     command = [sys.executable, *kernels.command, "--collect-only", "-qq"]
     collected = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True).stdout
-    assert "kernels/test_triton.py::test_decoding" in collected
-    assert all(f"kernels/test_triton.py::test_16_bits[dtype{n}]" in collected for n in (0, 1))
+    assert "kernels/test_kernels.py::test_decoding" in collected
+    assert all(f"kernels/test_kernels.py::test_16_bits[dtype{n}]" in collected for n in (0, 1))
     assert "test_triton_compiles.py::" not in collected
+    assert "test_native.py::" not in collected
 
 
 @pytest.mark.skipif("RANK1_SLOW" not in os.environ, reason="takes minutes: RANK1_SLOW=1")

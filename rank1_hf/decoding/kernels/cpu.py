@@ -34,6 +34,7 @@ def check_fit(dtype: torch.dtype) -> None:
 
 def add_rms_norm(states: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See the contract. Heads within a merged product, [tokens, heads, head dim], are read where they are."""
+    _check_alike(states, weight, *([] if residual is None else [residual]))
     if residual is not None:
         states, residual = states.contiguous(), residual.contiguous()
     size = states.shape[-1]
@@ -66,6 +67,7 @@ def rotate_and_write(
     slots: Tensor,
 ) -> Tensor:
     """See the contract."""
+    _check_alike(queries, keys, values, cos, sin, key_pool, value_pool)
     n_tokens, n_heads, head_dim = queries.shape
     output = torch.empty(queries.shape, dtype=queries.dtype)
     cos, sin = cos.contiguous(), sin.contiguous()
@@ -96,6 +98,7 @@ def attend(
     queries: Tensor, key_pool: Tensor, value_pool: Tensor, batch: PagedBatch, scaling: float, window: int | None
 ) -> Tensor:
     """See the contract."""
+    _check_alike(queries, key_pool, value_pool)
     queries = queries.contiguous()
     output = torch.empty_like(queries)
     n_kv_heads, page_size, head_dim = key_pool.shape[1:]
@@ -121,17 +124,15 @@ def attend(
 
 def gate(gated: Tensor, up: Tensor, activation: str) -> Tensor:
     """See the contract."""
-    size = gated.shape[-1]
-    rows, other = gated.reshape(-1, size), up.reshape(-1, size)
+    _check_alike(gated, up)
     output = torch.empty(gated.shape, dtype=gated.dtype)
     _kernel("gate", gated.dtype)(
-        rows.data_ptr(),
-        rows.stride(0),
-        other.data_ptr(),
-        other.stride(0),
+        gated.data_ptr(),
+        gated.stride(0),
+        up.data_ptr(),
+        up.stride(0),
         output.data_ptr(),
-        len(rows),
-        size,
+        *gated.shape,
         activation == "silu",
     )
     return output
@@ -144,6 +145,13 @@ def read_logits(logits: Tensor, answers: Tensor) -> Tensor:
         logits.data_ptr(), logits.stride(0), answers.data_ptr(), output.data_ptr(), *logits.shape
     )
     return output
+
+
+def _check_alike(first: Tensor, *others: Tensor) -> None:
+    """The kernels see addresses alone: what has another dtype would be read as something else, and beyond its end."""
+    for other in others:
+        if other.dtype != first.dtype:
+            raise TypeError(f"{first.dtype} and {other.dtype} in one operation")
 
 
 @cache

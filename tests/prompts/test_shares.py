@@ -5,7 +5,7 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.reranking.shares import shares
+from rank1_hf.prompts.shares import shares
 
 COSTS = st.lists(st.integers(0, 1000), max_size=60)
 N = st.integers(1, 9)

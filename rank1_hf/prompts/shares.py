@@ -1,7 +1,7 @@
-"""How much of a call each of several processes takes."""
+"""How pairs are divided among several processes or jobs."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
 
@@ -32,11 +32,11 @@ def shares(costs: Sequence[int], n: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(cuts)]
 
 
-def pair_costs(pairs: Sequence[tuple[int, Pair]], encoder: PairEncoder) -> list[int]:
+def pair_costs(pairs: Iterable[Pair], encoder: PairEncoder) -> list[int]:
     """About how many tokens each pair takes: none where it is equal to the one before it or cannot be judged."""
     costs: list[int] = []
     before = None
-    for _, pair in pairs:
+    for pair in pairs:
         cost = 0
         with suppress(PairError):
             query, passage = unpack(pair)
@@ -51,4 +51,4 @@ def pair_costs(pairs: Sequence[tuple[int, Pair]], encoder: PairEncoder) -> list[
 def own_share(pairs: Sequence[Pair], encoder: PairEncoder, n: int, index: int) -> list[tuple[int, Pair]]:
     """What one of n processes takes of the pairs, each with its place in the input."""
     ordered = list(in_decoding_order(pairs))
-    return [ordered[place] for place in shares(pair_costs(ordered, encoder), n)[index]]
+    return [ordered[place] for place in shares(pair_costs((pair for _, pair in ordered), encoder), n)[index]]

@@ -1,0 +1,153 @@
+"""The options of a call: one set, which all methods that judge pairs take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TypeAlias, TypedDict
+
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
+from rank1_hf.chains.rules import DoNotThink, Rule
+from rank1_hf.chains.steering import Steering
+from rank1_hf.inputs.values import is_missing
+from rank1_hf.prompts.pairs import with_instruction
+from rank1_hf.prompts.prompt import Pair, PromptEncoder
+from rank1_hf.reranking.given_chains import GivenChains
+from rank1_hf.tracing.belief import belief_at
+from rank1_hf.tracing.lens import n_layers_and_heads
+from rank1_hf.tracing.observer import Observer, check_observers
+from rank1_hf.tracing.tracer import TraceOptions
+
+Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
+
+
+class PairOptions(TypedDict, total=False):
+    """What every method that judges pairs takes, as far as it makes sense there.
+
+    Attributes:
+        instruction: what else decides about relevance; stands behind each query that has no instruction of its own.
+        think: False closes every chain before its first token: the verdict without reasoning.
+        rule: decides when chains stop and which tokens they take; see `rank1_hf.Rule`.
+        logits_processor: of Transformers' own type; for all pairs, or by index for some. It changes which tokens a
+            chain takes, never the verdict, and is called with one pair's context [1, tokens] and logits
+            [1, vocabulary] at a time.
+        trace: put a `Trace` into each judgment; True for the tokens, or `TraceOptions` for more.
+        observers: see `rank1_hf.tracing.Observer`.
+    """
+
+    instruction: str | None
+    think: bool
+    rule: Rule | None
+    logits_processor: Processor | Mapping[int, Processor] | None
+    trace: bool | TraceOptions
+    observers: Sequence[Observer]
+
+
+def call_options(
+    method: str,
+    model: PreTrainedModel,
+    options: PairOptions,
+    *,
+    senseless: Mapping[str, str] = MappingProxyType({}),
+    given: GivenChains | None = None,
+) -> "CallOptions":
+    """The options that a method was called with, checked before any work.
+
+    Args:
+        method: its name.
+        model: what observers are checked against.
+        options: its keyword arguments.
+        senseless: those that make no sense for it, and what to do instead.
+        given: the chains that it was given.
+
+    Raises:
+        TypeError: the method does not take one of them.
+        ValueError: one makes no sense.
+    """
+    found = CallOptions(given=given)
+    for name, value in options.items():
+        if name == "stream" or (name in senseless and value != getattr(found, name)):
+            raise TypeError(f"{method} takes no {name}: {senseless.get(name, _NO_STREAM)}")
+        if name not in PairOptions.__annotations__:
+            raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
+    found = replace(found, **options)
+    n_layers, n_heads = n_layers_and_heads(model)
+    check_observers(found.observers, n_layers=n_layers, n_heads=n_heads)
+    return found
+
+
+_NO_STREAM = "judge(pairs, stream=True) yields judgments as they finish, and stream(query, passage) tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """A call's options: see `PairOptions`, and the chains given to `score_chains`.
+
+    Raises:
+        TypeError, ValueError: they make no sense.
+    """
+
+    instruction: str | None = None
+    think: bool = True
+    rule: Rule | None = None
+    logits_processor: Processor | Mapping[int, Processor] | None = None
+    trace: bool | TraceOptions = False
+    observers: Sequence[Observer] = ()
+    given: GivenChains | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.instruction, str) and not is_missing(self.instruction):
+            raise TypeError(f"an instruction is text, not {self.instruction!r}")
+        if self.rule is not None:
+            if not self.think:
+                raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
+            if not isinstance(self.rule, Rule):
+                raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
+        processors = self.logits_processor
+        for processor in processors.values() if isinstance(processors, Mapping) else [processors]:
+            if processor is not None and not callable(processor):
+                raise TypeError(
+                    f"a logits processor is one of Transformers' type, or a dict of them, not {processor!r}"
+                )
+        if self.rule is not None and self.rule.reads_beliefs:
+            check_belief_at(self.rule.belief_at)
+            of_trace = None if self.traced is None else self.traced.belief
+            if of_trace not in (None, self.rule.belief_at):
+                raise ValueError(
+                    f"the rule reads beliefs at {self.rule.belief_at!r} and the trace at {of_trace!r}; use one for both"
+                )
+
+    def instructed(self, pair: Pair) -> Pair:
+        """A pair, its query with the call's instruction."""
+        return with_instruction(pair, self.instruction) if isinstance(self.instruction, str) else pair
+
+    @property
+    def traced(self) -> TraceOptions | None:
+        """What goes into the traces; None where there are none."""
+        if isinstance(self.trace, bool):
+            return TraceOptions() if self.trace else None
+        return self.trace
+
+    @property
+    def watches(self) -> bool:
+        """Whether the pairs are observed while they are decoded."""
+        return bool(self.observers) or self.traced is not None
+
+    @property
+    def belief(self) -> BeliefAt | None:
+        """Where beliefs are read, for the trace or for the rule."""
+        if self.rule is not None and self.rule.reads_beliefs:
+            return self.rule.belief_at
+        return None if self.traced is None else self.traced.belief
+
+    def steering(self, encoder: PromptEncoder, min_thinking_tokens: int) -> Steering:
+        """What it asks of every chain."""
+        rule = self.rule if self.think else DoNotThink()
+        return Steering(min_thinking_tokens, rule, belief_at=belief_at(self.belief, encoder))
+
+    def processor(self, index: int) -> Processor | None:
+        """That of one pair."""
+        if isinstance(self.logits_processor, Mapping):
+            return self.logits_processor.get(index)
+        return self.logits_processor

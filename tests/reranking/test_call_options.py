@@ -1,0 +1,105 @@
+"""One set of options, taken by all methods that judge pairs."""
+
+import pytest
+import torch
+from transformers import SuppressTokensLogitsProcessor
+
+from rank1_hf import EarlyExit, Rank1, Rule
+from rank1_hf.results.judgment import Judgment
+from rank1_hf.tracing import Observer
+from tests import tiny_models
+
+QUERY, PASSAGES = "how do wings carry an aeroplane?", tiny_models.TEXT.splitlines()[:3]
+PASSAGE = PASSAGES[0]
+INSTRUCTION = "Only passages about wings."
+WAYS = {
+    "judge": lambda model, **options: model.judge([(QUERY, PASSAGE)], **options)[0].log_odds,
+    "judge, stream": lambda model, **options: next(model.judge([(QUERY, PASSAGE)], stream=True, **options)).log_odds,
+    "rank": lambda model, **options: model.rank(QUERY, [PASSAGE], **options)[0]["log_odds"],
+    "predict": lambda model, **options: model.predict([(QUERY, PASSAGE)], activation_fn=torch.nn.Identity(), **options)[
+        0
+    ],
+    "trace": lambda model, **options: model.trace(QUERY, PASSAGE, **options).lens[-1],
+    "lens": lambda model, **options: model.lens(QUERY, PASSAGE, **options).log_odds[-1],
+    "stream": lambda model, **options: list(model.stream(QUERY, PASSAGE, **options))[-1].log_odds,
+    "score_chain": lambda model, **options: model.score_chain(QUERY, PASSAGE, "", resume=True, **options).log_odds,
+}
+
+
+class Short(Rule):
+    def stop(self, thought, beliefs):
+        return len(thought) == 3
+
+
+class Counting(Observer):
+    def __init__(self) -> None:
+        self.judgments: list[Judgment] = []
+
+    def finished(self, pair, judgment):
+        self.judgments.append(judgment)
+
+
+@pytest.fixture
+def model(checkpoint) -> Rank1:
+    return Rank1(checkpoint("qwen2"), device="cpu", dtype="float32", max_new_tokens=12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("option", ["instruction", "rule", "logits_processor", "think"])
+def test_every_method_takes_every_option(model, way: str, option: str):
+    (plain,) = model.judge([(QUERY, PASSAGE)], trace=True)
+    options = {
+        "instruction": INSTRUCTION,
+        "rule": Short(),
+        "logits_processor": SuppressTokensLogitsProcessor(list(plain.trace.token_ids[:2]), device="cpu"),
+        "think": False,
+    }
+    chosen, observer = {option: options[option]}, Counting()
+    query = {"text": QUERY, "instruction": INSTRUCTION} if option == "instruction" else QUERY
+    expected = model.judge([(query, PASSAGE)], **({} if option == "instruction" else chosen))[0]
+    assert expected.log_odds != plain.log_odds
+    assert WAYS[way](model, observers=[observer], **chosen) == pytest.approx(expected.log_odds, abs=1e-4)
+    assert [judgment.chain for judgment in observer.judgments] == [expected.chain]
+
+
+def test_a_querys_own_instruction_goes_before_that_of_the_call(model):
+    own = ({"text": QUERY, "instruction": "Birds."}, PASSAGE)
+    alone = model.judge([own])[0]
+    together = model.judge([own, (QUERY, PASSAGE), (QUERY, None), (" ", PASSAGE)], instruction=INSTRUCTION)
+    assert together[0].log_odds == pytest.approx(alone.log_odds, abs=1e-4)
+    assert together[1].n_prompt_tokens > model.judge([(QUERY, PASSAGE)])[0].n_prompt_tokens
+    assert "passage must be a string" in together[2].error
+    assert "query is blank" in together[3].error
+
+
+def test_given_chains_take_instructions_and_a_ranking_traces(model):
+    scored = model.score_chains([(QUERY, PASSAGE)], ["It is."], instruction=INSTRUCTION)[0]
+    same = model.score_chain({"text": QUERY, "instruction": INSTRUCTION}, PASSAGE, "It is.")
+    assert scored.log_odds == pytest.approx(same.log_odds, abs=1e-4)
+    assert all(judgment.trace for judgment in model.rank(QUERY, PASSAGES, trace=True).judgments)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.predict([(QUERY, PASSAGE)], trace=True), "predict takes no trace: .*use judge"),
+        (lambda model: model.lens(QUERY, PASSAGE, trace=True), "lens takes no trace: .*use judge"),
+        (lambda model: model.trace(QUERY, PASSAGE, trace=True), "trace takes no trace"),
+        (lambda model: model.rank(QUERY, PASSAGES, stream=True), "rank takes no stream: judge"),
+        (lambda model: model.stream(QUERY, PASSAGE, stream=True), "stream takes no stream"),
+        (lambda model: model.score_chain(QUERY, PASSAGE, "It.", rule=Short()), "score_chain takes no rule: .*resume"),
+        (lambda model: model.score_chains([(QUERY, PASSAGE)], ["It."], think=False), "score_chains takes no think"),
+        (lambda model: model.stream(QUERY, PASSAGE, observers=["me"]), "an observer is an object"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], ruel=Short()), r"judge\(\) got an unexpected .* 'ruel'"),
+        (lambda model: model.predict([(QUERY, PASSAGE)], instruction=5), "an instruction is text, not 5"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_any_work(model, call, message: str):
+    with pytest.raises(TypeError, match=message):
+        call(model)
+    assert model.decoder.stats.steps == 0
+
+
+def test_two_rules_are_refused(model):
+    with pytest.raises(ValueError, match="early_exit is a rule by itself"):
+        model.rank(QUERY, PASSAGES, top_k=1, early_exit="top_k", rule=EarlyExit())
