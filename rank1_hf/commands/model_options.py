@@ -10,6 +10,7 @@ import typer
 
 from rank1_hf.commands import options
 from rank1_hf.files.inputs import InputError
+from rank1_hf.models.hub import CheckpointError, check_available
 from rank1_hf.models.spellings import dtype_name, quantization_kind
 from rank1_hf.prompts.markers import Markers
 from rank1_hf.prompts.prompt import QUERY_PLACEHOLDER
@@ -123,7 +124,8 @@ class ModelOptions:
         return options.decoding(self.decoding, self.reproducible, own)
 
     def arguments(self, dataset_prompt: str | None = None) -> dict[str, Any]:
-        """All arguments of `Rank1` but the model, checked as far as that takes no time.
+        """All arguments of `Rank1` but the model, checked as far as that is quick; or the end of the command, where
+        the checkpoint cannot be had.
 
         Args:
             dataset_prompt: the prompt template, from elsewhere than `--prompt-template`.
@@ -133,8 +135,13 @@ class ModelOptions:
         """
         if self.device_map not in (None, *DEVICE_MAPS):
             raise InputError(f"--device-map must be one of {', '.join(DEVICE_MAPS)}, not {self.device_map!r}")
+        decisive = self.decisive(dataset_prompt)
+        try:
+            check_available(self.model, subfolder=self.subfolder)
+        except CheckpointError as error:
+            options.fail(str(error), options.BAD_MODEL)
         return {
-            **self.decisive(dataset_prompt),
+            **decisive,
             **self.source(),
             "device": self.device,
             **_given(device_map=self.device_map, max_memory=_max_memory(self.max_memory)),

@@ -33,6 +33,8 @@ from transformers.utils import logging as transformers_logging
 from rank1_hf.models.cards import has_bfloat16
 from rank1_hf.models.devices import check_devices, memory_limits, resolve_device, resolve_dtype
 from rank1_hf.models.dtypes import compute_in_float16, overflown_weight, usable_dtype
+from rank1_hf.models.hub import CheckpointError as CheckpointError  # one of this module's names, too
+from rank1_hf.models.hub import check_available, is_hub_name
 from rank1_hf.models.placement import offloaded_bytes
 from rank1_hf.models.quantization import Quantization, quantization_config, stored_quantization
 
@@ -43,10 +45,6 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "rank1-tiny"
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 _TO_GPU, _FROM_DISK = 25e9, 3e9  # bytes a second, about: PCIe 4.0 x16, an NVMe disk
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says what is wrong with it and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +91,10 @@ def open_checkpoint(
         ValueError: the token is none.
     """
     path = EMBEDDED_MODEL if name is None else name
-    source = {"revision": revision, "subfolder": subfolder or "", "token": _checked_token(token)}
+    source: dict[str, Any] = {"revision": revision, "subfolder": subfolder or "", "token": _checked_token(token)}
     _check_folder(path, subfolder or "", allow_pickles)
+    if check_available(path, subfolder=subfolder):
+        source["local_files_only"] = True
     with _only_errors():
         with _explained(path, "config"):
             _check_code(path, source)
@@ -262,7 +262,7 @@ def _check_folder(path: str | Path, subfolder: str, allow_pickles: bool) -> None
         path = Path(path) / subfolder
     folder = Path(path)
     if not folder.exists():
-        if isinstance(path, Path) or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
+        if not is_hub_name(path):
             raise CheckpointError(f"there is no folder {path}; give an existing folder or a hub name")
         return
     if not folder.is_dir():

@@ -103,3 +103,19 @@ def test_what_is_wrong_with_a_repository_is_said(hub: Hub, tmp_path: Path):
 def test_what_is_not_in_the_cache_is_said_without_a_network(tmp_path: Path):
     said = outcomes({"a": ("us/llama", {})}, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert "cannot load the config of us/llama" in said["a"]
+
+
+@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_without_hub_and_cache_a_command_ends_before_torch_is_imported(environment: dict[str, str], tmp_path: Path):
+    code = (
+        "import sys; from rank1_hf.commands.cli import main\n"
+        "sys.argv = ['rank1-hf', 'rerank', 'q', 'd', '-m', 'us/x']\n"
+        "try: main()\n"
+        "except SystemExit as exit: print(exit.code, sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    path = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)} | environment
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "3 []"
+    assert "cannot load the config of us/x" in done.stderr
+    assert "Retrying" not in done.stderr

@@ -1,0 +1,77 @@
+"""Whether the hub answers, asked once and without torch, which takes longer to import than an error may take.
+
+Where it does not, `huggingface_hub` would try again for half a minute, for each file; here a checkpoint comes from the
+cache then, or is refused at once.
+"""
+
+import functools
+import os
+import threading
+from pathlib import Path
+
+_PATIENCE = 1.5  # seconds; the usual answer comes in a tenth
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says what is wrong with it and what to do."""
+
+
+def is_hub_name(path: str | Path) -> bool:
+    """Whether this can only be a repository of the hub: no folder, and not written like one."""
+    if isinstance(path, Path) or Path(path).exists():
+        return False
+    return not path.startswith((".", "/", "~")) and path.count("/") <= 1
+
+
+def check_available(path: str | Path | None, *, subfolder: str | None = None) -> bool:
+    """Refuse a name of the hub when neither the hub nor the cache has an answer.
+
+    Returns:
+        Whether files come from the cache alone.
+
+    Raises:
+        CheckpointError: the hub cannot be reached, and the checkpoint's config is not in the cache.
+    """
+    if path is None or not is_hub_name(path):
+        return False
+    from huggingface_hub import constants
+
+    if not constants.is_offline_mode() and _answers(constants.ENDPOINT):
+        return False
+    if not _is_cached(str(path), Path(subfolder or "", "config.json")):
+        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{constants.ENDPOINT} does not answer"
+        raise CheckpointError(
+            f"cannot load the config of {path}: {why}, and it is not in the cache ({constants.HF_HUB_CACHE}); "
+            f"download it where there is a network (hf download {path}), or give a checkpoint's folder"
+        )
+    return True
+
+
+def _is_cached(name: str, file: Path) -> bool:
+    """Whether the cache has this file of any revision; which one it is, Transformers finds out."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
+    return snapshots.is_dir() and any((revision / file).is_file() for revision in snapshots.iterdir())
+
+
+@functools.cache
+def _answers(endpoint: str) -> bool:
+    """Whether there is any answer in time, the proxies and certificates being the user's. Asked once in a process."""
+    from huggingface_hub import get_session
+
+    patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", _PATIENCE))
+    answered: list[bool] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(endpoint, timeout=patience)
+            answered.append(True)
+        except Exception:  # of whatever library the session is of
+            answered.append(False)
+
+    asking = threading.Thread(target=ask, daemon=True)  # since resolving a name knows no timeout
+    asking.start()
+    asking.join(patience)
+    return bool(answered and answered[0])
