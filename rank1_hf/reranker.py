@@ -15,6 +15,7 @@ from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.progress import Progress
+from rank1_hf.decoding.stats import Stats
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.loading import eos_ids
 from rank1_hf.models.quantization import Quantization
@@ -164,6 +165,21 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             self.decoder = Decoder(self.model, rules, **answers, rethinks=rethink, options=decoding)
             if self.decoder.options.graphs:
                 self.decoder.warm_up(self.encoder.encode("?", "").ids)
+
+    def __repr__(self) -> str:
+        """Which model, in what dtype, where, and with what budget."""
+        name = Path(self.model.name_or_path).name if Path(self.model.name_or_path).exists() else self.model.name_or_path
+        engine = "plain" if isinstance(self.decoder, PlainDecoder) else "paged"
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return (
+            f"Rank1({name!r}, dtype={dtype!r}, device={str(self.model.device)!r}, engine={engine!r}, "
+            f"max_new_tokens={self.max_new_tokens})"
+        )
+
+    @property
+    def stats(self) -> Stats:
+        """What has been decoded since the model was loaded: steps, tokens of each kind, preemptions."""
+        return self.decoder.stats
 
     @property
     def context(self) -> int:

@@ -575,6 +575,23 @@ class TestModels:
         assert same([judgment.at(0) for judgment in together], alone)
 
 
+class TestWhatItSaysOfItself:
+    @pytest.mark.parametrize("engine", ["paged", "plain"])
+    def test_its_repr(self, checkpoint, engine):
+        folder = checkpoint("qwen2")
+        model = Rank1(folder, device="cpu", dtype="float32", max_new_tokens=7, engine=engine)
+        expected = f"Rank1({folder.name!r}, dtype='float32', device='cpu', engine={engine!r}, max_new_tokens=7)"
+        assert repr(model) == expected
+
+    def test_its_stats(self, checkpoint):
+        model = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=7, decoding="speculate=off")
+        assert model.stats.steps == 0
+        (judgment,) = model.judge([PAIRS[0]])
+        assert model.stats.prefill_tokens >= judgment.n_prompt_tokens
+        assert model.stats.decode_tokens >= judgment.n_chain_tokens - 1
+        assert model.stats.steps >= model.stats.decode_tokens
+
+
 class TestThreads:
     """Rank1 in a server or an asynchronous pipeline: many threads, one model and one KV cache."""
 

@@ -58,20 +58,23 @@ def _is_cached(name: str, file: Path) -> bool:
 
 @functools.cache
 def _answers(endpoint: str) -> bool:
-    """Whether there is any answer in time, the proxies and certificates being the user's. Asked once in a process."""
+    """Whether there is any answer, the proxies and certificates being the user's. Asked once in a process.
+
+    A hub that is slow is one that answers: it is only known not to where the connection fails, which is soon.
+    """
     from huggingface_hub import get_session
 
     patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", _PATIENCE))
-    answered: list[bool] = []
+    has_failed = threading.Event()
 
     def ask() -> None:
         try:
             get_session().head(endpoint, timeout=patience)
-            answered.append(True)
-        except Exception:  # of whatever library the session is of
-            answered.append(False)
+        except Exception as error:  # of whatever library the session is of
+            if "Timeout" not in type(error).__name__:
+                has_failed.set()
 
     asking = threading.Thread(target=ask, daemon=True)  # since resolving a name knows no timeout
     asking.start()
     asking.join(patience)
-    return bool(answered and answered[0])
+    return not has_failed.is_set()

@@ -7,12 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
+import huggingface_hub
 import pytest
 from transformers import AutoModelForCausalLM
 
 from rank1_hf import Rank1
+from rank1_hf.models import hub as hub_of_models
 from tests import tiny_models
 from tests.hub import Hub
 
@@ -119,3 +123,15 @@ def test_without_hub_and_cache_a_command_ends_before_torch_is_imported(environme
     assert done.stdout.strip() == "3 []"
     assert "cannot load the config of us/x" in done.stderr
     assert "Retrying" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "answers"), [(httpx.ReadTimeout("slow"), True), (httpx.ConnectError("refused"), False), (None, True)]
+)
+def test_a_slow_hub_is_not_taken_for_none(error: Exception | None, answers: bool, monkeypatch: pytest.MonkeyPatch):
+    def head(url: str, timeout: float) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: SimpleNamespace(head=head))
+    assert hub_of_models._answers.__wrapped__("https://hub.example") == answers
