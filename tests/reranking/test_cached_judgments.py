@@ -247,7 +247,7 @@ class Zero(LogitsProcessor):
         {"trace": True},
         {"observers": [Observer()]},
     ],
-    ids=str,
+    ids=lambda given: next(iter(given)),
 )
 def test_what_is_steered_or_watched_neither_hits_nor_is_kept(folder: Path, cache: Path, steering: dict[str, Any]):
     model = Rank1(folder, cache=cache, **OPTIONS)
