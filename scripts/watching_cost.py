@@ -6,8 +6,6 @@
 Also measured is the loop with everything that could watch or steer it taken out, which is what those who do not look
 inside pay for. All take turns (A B C, A B C, ...) in one process; the table has the median over the turns of each
 one's time as a share of the plain run's in the same turn, and the extremes.
-
-Needs `pip install 'rank1-hf[eval]'`.
 """
 
 import argparse

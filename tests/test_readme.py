@@ -254,7 +254,7 @@ def test_extras_that_are_named_exist():
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     named = {extra for page in PAGES for extra in re.findall(r'-e "\.\[([\w-]+)\]"', text_of(page))}
-    assert {"eval", "serve", "ray", "langchain"} <= named <= set(extras)
+    assert {"serve", "ray", "langchain"} <= named <= set(extras)
 
 
 def test_the_front_page_is_short_and_says_how_to_start():

@@ -8,7 +8,7 @@ from rank1_hf.files.inputs import InputError
 try:
     import ir_measures
 except ImportError as error:
-    raise ImportError("metrics need ir_measures; install it with: pip install 'rank1-hf[eval]'") from error
+    raise ImportError("metrics need ir_measures; install it with: pip install ir-measures") from error
 
 if TYPE_CHECKING:
     from ir_measures import Measure

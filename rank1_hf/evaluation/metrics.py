@@ -22,7 +22,7 @@ from rank1_hf.files.trec import Qrels, Run, best_first
 try:
     import ir_measures
 except ImportError as error:
-    raise ImportError("metrics need ir_measures and scipy; install them with: pip install 'rank1-hf[eval]'") from error
+    raise ImportError("metrics need ir_measures and scipy; install them with: pip install ir-measures scipy") from error
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@10", "R@100")
 """What is measured by default, as ir_measures names it: RR@10 is MRR@10, AP is MAP, R@100 is recall at 100."""

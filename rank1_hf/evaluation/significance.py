@@ -7,7 +7,7 @@ import numpy as np
 try:
     import scipy  # noqa: F401 (said now if it is missing; what takes long of it is imported where it is used)
 except ImportError as error:
-    raise ImportError("tests of significance need scipy; install it with: pip install 'rank1-hf[eval]'") from error
+    raise ImportError("tests of significance need scipy; install it with: pip install scipy") from error
 
 N_RESAMPLES = 9_999
 """Sign flips of the permutation test where there are too many to try them all: no p-value is below 0.0002."""

@@ -109,7 +109,7 @@ class HubDataset:
             import datasets
         except ImportError as error:
             raise InputError(
-                f"{name} is no folder with a corpus.jsonl; for a dataset of the hub: pip install 'rank1-hf[datasets]'"
+                f"{name} is no folder with a corpus.jsonl; for a dataset of the hub: pip install datasets"
             ) from error
         self._datasets = datasets
         self._name, self._split, self._subset = name, split, subset

@@ -96,9 +96,9 @@ def check_batch_invariance(quantization: Quantization | Mapping[str, Any] | None
 
 def _check_bitsandbytes() -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("8-bit and 4-bit weights need bitsandbytes: pip install 'rank1-hf[quantization]'")
+        raise ValueError("8-bit and 4-bit weights need bitsandbytes: pip install 'bitsandbytes>=0.50'")
     if Version(version("bitsandbytes")) < _BITSANDBYTES:  # older ones have a fused 4-bit kernel for one token only
         raise ValueError(
             f"8-bit and 4-bit weights need bitsandbytes {_BITSANDBYTES} or newer, and {version('bitsandbytes')} is "
-            "installed: pip install -U 'rank1-hf[quantization]'"
+            "installed: pip install -U bitsandbytes"
         )

@@ -3,7 +3,7 @@
 python scripts/examples/compare_quantizations.py [MODEL [FOLDER]]
 
 Writes for each a page with both runs (`8bit.html`) and a plot of their verdicts (`8bit.svg`) into the folder.
-Needs `pip install 'rank1-hf[quantization,plots]'`. scripts/quantization_agreement.py has the figures for many pairs.
+Needs `pip install 'rank1-hf[plots]'`. scripts/quantization_agreement.py has the figures for many pairs.
 """
 
 import sys

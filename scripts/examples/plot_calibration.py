@@ -2,7 +2,7 @@
 
 python scripts/examples/plot_calibration.py [MODEL [PLOT]]
 
-The plot is an .svg, .png or .pdf, as its name says. Needs `pip install 'rank1-hf[eval,plots]'`.
+The plot is an .svg, .png or .pdf, as its name says. Needs `pip install 'rank1-hf[plots]'`.
 """
 
 import sys

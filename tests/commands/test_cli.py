@@ -686,5 +686,5 @@ def test_demo_interrupted_shows_what_was_finished_and_measures_nothing(script: S
 def test_demo_without_ir_measures_names_the_extra(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_measures", None)
     monkeypatch.delitem(sys.modules, "rank1_hf.evaluation.metrics")
-    check_refusal(run("demo"), 2, "rank1-hf[eval]")
+    check_refusal(run("demo"), 2, "pip install ir-measures")
     assert script.pairs == []
