@@ -122,9 +122,9 @@ def test_an_unknown_kind_is_refused(quantization: object) -> None:
         Rank1(quantization=quantization)
 
 
-def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bitsandbytes_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'rank1-hf\[quantization\]'"):
+    with pytest.raises(ValueError, match="pip install 'bitsandbytes>=0.50'"):
         Rank1(quantization="4bit")
 
 
