@@ -42,25 +42,6 @@ class Result:
         self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
 
 
-@pytest.fixture
-def collection(tmp_path: Path) -> Path:
-    return write_collection(tmp_path / "collection")
-
-
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Stub:
-    """Stands in for Rank1; `.options` are what it was loaded with."""
-    stub: Any = Stub()
-
-    def load(name: str | None = None, **options: Any) -> Stub:
-        stub.name, stub.options = name, options
-        return stub
-
-    monkeypatch.setattr(reranker, "Rank1", load)
-    monkeypatch.setattr(identity, "checkpoint_identity", str)
-    return stub
-
-
 def given(collection: Path, output: Path, *more: object) -> tuple[object, ...]:
     return ("--corpus", collection, "--run", collection / "run.trec", "--output", output, *more)
 

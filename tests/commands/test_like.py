@@ -15,33 +15,14 @@ import pytest
 import torch
 import transformers
 
-from rank1_hf import __version__, reranker
+from rank1_hf import __version__
 from rank1_hf.evaluation import provenance
 from rank1_hf.evaluation.merging import merge
 from rank1_hf.files.trec import read_run
 from rank1_hf.models import identity
 from tests.commands.test_evaluate import Result, given
 from tests.evaluation.repository import write_repository
-from tests.evaluation.stub import Stub, results, write_collection
-
-
-@pytest.fixture
-def collection(tmp_path: Path) -> Path:
-    return write_collection(tmp_path / "collection")
-
-
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Stands in for Rank1; `.options` are what it was loaded with, where it was."""
-    stub: Any = Stub()
-
-    def load(name: str | None = None, **options: Any) -> Stub:
-        stub.name, stub.options = name, options
-        return stub
-
-    monkeypatch.setattr(reranker, "Rank1", load)
-    monkeypatch.setattr(identity, "checkpoint_identity", str)
-    return stub
+from tests.evaluation.stub import results
 
 
 def environment(folder: Path) -> dict[str, Any]:

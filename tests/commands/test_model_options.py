@@ -16,7 +16,6 @@ from rank1_hf import CheckpointError, Markers, ScoreCache, __version__, reranker
 from rank1_hf.commands import cli, model_options
 from rank1_hf.commands.model_options import ModelOptions
 from rank1_hf.decoding.options import DecodingOptions
-from tests.commands.test_evaluate import collection  # noqa: F401
 from tests.evaluation.stub import Stub
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
@@ -47,7 +46,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def inputs(collection: Path, tmp_path: Path) -> dict[str, list[object]]:  # noqa: F811
+def inputs(collection: Path, tmp_path: Path) -> dict[str, list[object]]:
     """What each command needs besides."""
     records = tmp_path / "records.jsonl"
     records.write_text(json.dumps({"query": QUERY, "passage": "A wing.", "completion": "Yes.</think> true"}))

@@ -25,7 +25,6 @@ _PROCESSOR = "-march=native"
 _SECONDS = 120
 
 
-@cache
 def compiled(source: Path, *options: str) -> ctypes.CDLL:
     """A source file as a loaded library.
 
@@ -36,8 +35,24 @@ def compiled(source: Path, *options: str) -> ctypes.CDLL:
         options: more of the compiler's.
 
     Raises:
-        ValueError: there is no compiler, or it fails; the message says why and what to do.
+        ValueError: there is no compiler, or it fails; the message says why and what to do. It is tried once.
     """
+    found = _outcome(source, options)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+@cache
+def _outcome(source: Path, options: tuple[str, ...]) -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    try:
+        return _loaded(source, options)
+    except ValueError as error:
+        return str(error)
+
+
+def _loaded(source: Path, options: tuple[str, ...]) -> ctypes.CDLL:
     if sys.platform != "linux":
         raise ValueError("the CPU kernels are for Linux")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)

@@ -23,10 +23,10 @@ SOURCE = 'extern "C" int answer() { return ANSWER; }'
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own."""
     monkeypatch.setenv("RANK1_HF_CACHE", str(tmp_path / "cache"))
-    for function in (native.compiled, native.cache_folder, kernels._warn):
+    for function in (native._outcome, native.cache_folder, kernels._warn):
         function.cache_clear()
     yield tmp_path / "cache"
-    for function in (native.compiled, native.cache_folder, kernels._warn):
+    for function in (native._outcome, native.cache_folder, kernels._warn):
         function.cache_clear()
 
 
@@ -39,7 +39,7 @@ def source(tmp_path: Path) -> Path:
 
 def again() -> None:
     """As in a new process."""
-    native.compiled.cache_clear()
+    native._outcome.cache_clear()
 
 
 def test_it_is_compiled_once_and_found_again(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -120,6 +120,16 @@ def test_without_a_compiler_steps_run_in_pytorch_and_one_line_says_so(
     (record,) = caplog.records
     assert message in record.getMessage()
     assert "PyTorch's own operations" in record.getMessage()
+
+
+def test_a_compiler_that_fails_is_tried_once(source: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "false")
+    run, commands = native._run, []
+    monkeypatch.setattr(native, "_run", lambda command: commands.append(command) or run(command))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot compile"):
+            native.compiled(source)
+    assert len(commands) == 1
 
 
 def test_elsewhere_than_on_linux_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch, caplog):
