@@ -60,8 +60,9 @@ def _words(context: typer.Context) -> Iterator[str]:
         if isinstance(value, bool):
             yield (parameter.opts if value else parameter.secondary_opts)[0]
             continue
+        flag = parameter.opts[:1] if parameter.param_type_name == "option" else []
         for each in value if isinstance(value, list | tuple) else [value]:
-            yield from (parameter.opts[0], str(_plain(each)))
+            yield from (*flag, str(_plain(each)))
 
 
 def options_in_force(context: typer.Context) -> dict[str, Any]:

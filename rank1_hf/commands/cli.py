@@ -23,6 +23,7 @@ from rank1_hf.commands.demo import demo
 from rank1_hf.commands.evaluate import evaluate
 from rank1_hf.commands.explain import explain
 from rank1_hf.commands.info import info
+from rank1_hf.commands.judge import judge
 from rank1_hf.commands.merge import merge
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import (
@@ -175,6 +176,7 @@ app.command()(demo)
 app.command()(info)
 app.command()(plan)
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
+app.command(epilog=f"{EXIT_CODES} judge: 4 the output cannot be written; 143 terminated.")(judge)
 app.command(epilog=f"{EXIT_CODES} merge: 4 the output cannot be written.")(merge)
 app.command(
     epilog="Exit codes: 0 compared; 2 bad usage or input; 3 there is no such tokenizer; 4 the page cannot be written."

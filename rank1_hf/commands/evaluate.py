@@ -1,7 +1,6 @@
 """The command `rank1-hf evaluate`. As in `cli.py`, what takes seconds to import waits until it is needed."""
 
 import json
-import signal
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,16 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from rank1_hf.commands import again, options
+from rank1_hf.commands import again, jobs, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 
 if TYPE_CHECKING:
     from rank1_hf.evaluation.candidates import Inputs
-    from rank1_hf.evaluation.job import Outcome
     from rank1_hf.evaluation.metrics import Comparison
-    from rank1_hf.evaluation.provenance import Provenance
+    from rank1_hf.evaluation.pending import Outcome
     from rank1_hf.evaluation.shards import Shard
     from rank1_hf.prompts.prompt import Pair
 
@@ -124,7 +122,7 @@ def evaluate(
         )
     try:
         from rank1_hf.evaluation.candidates import queries_are_documents
-        from rank1_hf.evaluation.job import run_job, stopped_by
+        from rank1_hf.evaluation.job import run_job
         from rank1_hf.evaluation.journal import JournalError
         from rank1_hf.evaluation.metrics import MEASURES, check_measures
         from rank1_hf.evaluation.shards import Shard
@@ -143,9 +141,9 @@ def evaluate(
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
             note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
-        identity = _identity(chosen)
-        decisive = {"model": identity, **_decisive(chosen, dataset_prompt)}
-        provenance = _provenance(context, identity, chosen.device, like, quiet)
+        identity = jobs.identity(chosen)
+        decisive = {"model": identity, **jobs.decisive(chosen, dataset_prompt)}
+        provenance = jobs.provenance(context, identity, chosen.device, like, quiet)
         if (output / "journal.jsonl").exists():
             note(f"going on with the job in {output}", quiet)
         outcome = run_job(
@@ -166,8 +164,7 @@ def evaluate(
     except OSError as error:
         fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
     except KeyboardInterrupt as interrupt:
-        summary = "the inputs were being read; what was judged before is kept, and the same command goes on"
-        _stop(stopped_by(interrupt), summary, quiet)
+        jobs.stop_while_reading(interrupt, quiet)
     print_outcome(outcome, output, as_json, quiet, part)
 
 
@@ -185,17 +182,6 @@ def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None
     if template is None:
         raise InputError(f"{prompts or 'this package'} has no dataset prompt for {task}")
     return template
-
-
-def _decisive(chosen: ModelOptions, dataset_prompt: str | None) -> dict[str, Any]:
-    """What decides a judgment, as JSON has it. Of the decoding: in reproducible mode steps are as wide as the batch,
-    whatever is in it. The other options say how fast it is found.
-    """
-    found, decoding = chosen.decisive(dataset_prompt), chosen.engine()
-    if "markers" in found:
-        found["markers"] = asdict(found["markers"])
-    width = (chosen.batch_size or decoding.batch_size) if decoding.reproducible else None
-    return {**found, "reproducible": decoding.reproducible, "batch_size": width}
 
 
 def _read_inputs(
@@ -218,36 +204,6 @@ def _read_inputs(
     problems: list[InputError] = []
     queries = source.queries(problems.append)
     return Inputs(source, queries, candidates, source.qrels() if grades is None else grades, top_k, problems)
-
-
-def _identity(chosen: ModelOptions) -> str:
-    from rank1_hf.models.identity import checkpoint_identity
-    from rank1_hf.models.loading import CheckpointError
-
-    try:
-        return checkpoint_identity(chosen.model, **chosen.source())
-    except CheckpointError as error:
-        fail(str(error), options.BAD_MODEL)
-
-
-def _provenance(
-    context: typer.Context, weights: str, device: str | None, like: Path | None, quiet: bool
-) -> "Provenance":
-    """What is known of the job; what differs from the job to repeat is said."""
-    from rank1_hf.evaluation import provenance
-    from rank1_hf.models.devices import resolve_device
-
-    found = provenance.Provenance(
-        again.command_line(context),
-        again.options_in_force(context),
-        weights,
-        resolve_device(device),
-        like=None if like is None else again.environment(like),
-        given=again.given_options(context),
-    )
-    for difference in found.differences():
-        note(f"{like}: {difference}", quiet)
-    return found
 
 
 def _costs(pairs: "Iterable[Pair]", chosen: ModelOptions, arguments: Mapping[str, Any]) -> list[int]:
@@ -273,10 +229,7 @@ def print_outcome(
 ) -> NoReturn:
     """Say what came of the job, or of one shard of it, and exit."""
     if outcome.stopped is not None:
-        kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; the same command goes on from there"
-        if isinstance(outcome.stopped, OSError):
-            fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)
-        _stop(outcome.stopped, kept, quiet)
+        jobs.stop(outcome, quiet)
     if as_json:
         typer.echo(json.dumps(_facts(outcome)))
     elif outcome.metrics:
@@ -297,15 +250,11 @@ def print_outcome(
     raise typer.Exit(options.SOME_FAILED if outcome.n_failed else options.ALL_JUDGED)
 
 
-def _stop(stopped: signal.Signals, summary: str, quiet: bool) -> NoReturn:
-    terminated = stopped is signal.SIGTERM
-    note(f"{'terminated' if terminated else 'interrupted'}: {summary}", quiet)
-    raise typer.Exit(options.TERMINATED if terminated else options.INTERRUPTED)
-
-
 def _facts(outcome: "Outcome") -> dict[str, Any]:
-    counts = {"n_pairs": outcome.n_pairs, "n_scored": outcome.n_scored, "n_failed": outcome.n_failed}
-    return counts | {"metrics": [asdict(row) for row in outcome.metrics], "unmeasured": list(outcome.unmeasured)}
+    return jobs.counts(outcome) | {
+        "metrics": [asdict(row) for row in outcome.metrics],
+        "unmeasured": list(outcome.unmeasured),
+    }
 
 
 def _table(metrics: "Sequence[Comparison]") -> Table:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -108,6 +108,15 @@ CacheOption = Annotated[
         "Several processes of one machine may share it.",
     ),
 ]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="NAME=COLUMN",
+        help="Where rows have something under a name of their own: a column, or a path as in passage=doc.text. NAME is "
+        "query, passage, title or instruction.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
 
@@ -175,6 +184,23 @@ def markers(given: list[str] | None) -> Markers:
             raise InputError(f"--marker takes NAME=TEXT, where NAME is one of {', '.join(known)}, not {one!r}")
         named[name] = text
     return Markers(**named)
+
+
+def mapped(given: list[str] | None, known: Collection[str]) -> dict[str, str]:
+    """What `--map` says: the field or column of each name.
+
+    Raises:
+        InputError: one is no NAME=FIELD, or names nothing that is known.
+    """
+    found = {}
+    for one in given or []:
+        name, _, field = one.partition("=")
+        if not field:
+            raise InputError(f"--map takes NAME=FIELD, not {one!r}")
+        if name not in known:
+            raise InputError(f"there is no {name!r} to map a field to; there are {', '.join(known)}")
+        found[name] = field
+    return found
 
 
 def decoding(given: str | None, reproducible: bool = False, own: Mapping[str, Any] | None = None) -> DecodingOptions:

@@ -9,7 +9,7 @@ import typer
 from rank1_hf.commands import options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
-from rank1_hf.files.completions import NAMES, check_names, read_completions
+from rank1_hf.files.completions import NAMES, read_completions
 from rank1_hf.files.inputs import InputError
 from rank1_hf.models.spellings import dtype_name
 from rank1_hf.results.completion import Completion
@@ -84,7 +84,7 @@ def verify(
         dtype_of_records = dtype_name(dtype_of_records)
         if dtype_of_records not in (None, *_DTYPES):
             raise InputError(f"--their-dtype must be one of {', '.join(_DTYPES)}, not {dtype_of_records!r}")
-        names = _names(mapping or [])
+        names = options.mapped(mapping, NAMES)
         arguments = chosen.arguments()
         chosen.check()
         completions = list(read_completions(file, names, problems.append))
@@ -117,17 +117,6 @@ def verify(
             _write(found, html, file, quiet)
     n_wrong = len(found) - found.summary.n_agree + len(problems)
     raise typer.Exit(DISAGREE if n_wrong > threshold * (len(found) + len(problems)) else AGREE)
-
-
-def _names(mapping: list[str]) -> dict[str, str]:
-    names = {}
-    for one in mapping:
-        name, _, field = one.partition("=")
-        if not field:
-            raise InputError(f"--map takes NAME=FIELD, not {one!r}")
-        names[name] = field
-    check_names(names)
-    return names
 
 
 def _with_texts(completions: list[Completion], corpus: str) -> list[Completion]:

@@ -92,6 +92,12 @@ class Inputs:
             run.update(json.dumps([query, *scores]).encode())
         return {"queries": queries.hexdigest(), "run": run.hexdigest()}
 
+    def qrels_digest(self) -> str | None:
+        """What separates these qrels, which decide no judgment, from others."""
+        return (
+            None if self.qrels is None else hashlib.sha256(json.dumps(self.qrels, sort_keys=True).encode()).hexdigest()
+        )
+
 
 def candidates(run: Run, top_k: int) -> Iterator[Candidate]:
     """The pairs to judge. Their indices do not depend on `top_k`, so that a job can go on with another one."""

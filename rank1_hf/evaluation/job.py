@@ -8,14 +8,11 @@ Judgments go to the journal in the order of finishing; the files are written fro
 judged, in the order of the input. So they are the same however often the job was interrupted.
 """
 
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -23,51 +20,13 @@ from rank1_hf.evaluation import outputs
 from rank1_hf.evaluation.candidates import Candidate, Inputs
 from rank1_hf.evaluation.journal import Journal, lock, refuse_others
 from rank1_hf.evaluation.metrics import MEASURES, Comparison
+from rank1_hf.evaluation.pending import Outcome, Pending, Reranker, stoppable, terminable
 from rank1_hf.evaluation.provenance import Provenance
 from rank1_hf.evaluation.shards import Finished, Shard
 from rank1_hf.evaluation.task import Task
 from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document, InputError
-from rank1_hf.prompts.prompt import Pair, Passage, Query
-from rank1_hf.results.judgment import Judgment
-
-
-class Reranker(Protocol):
-    """What judges: `Rank1`, or whatever else has its method."""
-
-    def judge(
-        self,
-        pairs: Iterable[tuple[Query, Passage]],
-        *,
-        batch_size: int | None,
-        show_progress_bar: bool | None,
-        stream: Literal[True],
-    ) -> Iterator[Judgment]:
-        """See `Rank1.judge`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job ended.
-
-    Attributes:
-        n_pairs: how many pairs there are to judge.
-        n_scored: how many of them have a score by now.
-        n_failed: how many could not be judged.
-        n_problems: how many queries and documents could not be read.
-        stopped: None: all is done and the files are written. Else the signal or the error that ended the job; what was
-            judged is kept.
-        metrics: the comparison; empty without qrels, and where the job was stopped.
-        unmeasured: what is wrong with the measures that could not be computed of the new ranking, a sentence each.
-    """
-
-    n_pairs: int
-    n_scored: int
-    n_failed: int
-    n_problems: int
-    stopped: signal.Signals | OSError | None
-    metrics: Sequence[Comparison] = ()
-    unmeasured: Sequence[str] = ()
+from rank1_hf.prompts.prompt import Pair, PairError, Passage, Query
 
 
 def run_job(
@@ -115,7 +74,7 @@ def run_job(
     journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests(), "shard": None}
     if shard is not None:
         decisive |= {"shard": str(shard), "top_k": inputs.top_k}
-    with _terminable(), lock(output), outputs.ErrorList(output / "errors.jsonl") as errors:
+    with terminable(), lock(output), outputs.ErrorList(output / "errors.jsonl") as errors:
         refuse_others(journal_path, decisive)  # before the collection is read, which may take minutes
         with _read(inputs, output, errors, show_progress) as documents:
             decisive["documents"] = documents.digest
@@ -125,72 +84,47 @@ def run_job(
                 decisive["places"] = [places.start, places.stop]
             with Journal(journal_path, decisive, task.n_places) as journal:
                 if provenance is not None:
-                    provenance.check(inputs, documents.digest)
-                pending = Pending(inputs, places, documents, journal)
-                stopped: signal.Signals | OSError | None = None
+                    provenance.check(
+                        {**inputs.digests(), "documents": documents.digest, "qrels": inputs.qrels_digest()}
+                    )
+                pending = Candidates(inputs, places, documents, journal)
                 measured: Sequence[Comparison] = ()
                 unmeasured: Sequence[str] = ()
-                try:
-                    if len(pending):
-                        reranker = load()
-                        if provenance is not None:
-                            provenance.write(output, reranker)
-                        for judgment in reranker.judge(
-                            pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
-                        ):
-                            pending.finish(judgment)
+                with stoppable() as ending:
+                    pending.judge(
+                        load, output, batch_size=batch_size, show_progress=show_progress, provenance=provenance
+                    )
                     if shard is None:
                         measured, unmeasured = outputs.write(output, task, journal, errors, before)
                     else:
                         _list_failures(inputs.candidates(places), journal, errors)
                         journal.sync()
                         Finished(task, errors.n_inputs).write(output)
-                except KeyboardInterrupt as interrupt:
-                    stopped = stopped_by(interrupt)
-                except OSError as error:
-                    stopped = error
                 n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates(places))
-                return Outcome(len(places), n_scored, errors.n_pairs, errors.n_inputs, stopped, measured, unmeasured)
+                return Outcome(
+                    len(places), n_scored, errors.n_pairs, errors.n_inputs, ending.stopped, measured, unmeasured
+                )
 
 
-def stopped_by(interrupt: KeyboardInterrupt) -> signal.Signals:
-    """SIGTERM or SIGINT (Ctrl-C)."""
-    return signal.SIGTERM if signal.SIGTERM in interrupt.args else signal.SIGINT
-
-
-class Pending:
-    """The pairs without a score, as a reranker takes them; it knows which is which until each is finished.
-
-    Documents are looked up as they are taken. A pair that lacks its query or its document fails here.
-    """
+class Candidates(Pending[Candidate]):
+    """The candidates of a job. Documents are looked up as they are taken."""
 
     def __init__(self, inputs: Inputs, places: range, documents: DocumentStore, journal: Journal) -> None:
-        self._inputs, self._places, self._documents, self._journal = inputs, places, documents, journal
-        self._taken: dict[int, Candidate] = {}
+        super().__init__(journal)
+        self._inputs, self._places, self._documents = inputs, places, documents
 
-    def __len__(self) -> int:
-        return sum(not self._journal.has_score(candidate.index) for candidate in self._inputs.candidates(self._places))
+    def _all(self) -> Iterator[Candidate]:
+        return self._inputs.candidates(self._places)
 
-    def __iter__(self) -> Iterator[tuple[Query, Passage]]:
-        n_taken = 0
-        for candidate in self._inputs.candidates(self._places):
-            if self._journal.has_score(candidate.index):
-                continue
-            query, document = self._inputs.queries.get(candidate.query), self._documents.get(candidate.document)
-            if query is None or document is None:
-                missing = f"query {candidate.query}" if query is None else f"document {candidate.document}"
-                self._append(candidate, Judgment.failed(0, f"the collection has no {missing} that can be read"))
-                continue
-            self._taken[n_taken] = candidate
-            n_taken += 1
-            yield query, document.passage
+    def _pair(self, one: Candidate) -> tuple[Query, Passage]:
+        query, document = self._inputs.queries.get(one.query), self._documents.get(one.document)
+        if query is None or document is None:
+            missing = f"query {one.query}" if query is None else f"document {one.document}"
+            raise PairError(f"the collection has no {missing} that can be read")
+        return query, document.passage
 
-    def finish(self, judgment: Judgment) -> None:
-        """Put a judgment into the journal."""
-        self._append(self._taken.pop(judgment.index), judgment)
-
-    def _append(self, candidate: Candidate, judgment: Judgment) -> None:
-        self._journal.append({**judgment.to_dict(), **asdict(candidate)})
+    def _names(self, one: Candidate) -> dict[str, Any]:
+        return asdict(one)
 
 
 def _costs(
@@ -241,20 +175,3 @@ def _read(
 
 def _first(inputs: Inputs) -> str:
     return next(inputs.candidates()).document
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does. (Only the main thread may ask for that; elsewhere nothing changes.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(number))
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

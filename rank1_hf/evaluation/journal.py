@@ -21,6 +21,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from rank1_hf.evaluation.writing import json_line
+
 FORMAT = 1
 """The version of the file's layout."""
 
@@ -217,12 +219,6 @@ def lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def json_line(record: Mapping[str, Any]) -> bytes:
-    """A line of a .jsonl file."""
-    # A lone surrogate becomes \udXXX, which is JSON's own escape.
-    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _create(path: Path, header: Mapping[str, Any]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rank1_hf.evaluation import outputs, provenance
-from rank1_hf.evaluation.job import Outcome
 from rank1_hf.evaluation.journal import Journal, differences, lock, read_records, read_settings
+from rank1_hf.evaluation.pending import Outcome
 from rank1_hf.evaluation.shards import Finished, Shard
 from rank1_hf.evaluation.task import Task
 from rank1_hf.files.inputs import InputError

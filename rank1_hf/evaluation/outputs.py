@@ -1,19 +1,18 @@
 """The files of a finished job. Each is written beside its name and put there whole."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rank1_hf.evaluation import metrics
-from rank1_hf.evaluation.journal import Journal, json_line
+from rank1_hf.evaluation.journal import Journal
 from rank1_hf.evaluation.task import Task
+from rank1_hf.evaluation.writing import json_line, judgment_files, replacing
 from rank1_hf.files.inputs import InputError, read_lines
 from rank1_hf.files.trec import Run, run_line
 from rank1_hf.viewing.judgments import COLUMNS
@@ -103,7 +102,7 @@ def _write_rankings(folder: Path, task: Task, journal: Journal, errors: "ErrorLi
     reranked: Run = {}
     with (
         replacing(folder / "run.trec") as run,
-        replacing(folder / "judgments.jsonl") as judgments,
+        judgment_files(folder, _COLUMNS) as write_judgment,
     ):
         for query, ranking in rankings(task, journal):
             reranked[query] = {ranked.document: ranked.score for ranked in ranking}
@@ -111,10 +110,9 @@ def _write_rankings(folder: Path, task: Task, journal: Journal, errors: "ErrorLi
                 run.write(run_line(query, ranked.document, rank, _score(ranked.score)).encode())
                 if ranked.judgment is not None:
                     record = _record(query, ranked.document, rank, ranked.judgment)
-                    judgments.write(json_line(record))
+                    write_judgment(record)
                     if record["error"] is not None:
                         errors.add_pair(query, ranked.document, record["error"])
-    _write_parquet(folder / "judgments.jsonl", folder / "judgments.parquet")
     return reranked
 
 
@@ -209,35 +207,3 @@ class ErrorList:
         else:
             self._new.unlink()
             self._path.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is put at its path when it is whole and on the disk; until then, what was there stays."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _write_parquet(source: Path, target: Path) -> None:
-    """The judgments once more, for those who read tables; only where pyarrow is installed."""
-    try:
-        import pyarrow.parquet
-        from pyarrow.json import ParseOptions, open_json  # which older versions lack
-    except ImportError:
-        return
-    types = {name: getattr(pyarrow, type_)() for name, type_ in _COLUMNS.items()}
-    schema = pyarrow.schema(types)
-    with (
-        open_json(source, parse_options=ParseOptions(explicit_schema=schema)) as batches,
-        replacing(target) as file,
-        pyarrow.parquet.ParquetWriter(file, schema) as table,
-    ):
-        for batch in batches:
-            table.write_batch(batch)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rank1_hf import __version__
-from rank1_hf.evaluation.candidates import Inputs
-from rank1_hf.evaluation.outputs import replacing
+from rank1_hf.evaluation.writing import replacing
 from rank1_hf.files import beir
 from rank1_hf.files.inputs import InputError, read_text
 from rank1_hf.inputs.textfiles import parse_json
@@ -86,19 +85,17 @@ class Provenance:
             for what, before, now in differences(self._like, self._facts):
                 yield f"{what} was {before}, now {now}"
 
-    def check(self, inputs: Inputs, documents: str) -> None:
+    def check(self, content: Mapping[str, str | None]) -> None:
         """Note what was read, and refuse what the job to repeat did not have; of a collection that is no file, such as
         one of the hub, this is all that can be compared.
 
         Args:
-            inputs: what is evaluated.
-            documents: the digest of its documents.
+            content: a digest of each part of the inputs; None: there is none.
 
         Raises:
             InputError: something that was not given anew is another than it was.
         """
-        qrels = None if inputs.qrels is None else _of_text(json.dumps(inputs.qrels, sort_keys=True))
-        content = self._facts["content"] = {**inputs.digests(), "documents": documents, "qrels": qrels}
+        self._facts["content"] = dict(content)
         if self._like is None or not self._given.isdisjoint(_CHOICES_OF_INPUTS):
             return
         before = self._like.get("content") or {}
@@ -241,7 +238,7 @@ def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
     the qrels where the options name none. Pipes, which can be read only once, are left out.
     """
     found: dict[str, dict[str, Path]] = {}
-    for option in ("corpus", "run", "qrels", "prompts", "prompt_template"):
+    for option in ("corpus", "run", "qrels", "prompts", "prompt_template", "pairs"):
         value = options.get(option)
         if value is None or (option == "prompt_template" and not value.startswith("@")):
             continue
@@ -287,10 +284,6 @@ def _digest(file: Path) -> str:
             return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-
-
-def _of_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _flag(option: str) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from rank1_hf.evaluation.outputs import replacing
 from rank1_hf.evaluation.task import Task
+from rank1_hf.evaluation.writing import replacing
 from rank1_hf.inputs.textfiles import InputError
 from rank1_hf.prompts.shares import shares
 

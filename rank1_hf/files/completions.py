@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rank1_hf.files.rows import at, read_rows
 from rank1_hf.inputs import fields
-from rank1_hf.inputs.textfiles import InputError, Skip, format_of, read_jsonl, refuse
+from rank1_hf.inputs.textfiles import InputError, Skip, refuse
 from rank1_hf.inputs.values import is_missing, is_whole_number
 from rank1_hf.results.completion import Completion
 
@@ -49,10 +50,10 @@ _OURS = {"query", "document", "score", "log_odds", "chain", "ended"}  # of a jud
 
 
 def read_completions(path: Path, names: Mapping[str, str] | None = None, skip: Skip = refuse) -> Iterator[Completion]:
-    """The completions of a .jsonl or .parquet file, one at a time.
+    """The completions of a file of `rows.read_rows`, one at a time.
 
     Args:
-        path: the file; JSONL may be gzipped.
+        path: the file.
         names: where records have what `NAMES` lists, if elsewhere: a field, or a path through objects and lists, as in
             "response.choices.0.text".
         skip: called with what is wrong with one record; the others are read all the same.
@@ -120,23 +121,11 @@ def completion_of(record: Any, where: str, names: Mapping[str, str] | None = Non
 
 
 def _records(path: Path, skip: Skip) -> Iterator[tuple[str, Any]]:
-    if format_of(path) != "parquet":
-        yield from read_jsonl(path, skip)
-        return
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise InputError(f"{path}: Parquet needs pyarrow; install it with: pip install 'rank1-hf[tracing]'") from None
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1000):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read beyond row {number}: {error}") from error
+    for row in read_rows(path):
+        if row.problem is not None:
+            skip(row.problem)
+        else:
+            yield row.where, row.value
 
 
 def _told(record: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -152,7 +141,7 @@ def _told(record: Mapping[str, Any], names: Mapping[str, str], where: str) -> di
     if record.keys() >= _OURS and "passage" not in record:
         told |= {"query_id": record["query"], "document_id": record["document"], "query": None, "passage": None}
     for name, path in names.items():
-        told[name] = _at(record, path, where)
+        told[name] = at(record, path, where)
     return told
 
 
@@ -184,18 +173,6 @@ def _inner(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     usage = record.get("usage")
     if isinstance(usage, Mapping):
         yield {"prompt_tokens": usage.get("prompt_tokens")}
-
-
-def _at(value: Any, path: str, where: str) -> Any:  # noqa: ANN401
-    """What stands in a record at a path."""
-    for step in [path] if isinstance(value, Mapping) and path in value else path.split("."):
-        if isinstance(value, Mapping) and step in value:
-            value = value[step]
-        elif isinstance(value, Sequence) and not isinstance(value, str) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            raise InputError(f"{where}: there is no {path!r}, which a field was mapped to ({step!r} is not there)")
-    return value
 
 
 def _chain(told: Mapping[str, Any], where: str) -> tuple[str | None, bool, bool]:

@@ -10,7 +10,9 @@ import io
 import json
 import shlex
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -109,6 +111,41 @@ def lines_of(stream: BinaryIO, name: str, skip: Skip = refuse) -> Iterator[str]:
         raise InputError(f"{name} cannot be read beyond line {number}: {error}; is the file whole?") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a file, or what is wrong with it.
+
+    Attributes:
+        number: its line, from 1; where it has several, the last of them.
+        where: the same with the file's name, for what is said about it ("FILE, line 3").
+        value: what it holds; None where there is a problem.
+        problem: why it cannot be read, or None.
+    """
+
+    number: int
+    where: str
+    value: Any = None
+    problem: InputError | None = None
+
+
+def jsonl_rows(path: Path) -> Iterator[Row]:
+    """The lines of a .jsonl file that are not blank, each with its value or with what is wrong with it.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    for number, (line, problem) in enumerate(lines_or_problems(path), start=1):
+        where, value = f"{path}, line {number}", None
+        if problem is None:
+            if not line.strip():
+                continue
+            try:
+                value = parse_json(line, where)
+            except InputError as error:
+                problem = error
+        yield Row(number, where, value, problem)
+
+
 def read_jsonl(path: Path, skip: Skip = refuse) -> Iterator[tuple[str, Any]]:
     """The value on each line of a .jsonl file, and where it stands ("FILE, line 3").
 
@@ -119,16 +156,22 @@ def read_jsonl(path: Path, skip: Skip = refuse) -> Iterator[tuple[str, Any]]:
     Raises:
         InputError: the file cannot be read.
     """
-    for number, line in enumerate(read_lines(path, skip), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            value = parse_json(line, where)
-        except InputError as error:
-            skip(error)
+    for row in jsonl_rows(path):
+        if row.problem is not None:
+            skip(row.problem)
         else:
-            yield where, value
+            yield row.where, row.value
+
+
+def lines_or_problems(path: Path) -> Iterator[tuple[str, InputError | None]]:
+    """A file's lines with their ends, each with what is wrong with it, or None.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    problems: list[InputError] = []
+    for line in read_lines(path, problems.append):
+        yield line, problems.pop() if problems else None
 
 
 def csv_rows(
@@ -145,19 +188,91 @@ def csv_rows(
     Raises:
         InputError: it is no CSV.
     """
+    for row in csv_rows_or_problems(((line, None) for line in lines), name, first, skip_spaces=skip_spaces):
+        if row.problem is not None:
+            raise row.problem
+        yield row.where, row.value
+
+
+def csv_rows_or_problems(
+    lines: Iterable[tuple[str, InputError | None]],
+    name: str,
+    first: int = 1,
+    *,
+    delimiter: str = ",",
+    skip_spaces: bool = False,
+) -> Iterator[Row]:
+    """The rows of a CSV or TSV file that are not blank, each with its cells or with what is wrong with it.
+
+    A quote that is never closed costs the line that opens it, and reading goes on behind that line.
+
+    Args:
+        lines: the file's lines with their ends, and what is wrong with each.
+        name: for errors.
+        first: the number of the first line.
+        delimiter: what divides cells. Where it is a tab, a line whose quotes make no sense as CSV's is divided as it
+            stands, since most TSV files have no quoting.
+        skip_spaces: whether spaces behind a delimiter are no part of the cell.
+    """
     csv.field_size_limit(_LONGEST_CSV_FIELD)
-    reader = csv.reader(lines, strict=True, skipinitialspace=skip_spaces)
-    try:
-        for cells in reader:
-            if cells:
-                yield f"{name}, line {first - 1 + reader.line_num}", cells
-    except csv.Error as error:
-        where = f"{name}, line {first - 1 + reader.line_num}"
-        if "new-line character" in str(error):
-            raise InputError(
-                f"{where}: carriage returns alone divide its lines; convert it with: tr '\\r' '\\n'"
-            ) from error
-        raise InputError(f"{where}: not valid CSV ({error})") from error
+    source = _Lines(lines)
+    reader = csv.reader(source, strict=True, delimiter=delimiter, skipinitialspace=skip_spaces)
+    while True:
+        source.taken.clear()
+        cells: list[str] = []
+        problem: InputError | None = None
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            end = f"{name}, line {first - 1 + source.number}"
+            problem = _csv_problem(error, f"{name}, line {first + source.number - len(source.taken)}", end)
+            source.go_back_behind_first()
+        number = first - 1 + source.number
+        said = [each for _, each in source.taken if each is not None]
+        if problem is not None and not said and delimiter == "\t":
+            cells, problem = source.taken[0][0].rstrip("\r\n").split(delimiter), None
+        problem = said[0] if said else problem
+        if cells or problem:
+            yield Row(number, f"{name}, line {number}", None if problem else cells, problem)
+
+
+class _Lines:
+    """Lines for the csv module, which may be read again.
+
+    Attributes:
+        number: how many lines have been taken.
+        taken: those of the current row, and what is wrong with each.
+    """
+
+    def __init__(self, lines: Iterable[tuple[str, InputError | None]]) -> None:
+        self._lines = iter(lines)
+        self._again: deque[tuple[str, InputError | None]] = deque()
+        self.number = 0
+        self.taken: list[tuple[str, InputError | None]] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.number += 1
+        self.taken.append(line)
+        return line[0]
+
+    def go_back_behind_first(self) -> None:
+        """Take the current row's lines but the first again."""
+        self._again.extendleft(reversed(self.taken[1:]))
+        self.number -= len(self.taken) - 1
+        del self.taken[1:]
+
+
+def _csv_problem(error: csv.Error, start: str, end: str) -> InputError:
+    if "new-line character" in str(error):
+        return InputError(f"{end}: carriage returns alone divide its lines; convert it with: tr '\\r' '\\n'")
+    begun = "" if start == end else f"; the row begins at {start.rpartition(', ')[2]}: is a quote left open there?"
+    return InputError(f"{end}: not valid CSV ({error}){begun}")
 
 
 def parse_json(text: str, where: str, advice: str = "mend or remove the line") -> Any:  # noqa: ANN401

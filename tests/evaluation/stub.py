@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rank1_hf.evaluation.candidates import Inputs
-from rank1_hf.evaluation.job import Outcome, run_job
+from rank1_hf.evaluation.job import run_job
+from rank1_hf.evaluation.pending import Outcome
 from rank1_hf.files.sources import open_source
 from rank1_hf.files.trec import read_run
 from rank1_hf.prompts.prompt import Passage, Query, passage_text, query_text

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_hf.evaluation.outputs import replacing, with_scores
+from rank1_hf.evaluation.outputs import with_scores
+from rank1_hf.evaluation.writing import replacing
 
 log_odds = st.one_of(st.floats(-60, 60), st.sampled_from([0.0, -0.0, 1.5, 1.5 + 1e-12, 50.0]))
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from rank1_hf.evaluation.job import Outcome, run_job
+from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.journal import JournalError, lock
 from rank1_hf.evaluation.merging import MergeError, merge
+from rank1_hf.evaluation.pending import Outcome
 from rank1_hf.evaluation.shards import Shard
 from rank1_hf.files.inputs import InputError
 from rank1_hf.models.loading import open_checkpoint

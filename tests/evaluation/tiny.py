@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from rank1_hf.evaluation.job import Outcome, run_job
+from rank1_hf.evaluation.job import run_job
+from rank1_hf.evaluation.pending import Outcome
 from rank1_hf.evaluation.shards import Shard
 from rank1_hf.prompts.shares import pair_costs
 from rank1_hf.reranker import Rank1

@@ -1,0 +1,85 @@
+"""What the commands share whose jobs can be resumed: what decides their judgments, how they were made, how they end."""
+
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from rank1_hf.commands import again, options
+from rank1_hf.commands.model_options import ModelOptions
+from rank1_hf.commands.options import fail, note
+
+if TYPE_CHECKING:
+    from rank1_hf.evaluation.pending import Outcome
+    from rank1_hf.evaluation.provenance import Provenance
+
+
+def decisive(chosen: ModelOptions, dataset_prompt: str | None = None) -> dict[str, Any]:
+    """What decides a judgment, as JSON has it. Of the decoding: in reproducible mode steps are as wide as the batch,
+    whatever is in it. The other options say how fast it is found.
+    """
+    found, decoding = chosen.decisive(dataset_prompt), chosen.engine()
+    if "markers" in found:
+        found["markers"] = asdict(found["markers"])
+    width = (chosen.batch_size or decoding.batch_size) if decoding.reproducible else None
+    return {**found, "reproducible": decoding.reproducible, "batch_size": width}
+
+
+def identity(chosen: ModelOptions) -> str:
+    """Which weights these are, or the end of the command."""
+    from rank1_hf.models.identity import checkpoint_identity
+    from rank1_hf.models.loading import CheckpointError
+
+    try:
+        return checkpoint_identity(chosen.model, **chosen.source())
+    except CheckpointError as error:
+        fail(str(error), options.BAD_MODEL)
+
+
+def provenance(
+    context: typer.Context, weights: str, device: str | None, like: Path | None = None, quiet: bool = False
+) -> "Provenance":
+    """What is known of the job; what differs from the job to repeat is said."""
+    from rank1_hf.evaluation.provenance import Provenance
+    from rank1_hf.models.devices import resolve_device
+
+    found = Provenance(
+        again.command_line(context),
+        again.options_in_force(context),
+        weights,
+        resolve_device(device),
+        like=None if like is None else again.environment(like),
+        given=again.given_options(context),
+    )
+    for difference in found.differences():
+        note(f"{like}: {difference}", quiet)
+    return found
+
+
+def counts(outcome: "Outcome") -> dict[str, int]:
+    """How many pairs came to what, as JSON has it."""
+    return {"n_pairs": outcome.n_pairs, "n_scored": outcome.n_scored, "n_failed": outcome.n_failed}
+
+
+def stop(outcome: "Outcome", quiet: bool) -> NoReturn:
+    """End the command, whose job was stopped."""
+    kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; the same command goes on from there"
+    if isinstance(outcome.stopped, signal.Signals):
+        _stop(outcome.stopped, kept, quiet)
+    fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)
+
+
+def stop_while_reading(interrupt: KeyboardInterrupt, quiet: bool) -> NoReturn:
+    """End the command, which was stopped before anything was judged."""
+    from rank1_hf.evaluation.pending import stopped_by
+
+    kept = "the inputs were being read; what was judged before is kept, and the same command goes on"
+    _stop(stopped_by(interrupt), kept, quiet)
+
+
+def _stop(stopped: signal.Signals, summary: str, quiet: bool) -> NoReturn:
+    terminated = stopped is signal.SIGTERM
+    note(f"{'terminated' if terminated else 'interrupted'}: {summary}", quiet)
+    raise typer.Exit(options.TERMINATED if terminated else options.INTERRUPTED)

@@ -1,0 +1,95 @@
+"""The command `rank1-hf judge`. As in `cli.py`, what takes seconds to import waits until it is needed."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from rank1_hf.commands import jobs, options
+from rank1_hf.commands.model_options import ModelOptions, takes_model_options
+from rank1_hf.commands.options import fail, note
+from rank1_hf.files.pairs import NAMES, PairFile
+from rank1_hf.inputs.textfiles import InputError
+
+if TYPE_CHECKING:
+    from rank1_hf.evaluation.pending import Outcome
+
+
+@takes_model_options()
+def judge(
+    context: typer.Context,
+    chosen: ModelOptions,
+    pairs: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="JSONL, CSV or TSV, gzipped or not, or Parquet, with a query and a passage a row. A title is put "
+            "before its passage, an instruction behind its query; all other columns are kept as they are.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to go on.")
+    ],
+    mapping: options.MapOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Judge a file of pairs.
+
+    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished. A job that was ended, by Ctrl-C, a kill or a
+    power failure, goes on when the same command is given again; one that is finished is left as it is. OUTPUT then has
+    judgments.jsonl (and .parquet with pyarrow): each row of FILE in its order, with its line, score, log_odds, label,
+    chain, n_prompt_tokens, n_chain_tokens, ended, truncated and error. A column of FILE with one of these names gets
+    input_ before its own. A row that cannot be read or judged is there with its error, and costs no other.
+    environment.json says how it was made.
+    """
+    if options.n_processes() > 1:
+        fail(
+            "judge works in one process: give each GPU a part of the file, its --device and a folder", options.BAD_INPUT
+        )
+    try:
+        from rank1_hf.evaluation.batch import run_batch
+        from rank1_hf.evaluation.journal import JournalError
+    except ImportError as error:
+        fail(str(error), options.BAD_INPUT)
+    if quiet:
+        warnings.simplefilter("ignore")
+    try:
+        file = PairFile(pairs, options.mapped(mapping, NAMES))
+        arguments = chosen.arguments()
+        chosen.check()
+        identity = jobs.identity(chosen)
+        provenance = jobs.provenance(context, identity, chosen.device)
+        if (output / "journal.jsonl").exists():
+            note(f"going on with the job in {output}", quiet)
+        outcome = run_batch(
+            file,
+            output,
+            {"model": identity, **jobs.decisive(chosen)},
+            lambda: chosen.load(quiet, **arguments),
+            batch_size=chosen.batch_size,
+            show_progress=False if quiet else None,
+            provenance=provenance,
+        )
+    except (InputError, JournalError) as error:
+        fail(str(error), options.BAD_INPUT)
+    except OSError as error:
+        fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
+    except KeyboardInterrupt as interrupt:
+        jobs.stop_while_reading(interrupt, quiet)
+    _print_outcome(outcome, output, as_json, quiet)
+
+
+def _print_outcome(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> NoReturn:
+    if outcome.stopped is not None:
+        jobs.stop(outcome, quiet)
+    if as_json:
+        typer.echo(json.dumps(jobs.counts(outcome)))
+    results = output / "judgments.jsonl"
+    done = "the job was finished before: " if outcome.was_finished else ""
+    note(f"{done}{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {results}", quiet)
+    if outcome.n_failed:
+        note(f"{outcome.n_failed} rows could not be read or judged; their errors say why", quiet)
+    raise typer.Exit(options.SOME_FAILED if outcome.n_failed else options.ALL_JUDGED)

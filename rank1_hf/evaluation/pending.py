@@ -1,0 +1,185 @@
+"""What every job has in common: the pairs that have no score yet, and how their judging may end.
+
+    Pending -> reranker -> journal
+
+A judgment is in the journal as soon as it is finished. Ctrl-C, SIGTERM and a full disk end the judging, and what was
+judged is kept.
+"""
+
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from rank1_hf.evaluation.journal import Journal
+from rank1_hf.evaluation.metrics import Comparison
+from rank1_hf.evaluation.provenance import Provenance
+from rank1_hf.prompts.prompt import PairError, Passage, Query
+from rank1_hf.results.judgment import Judgment
+
+
+class Indexed(Protocol):
+    """What stands for a pair; its index is its place in the journal."""
+
+    @property
+    def index(self) -> int:
+        """See above."""
+
+
+_T = TypeVar("_T", bound=Indexed)
+
+
+class Reranker(Protocol):
+    """What judges: `Rank1`, or whatever else has its method."""
+
+    def judge(
+        self,
+        pairs: Iterable[tuple[Query, Passage]],
+        *,
+        batch_size: int | None,
+        show_progress_bar: bool | None,
+        stream: Literal[True],
+    ) -> Iterator[Judgment]:
+        """See `Rank1.judge`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        n_pairs: how many pairs there are to judge.
+        n_scored: how many of them have a score by now.
+        n_failed: how many could not be judged.
+        n_problems: how many queries and documents, or rows, could not be read.
+        stopped: None: all is done and the files are written. Else the signal or the error that ended the job; what was
+            judged is kept.
+        metrics: the comparison; empty without qrels, and where the job was stopped.
+        unmeasured: what is wrong with the measures that could not be computed of the new ranking, a sentence each.
+        was_finished: whether all had been done before, so that nothing was.
+    """
+
+    n_pairs: int
+    n_scored: int
+    n_failed: int
+    n_problems: int
+    stopped: signal.Signals | OSError | None
+    metrics: Sequence[Comparison] = ()
+    unmeasured: Sequence[str] = ()
+    was_finished: bool = False
+
+
+class Pending(ABC, Generic[_T]):
+    """The pairs without a score, as a reranker takes them; it knows which is which until each is finished.
+
+    Args:
+        journal: has the judgments.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._taken: dict[int, _T] = {}
+
+    @abstractmethod
+    def _all(self) -> Iterator[_T]:
+        """What stands for each pair of the job, with a score or without, in the order of judging."""
+
+    @abstractmethod
+    def _pair(self, one: _T) -> tuple[Query, Passage]:
+        """The texts of a pair.
+
+        Raises:
+            PairError: one of them is missing.
+        """
+
+    def _names(self, one: _T) -> Mapping[str, Any]:
+        """What the journal has of a pair besides its judgment."""
+        return {"index": one.index}
+
+    def __len__(self) -> int:
+        return sum(not self._journal.has_score(one.index) for one in self._all())
+
+    def __iter__(self) -> Iterator[tuple[Query, Passage]]:
+        """The pairs, looked up as they are taken. One that lacks a text fails here."""
+        n_taken = 0
+        for one in self._all():
+            if self._journal.has_score(one.index):
+                continue
+            try:
+                pair = self._pair(one)
+            except PairError as error:
+                self._append(one, Judgment.failed(0, str(error)))
+                continue
+            self._taken[n_taken] = one
+            n_taken += 1
+            yield pair
+
+    def judge(
+        self,
+        load: Callable[[], Reranker],
+        output: Path,
+        *,
+        batch_size: int | None,
+        show_progress: bool | None,
+        provenance: Provenance | None,
+    ) -> None:
+        """Judge them all; the reranker is loaded if there are any, and `output` gets its environment.json."""
+        if not len(self):
+            return
+        reranker = load()
+        if provenance is not None:
+            provenance.write(output, reranker)
+        for judgment in reranker.judge(self, batch_size=batch_size, show_progress_bar=show_progress, stream=True):
+            self._append(self._taken.pop(judgment.index), judgment)
+
+    def _append(self, one: _T, judgment: Judgment) -> None:
+        self._journal.append({**judgment.to_dict(), **self._names(one)})
+
+
+class Ending:
+    """How a block ended.
+
+    Attributes:
+        stopped: the signal or the error that stopped it; None: nothing did.
+    """
+
+    stopped: signal.Signals | OSError | None = None
+
+
+@contextmanager
+def stoppable() -> Iterator[Ending]:
+    """A block that signals and errors of the disk end without an exception."""
+    ending = Ending()
+    try:
+        yield ending
+    except KeyboardInterrupt as interrupt:
+        ending.stopped = stopped_by(interrupt)
+    except OSError as error:
+        ending.stopped = error
+
+
+def stopped_by(interrupt: KeyboardInterrupt) -> signal.Signals:
+    """SIGTERM or SIGINT (Ctrl-C)."""
+    return signal.SIGTERM if signal.SIGTERM in interrupt.args else signal.SIGINT
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does. (Only the main thread may ask for that; elsewhere nothing changes.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number))
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
