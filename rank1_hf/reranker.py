@@ -247,7 +247,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
             stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
-            options: instruction, think, rule, logits_processor, trace and observers: see `PairOptions`.
+            options: instruction, think, rule, logits_processor, trace, observers, resume_from: see `PairOptions`.
 
         Returns:
             A list in input order, which can also write itself as a table or an HTML page, or with `stream` an iterator
@@ -259,7 +259,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 pairs; or what is asked for is not in the model, or makes no sense.
             PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is
                 decoded (where `pairs` is a list).
-            Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
+            Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already) and what
+                was thought besides, for `resume_from`.
         """
         asked = call_options("judge", self.model, options)
         many = as_pairs(pairs)
@@ -312,9 +313,14 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         if options.watches and isinstance(self.decoder, PlainDecoder):
             raise ValueError("engine='plain' has no traces, observers or early exit; leave out engine, or these")
         call = Call(self.pair_encoder, self.model, pairs, options, cached=self.cached_judgments(options, batch_size))
-        with Progress(total, show) as progress:
+        with Progress(total, show) as progress, call.interruptible():
+
+            def after_step(stats: Stats) -> None:
+                progress.step(stats)
+                call.keep()
+
             while not call.is_over:
-                for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
+                for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=after_step):
                     call.finish(decoded)
                     for judgment in call.take_ready():
                         progress.done()

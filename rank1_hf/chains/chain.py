@@ -53,6 +53,7 @@ class Chain:
         rethinks: how many times a closed chain is reopened.
         context: the most tokens that prompt, chain and close may have together; None: no bound.
         steering: what the caller asks of it.
+        generated: what the model has generated for an earlier chain of the same prompt, which this one goes on with.
 
     Attributes:
         tokens: the context as it should be: prompt, chain, and the close once there is one.
@@ -60,6 +61,9 @@ class Chain:
             before a forced close cuts it.
         ended: None while thinking. Once set, the model's next logits are the verdict.
         beliefs: what has been read at its branches, in order.
+        generated: the tokens that `advance` was given. They decide all else: a chain is where its like was that was
+            given the same.
+        rewritten: the parts of the context, [start, stop), that its rules or the caller wrote and not the model.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Chain:
         rethinks: int = 0,
         context: int | None = None,
         steering: Steering = UNSTEERED,
+        generated: Sequence[int] = (),
     ) -> None:
         if limit < 1:
             raise ValueError(f"a chain needs a limit of at least 1 token, not {limit}")
@@ -79,6 +84,8 @@ class Chain:
         self.ended: Ended | None = None
         self.thought: tuple[int, ...] = ()
         self.beliefs: tuple[BeliefPoint, ...] = ()
+        self.generated: list[int] = []
+        self.rewritten: list[tuple[int, int]] = []
         self._prompt = tuple(prompt)
         self._rules = rules
         self._limit = limit
@@ -90,6 +97,10 @@ class Chain:
         self._thinking_from = len(prompt)  # where the current round of thinking begins: a close cannot start before it
         if steering.stops_behind_given and not steering.given:
             self._force_close("stopped")
+            self.rewritten = [(len(prompt), len(self.tokens))]
+        for token in generated:
+            if self.ended is None:
+                self.advance(token)
 
     @property
     def room(self) -> int:
@@ -122,6 +133,16 @@ class Chain:
         """
         if self.ended is not None:
             raise RuntimeError("the chain has ended: read the verdict instead of advancing it")
+        self.generated.append(token)
+        n_before = len(self.tokens)
+        unchanged = self._take(token)
+        start, n_tokens = min(unchanged, n_before), len(self.tokens)
+        if start < n_before or start < n_tokens - 1:
+            self.rewritten = [(first, min(stop, start)) for first, stop in self.rewritten if first < start]
+            self.rewritten.append((start, n_tokens))
+        return unchanged
+
+    def _take(self, token: int) -> int:
         unchanged = len(self.tokens)
         if self.n_given_ahead:
             return self._take_given(unchanged)

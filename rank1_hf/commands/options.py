@@ -302,7 +302,8 @@ def judge(
         try:
             judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
         except Interrupted as interrupted:
-            return Outcome(interrupted.judgments, len(pairs), interrupted=True)
+            finished = [judgment for judgment in interrupted.judgments if not judgment.unfinished]
+            return Outcome(finished, len(pairs), interrupted=True)
     for remark in remarks:
         note(str(remark.message), quiet)
     return Outcome(judgments, len(pairs), interrupted=False)

@@ -65,4 +65,4 @@ def _piece_end(row: Row) -> int | None:
     start, n_prompt = row.kv.length, len(row.request.prompt)
     if start < n_prompt:
         return n_shared(row) if start < n_shared(row) else n_prompt
-    return next((stop for first, stop in row.rewritten if first <= start < stop), None)
+    return next((stop for first, stop in row.chain.rewritten if first <= start < stop), None)

@@ -30,6 +30,9 @@ class Request:
         watcher: is notified of what happens to the pair.
         is_cancelled: asked before every step whether the result is wanted no more; what the row holds is then freed,
             and its outcome is an error. It may be answered from another thread. None: it never is.
+        generated: what the model has generated for the pair before, as `Chain.generated` has it. The chain goes on
+            behind it, as that of a row that was preempted does.
+        on_chain: called with the chain when the pair's turn comes; it may be read between any two steps.
     """
 
     index: int
@@ -42,10 +45,12 @@ class Request:
     processor: LogitsProcessor | LogitsProcessorList | None = None
     watcher: Watcher | None = None
     is_cancelled: Callable[[], bool] | None = None
+    generated: Sequence[int] = ()
+    on_chain: Callable[[Chain], None] | None = None
 
     def new_chain(self, rules: ChainRules, rethinks: int) -> Chain:
-        """The pair's chain, before its first token."""
-        return Chain(
+        """The pair's chain, behind what was generated before."""
+        chain = Chain(
             self.prompt,
             rules,
             limit=self.limit,
@@ -53,7 +58,11 @@ class Request:
             rethinks=rethinks,
             context=self.context,
             steering=self.steering,
+            generated=self.generated,
         )
+        if self.on_chain is not None:
+            self.on_chain(chain)
+        return chain
 
     def failed(self, chain: Chain, error: str) -> "Decoded":
         """The outcome where there is no verdict, with as much of the chain as there is."""

@@ -14,15 +14,13 @@ from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading
 class Row:
     """The request, the chain (what the context should be), and the KV (how much of it the model has seen).
 
-    `rewritten` are the parts of the context, [start, stop), that the chain's rules or the caller wrote and not the
-    model. `n_learned` tokens of the context are in the table of drafts. A branch, which reads a row's belief, is
-    a row too, and has that row as its `parent`. A row is guided where it has a rule, a processor or a watcher.
+    `n_learned` tokens of the context are in the table of drafts. A branch, which reads a row's belief, is a row too,
+    and has that row as its `parent`. A row is guided where it has a rule, a processor or a watcher.
     """
 
     request: Request
     chain: Chain
     kv: RowKV = field(default_factory=RowKV)
-    rewritten: list[tuple[int, int]] = field(default_factory=list)
     parent: Optional["Row"] = None
     n_branches: int = 0
     n_learned: int = 0
@@ -33,9 +31,6 @@ class Row:
         request = self.request
         self.is_guided = self.parent is not None or request.steering != UNSTEERED
         self.is_guided |= request.watcher is not None or request.processor is not None
-        n_prompt, n_tokens = len(self.request.prompt), len(self.chain.tokens)
-        if n_tokens > n_prompt and self.parent is None:
-            self.rewritten.append((n_prompt, n_tokens))
 
     @property
     def pending(self) -> int:
@@ -69,12 +64,7 @@ class Row:
             SteeringError: the chain's rule has failed.
         """
         n_before = len(self.chain.tokens)
-        unchanged = self.chain.advance(token)
-        start, n_tokens = min(unchanged, n_before), len(self.chain.tokens)
-        if start < n_before or start < n_tokens - 1:
-            self.rewritten = [(first, min(stop, start)) for first, stop in self.rewritten if first < start]
-            self.rewritten.append((start, n_tokens))
-        return start
+        return min(self.chain.advance(token), n_before)
 
     def record_outcome(self, outcome: Decoded) -> list[Decoded]:
         """Record a row's or a branch's outcome. Returns the row's once all its branches have theirs, else nothing."""

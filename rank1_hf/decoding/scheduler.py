@@ -105,8 +105,8 @@ class Scheduler:
         The branch is the youngest row, so it is the first to be preempted; it starts from the row's own pages.
         """
         n_known = min(common_prefix_length(row.chain.tokens, chain.tokens), row.kv.length, len(chain.tokens) - 1)
-        rewritten = [(n_known, len(chain.tokens))]
-        self.rows.append(Row(row.request, chain, self._cache.fork(row.kv, n_known), rewritten=rewritten, parent=row))
+        chain.rewritten = [(n_known, len(chain.tokens))]
+        self.rows.append(Row(row.request, chain, self._cache.fork(row.kv, n_known), parent=row))
         row.n_branches += 1
 
     def release(self, row: Row, *, wipe: bool = False) -> None:

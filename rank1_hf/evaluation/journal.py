@@ -43,6 +43,7 @@ class Journal:
         n_pairs: how many pairs there are; indices are below this.
 
     Attributes:
+        settings: as given.
         n_scored: how many pairs have a score.
         n_unreadable: how many lines of the file could not be read, apart from a half-written last one.
 
@@ -52,6 +53,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], n_pairs: int) -> None:
+        self.settings = dict(settings)
         self._path = path
         self._offsets = array("q", [-1]) * n_pairs  # where each pair's last line starts
         self._scored = bytearray(n_pairs)

@@ -10,7 +10,7 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,8 +19,12 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from rank1_hf.evaluation.journal import Journal
 from rank1_hf.evaluation.metrics import Comparison
 from rank1_hf.evaluation.provenance import Provenance
+from rank1_hf.evaluation.unfinished import UnfinishedChains
 from rank1_hf.prompts.prompt import PairError, Passage, Query
 from rank1_hf.results.judgment import Judgment
+
+CHAINS = "chains.jsonl"
+"""The file of unfinished chains, beside the journal."""
 
 
 class Indexed(Protocol):
@@ -44,6 +48,7 @@ class Reranker(Protocol):
         batch_size: int | None,
         show_progress_bar: bool | None,
         stream: Literal[True],
+        keeper: "Pending[Any]",
     ) -> Iterator[Judgment]:
         """See `Rank1.judge`."""
 
@@ -84,6 +89,7 @@ class Pending(ABC, Generic[_T]):
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._taken: dict[int, _T] = {}
+        self._chains: UnfinishedChains | None = None
 
     @abstractmethod
     def _all(self) -> Iterator[_T]:
@@ -134,8 +140,24 @@ class Pending(ABC, Generic[_T]):
         reranker = load()
         if provenance is not None:
             provenance.write(output, reranker)
-        for judgment in reranker.judge(self, batch_size=batch_size, show_progress_bar=show_progress, stream=True):
-            self._append(self._taken.pop(judgment.index), judgment)
+        chains = self._chains = UnfinishedChains(output / CHAINS, self._journal.settings, self._journal.has_score)
+        with closing(chains):
+            for judgment in reranker.judge(
+                self, batch_size=batch_size, show_progress_bar=show_progress, stream=True, keeper=self
+            ):
+                one = self._taken.pop(judgment.index)
+                self._append(one, judgment)
+                chains.drop(one.index)
+            chains.delete()
+
+    def generated(self, index: int) -> Sequence[int]:
+        """What the chain of a pair of the call had generated before; see `Rank1.judge`."""
+        return () if self._chains is None else self._chains.generated(self._taken[index].index)
+
+    def keep(self, generated: Mapping[int, Sequence[int]]) -> None:
+        """Keep what the chains of some pairs of the call have generated so far."""
+        if self._chains is not None:
+            self._chains.keep({self._taken[index].index: ids for index, ids in generated.items()})
 
     def _append(self, one: _T, judgment: Judgment) -> None:
         self._journal.append({**judgment.to_dict(), **self._names(one)})
@@ -164,8 +186,9 @@ def stoppable() -> Iterator[Ending]:
 
 
 def stopped_by(interrupt: KeyboardInterrupt) -> signal.Signals:
-    """SIGTERM or SIGINT (Ctrl-C)."""
-    return signal.SIGTERM if signal.SIGTERM in interrupt.args else signal.SIGINT
+    """SIGTERM or SIGINT (Ctrl-C), also where `Rank1.judge` has made an `Interrupted` of it."""
+    cause = interrupt.__cause__ or interrupt
+    return signal.SIGTERM if signal.SIGTERM in cause.args else signal.SIGINT
 
 
 @contextmanager

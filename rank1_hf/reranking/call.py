@@ -7,13 +7,15 @@ invalid pairs, its duplicates, and the texts needed to build its results.
 """
 
 import math
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
-from rank1_hf.chains.chain import Ended
+from rank1_hf.chains.chain import Chain, Ended
 from rank1_hf.chains.rules import SteeringError, rule_for_pair
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
@@ -21,12 +23,14 @@ from rank1_hf.prompts.pairs import unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Prompt, passage_text, query_text
 from rank1_hf.reranking.cached_judgments import CachedJudgments
 from rank1_hf.reranking.call_options import CallOptions
+from rank1_hf.reranking.resuming import Resumed
 from rank1_hf.results.judgment import Interrupted, Judgment, sigmoid
 from rank1_hf.tracing.lens import LensObserver
 from rank1_hf.tracing.observer import Observed
 from rank1_hf.tracing.tracer import Tracer
 
 _HITS_AT_A_TIME = 64  # judgments from the cache that are handed out together
+_KEEP_SECONDS = 0.25  # between two times that unfinished chains are kept: as much thinking a kill costs
 _REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
 
 
@@ -35,13 +39,17 @@ _Key = tuple[str, str, int | None, tuple[int, ...]]
 
 @dataclass(slots=True)
 class _Live:
-    """A pair that is being decoded."""
+    """A pair that is being decoded, and its chain once it has one."""
 
     key: _Key
     prompt: Prompt
     watcher: Observed | None
     tracer: Tracer | None
     lens: LensObserver | None
+    chain: Chain | None = None
+
+    def begin(self, chain: Chain) -> None:
+        self.chain = chain
 
 
 class Call:
@@ -80,6 +88,8 @@ class Call:
         self._options = options
         self._cached = cached
         self._is_wanted = is_wanted
+        self._resumed = Resumed(options.resume_from)
+        self._last_kept = time.monotonic()
         self._steering = options.steering(self._encoder, encoder.min_thinking_tokens)
         self._live: dict[int, _Live] = {}
         self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
@@ -97,6 +107,13 @@ class Call:
                 continue
             index, pair = arrived
             try:
+                finished = self._resumed.finished(index)
+                if finished is not None:
+                    n_hits += 1
+                    self._ready.append(finished)
+                    if n_hits % _HITS_AT_A_TIME == 0:
+                        yield None
+                    continue
                 query, passage = unpack(self._options.instructed(pair))
                 given = self._given_ids(index)
                 processed = (
@@ -144,6 +161,45 @@ class Call:
             if self._cached is not None:
                 self._cached.put(live.prompt, judgment)
 
+    def keep(self, *, now: bool = False) -> None:
+        """Hand what the live chains have generated to the call's keeper, if it has one and the time has come.
+
+        Args:
+            now: do not wait for that time.
+        """
+        keeper, time_now = self._options.keeper, time.monotonic()
+        if keeper is None or self._options.is_steered or not (now or time_now - self._last_kept >= _KEEP_SECONDS):
+            return
+        self._last_kept = time_now
+        keeper.keep({index: live.chain.generated for index, live in self._live.items() if live.chain is not None})
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Keep what the live chains have generated when Ctrl-C ends the block.
+
+        Raises:
+            Interrupted: Ctrl-C; it carries what is unfinished.
+        """
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            self.keep(now=True)
+            raise Interrupted(self.unfinished()) from interrupt
+
+    def unfinished(self) -> list[Judgment]:
+        """What the live pairs have thought so far, and those that are equal to them."""
+        found: list[Judgment] = []
+        for index, live in self._live.items():
+            if live.chain is None or not live.chain.generated:
+                continue
+            generated = tuple(live.chain.generated)
+            thought = live.chain.thought or live.chain.tokens[len(live.prompt.ids) :]
+            error = f"interrupted after {len(generated)} tokens; resume_from=... goes on"
+            judgment = self._judgment(Decoded(index, thought, None, math.nan, math.nan, error), live.prompt)
+            judgment = replace(judgment, unfinished=generated)
+            found += [judgment, *map(judgment.at, self._waiting[live.key])]
+        return found
+
     def take_ready(self) -> Iterator[Judgment]:
         """The judgments there are by now, each once."""
         while self._ready:
@@ -181,6 +237,18 @@ class Call:
         given = self._options.given
         return () if given is None else given.ids(index, self._encoder, self._model.config.vocab_size)
 
+    def _generated(self, index: int, prompt: Prompt) -> Sequence[int]:
+        """What was generated for a pair before."""
+        options = self._options
+        if options.is_steered:
+            return ()
+        generated = self._resumed.generated(index, prompt)
+        if not generated and options.keeper is not None:
+            generated = options.keeper.generated(index)
+        if max(generated, default=0) >= self._model.config.vocab_size:
+            raise PairError("what was generated before is not of this model: it has ids that the model has not")
+        return generated
+
     def _request(
         self, index: int, live: _Live, given: tuple[int, ...], is_cancelled: Callable[[], bool] | None
     ) -> Request:
@@ -209,6 +277,8 @@ class Call:
             processor=options.processor(index),
             watcher=live.watcher,
             is_cancelled=is_cancelled,
+            generated=self._generated(index, prompt),
+            on_chain=live.begin,
         )
 
     def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
@@ -232,11 +302,17 @@ def collect(judgments: Iterator[Judgment]) -> list[Judgment]:
     """All judgments of a call, in input order.
 
     Raises:
-        Interrupted: Ctrl-C; it carries what was finished.
+        Interrupted: Ctrl-C; it carries what was finished, and what was thought besides.
     """
     finished: list[Judgment] = []
     try:
         finished.extend(judgments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        finished += unfinished_by(interrupt)
         raise Interrupted(sorted(finished, key=lambda judgment: judgment.index)) from None
     return sorted(finished, key=lambda judgment: judgment.index)
+
+
+def unfinished_by(interrupt: KeyboardInterrupt) -> list[Judgment]:
+    """The unfinished judgments that an interrupt carries."""
+    return interrupt.judgments if isinstance(interrupt, Interrupted) else []

@@ -1,7 +1,7 @@
 """The options of a call: one set, which all methods that judge pairs take."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias, TypedDict
 
@@ -14,6 +14,8 @@ from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.pairs import with_instruction
 from rank1_hf.prompts.prompt import Pair, PromptEncoder
 from rank1_hf.reranking.given_chains import GivenChains
+from rank1_hf.reranking.resuming import ChainKeeper
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
@@ -34,6 +36,10 @@ class PairOptions(TypedDict, total=False):
             [1, vocabulary] at a time.
         trace: put a `Trace` into each judgment; True for the tokens, or `TraceOptions` for more.
         observers: see `rank1_hf.tracing.Observer`.
+        resume_from: what an earlier call with the same pairs and options gave before it was interrupted
+            (`Interrupted.judgments`). Judgments with a score are taken as they are, and unfinished chains go on; with a
+            rule, logits_processor, trace or observers these begin anew.
+        keeper: keeps unfinished chains while they grow, and has what it kept before; see `ChainKeeper`.
     """
 
     instruction: str | None
@@ -42,6 +48,8 @@ class PairOptions(TypedDict, total=False):
     logits_processor: Processor | Mapping[int, Processor] | None
     trace: bool | TraceOptions
     observers: Sequence[Observer]
+    resume_from: Sequence[Judgment]
+    keeper: ChainKeeper | None
 
 
 def call_options(
@@ -94,6 +102,8 @@ class CallOptions:
     logits_processor: Processor | Mapping[int, Processor] | None = None
     trace: bool | TraceOptions = False
     observers: Sequence[Observer] = ()
+    resume_from: Sequence[Judgment] = field(default=(), compare=False)  # this and the next decide no judgment
+    keeper: ChainKeeper | None = field(default=None, compare=False)
     given: GivenChains | None = None
 
     def __post_init__(self) -> None:
@@ -133,6 +143,11 @@ class CallOptions:
     def watches(self) -> bool:
         """Whether the pairs are observed while they are decoded."""
         return bool(self.observers) or self.traced is not None
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether something may have a state of its own about a chain, or has written it: then it cannot go on."""
+        return self.watches or self.given is not None or not (self.rule is None and self.logits_processor is None)
 
     @property
     def belief(self) -> BeliefAt | None:

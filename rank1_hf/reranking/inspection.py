@@ -33,10 +33,11 @@ from rank1_hf.viewing.verifications import Verifications
 
 _T = TypeVar("_T")
 
-_TRACES = {
+_RESUMES = dict.fromkeys(("resume_from", "keeper"), "a chain begins anew here; judge takes up what was interrupted")
+_TRACES = _RESUMES | {
     "trace": "it shows what it finds in a form of its own; use judge(pairs, trace=...) for judgments with traces"
 }
-_DECODES = dict.fromkeys(
+_DECODES = _RESUMES | dict.fromkeys(
     ("think", "rule", "logits_processor"),
     "nothing is decoded behind a whole chain; use score_chain(..., resume=True) to think on from it",
 )
@@ -142,7 +143,8 @@ class InspectionMethods(ABC):
             TypeError, ValueError: an option makes no sense.
         """
         given = GivenChains([chain], None if resume else close)
-        asked = call_options("score_chain", self.model, options, senseless={} if resume else _DECODES, given=given)
+        senseless = _RESUMES if resume else _DECODES
+        asked = call_options("score_chain", self.model, options, senseless=senseless, given=given)
         (judgment,) = self._score([(query, passage)], given, None, False, asked)
         if judgment.error is not None:
             raise PairError(judgment.error)
@@ -246,7 +248,8 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense; see `PairOptions`.
         """
-        return self.locked_per_step(self._stream((query, passage), call_options("stream", self.model, options)))
+        asked = call_options("stream", self.model, options, senseless=_RESUMES)
+        return self.locked_per_step(self._stream((query, passage), asked))
 
     def _stream(self, pair: Pair, asked: CallOptions) -> Generator[TokenEvent | Judgment]:
         tokens = TokenStream(self.encoder)

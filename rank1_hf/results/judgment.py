@@ -29,6 +29,8 @@ class Judgment:
         error: None, or why this pair has no score.
         trace: the chain token by token; None where not asked for.
         cached: whether it comes from a score cache. Judgments are equal wherever they come from.
+        unfinished: the token ids that the model had generated when the call was interrupted, behind which
+            `judge(..., resume_from=...)` goes on. Empty: the judgment is finished.
     """
 
     index: int
@@ -43,6 +45,7 @@ class Judgment:
     error: str | None = None
     trace: Trace | None = field(default=None, repr=False)
     cached: bool = field(default=False, compare=False)
+    unfinished: tuple[int, ...] = field(default=(), repr=False)
 
     @classmethod
     def failed(cls, index: int, error: str) -> "Judgment":
@@ -65,9 +68,11 @@ class Judgment:
         return replace(self, index=index, trace=None if self.trace is None else self.trace.at(index))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON: NaN becomes None. The trace only where there is one."""
+        """All fields, ready for JSON: NaN becomes None. The trace only where there is one, as what is unfinished."""
         fields = asdict(replace(self, trace=None))
         del fields["trace"]
+        if not self.unfinished:
+            del fields["unfinished"]
         if self.trace is not None:
             fields["trace"] = self.trace.to_dict()
         return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in fields.items()}
@@ -97,10 +102,16 @@ class TokenEvent(NamedTuple):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `judge` or `predict`. `judgments` holds what was finished, in input order."""
+    """Ctrl-C during `judge` or `predict`. `judgments` holds what was finished, and what the chains that were not had
+    thought (`Judgment.unfinished`), in input order: `judge(..., resume_from=judgments)` goes on with both. Of a stream
+    it holds only what was unfinished, since the rest was yielded.
+    """
 
     def __init__(self, judgments: list[Judgment]) -> None:
-        super().__init__(f"interrupted; {len(judgments)} finished judgments are kept in .judgments")
+        n_unfinished = sum(bool(judgment.unfinished) for judgment in judgments)
+        more = f", and {n_unfinished} unfinished ones; resume_from=... goes on with both" if n_unfinished else ""
+        n_finished = len(judgments) - n_unfinished
+        super().__init__(f"interrupted; {n_finished} finished judgments are kept in .judgments{more}")
         self.judgments = judgments
 
 

@@ -1,11 +1,14 @@
 """Every path through the state machine, with made-up ids: no tokenizer, no model."""
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rank1_hf.chains.chain import Chain, ChainRules, common_prefix_length
 from rank1_hf.chains.rules import DoNotThink
+from rank1_hf.chains.steering import Steering
 from tests.chains.made import CLOSE, EOS, FORCED, PROMPT, STOP, WAIT, rules, steered, think
 
 
@@ -269,3 +272,40 @@ def test_common_prefix_length(a: list[int], b: list[int]):
     n = common_prefix_length(a, b)
     assert a[:n] == b[:n]
     assert n in (len(a), len(b)) or a[n] != b[n]
+
+
+@given(
+    tokens=st.lists(st.sampled_from([50, 51, 80, 81, CLOSE, EOS]), min_size=30, max_size=30),
+    limit=st.integers(1, 25),
+    rethinks=st.integers(0, 3),
+    min_tokens=st.integers(0, 5),
+    close=st.sampled_from([(CLOSE,), (80, 81)]),
+)
+def test_what_the_model_has_generated_decides_all_of_a_chain(
+    tokens: list[int], limit: int, rethinks: int, min_tokens: int, close: tuple[int, ...]
+):
+    def new(generated: list[int]) -> Chain:
+        steering = Steering(min_tokens)
+        return Chain(PROMPT, rules(close), limit=limit, rethinks=rethinks, steering=steering, generated=generated)
+
+    def state(chain: Chain) -> tuple[object, ...]:
+        return chain.tokens, chain.ended, chain.thought, chain.rewritten, chain.room, chain.generated
+
+    chain = new([])
+    for token in tokens:
+        chain.advance(token)
+        again = new(chain.generated)
+        assert state(again) == state(chain)
+        if chain.ended:
+            assert state(new([*chain.generated, 50, CLOSE])) == state(chain)  # what is too much counts for nothing
+            return
+        assert again.advance(51) == copy.deepcopy(chain).advance(51)
+
+
+def test_what_the_model_has_not_generated_is_known_of_a_chain():
+    chain = steered(limit=4, rethinks=1)
+    think(chain, 50, CLOSE)
+    think(chain, 51, 52)
+    assert (chain.tokens, chain.ended) == ([*PROMPT, 50, 51, 52, *FORCED], "budget")  # without WAIT
+    assert chain.rewritten == [(4, 8)]
+    assert steered(stops_behind_given=True).rewritten == [(3, 5)]

@@ -1,0 +1,68 @@
+"""Chains that an interrupt or a kill left unfinished: who keeps them, and how a call goes on with them.
+
+What the model has generated decides a chain's state, so its token ids are all that is kept. A call that goes on feeds
+them as prefill, as it does with a pair that was preempted. Where a rule, a logits processor, an observer or a trace is
+attached, which may keep a state of its own, a chain begins anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from rank1_hf.prompts.prompt import PairError, Prompt
+from rank1_hf.results.judgment import Judgment
+
+
+class ChainKeeper(Protocol):
+    """Keeps what chains have generated where it outlives the process."""
+
+    def generated(self, index: int) -> Sequence[int]:
+        """What was kept of the chain of a pair, whose turn it is now; nothing where it begins.
+
+        Args:
+            index: the pair's place in the call.
+        """
+
+    def keep(self, generated: Mapping[int, Sequence[int]]) -> None:
+        """Take what the chains that are being decoded have generated so far. Called a few times a second.
+
+        Args:
+            generated: token ids by the pair's place, to be read only; each is at least as long as it was before.
+        """
+
+
+class Resumed:
+    """What an earlier call with the same pairs gave before it was interrupted.
+
+    Args:
+        judgments: as `Interrupted.judgments` has them.
+
+    Raises:
+        TypeError: one is no judgment.
+    """
+
+    def __init__(self, judgments: Sequence[Judgment]) -> None:
+        for each in judgments:
+            if not isinstance(each, Judgment):
+                raise TypeError(f"resume_from takes judgments, as Interrupted.judgments has them, not {each!r}")
+        self._judgments = {each.index: each for each in judgments}
+
+    def finished(self, index: int) -> Judgment | None:
+        """The judgment of a pair; None where it has none with a score."""
+        found = self._judgments.get(index)
+        return None if found is None or found.error is not None else found
+
+    def generated(self, index: int, prompt: Prompt) -> Sequence[int]:
+        """What the chain of a pair had generated.
+
+        Raises:
+            PairError: it was another pair, or another prompt.
+        """
+        found = self._judgments.get(index)
+        if found is None or not found.unfinished:
+            return ()
+        if found.n_prompt_tokens != len(prompt.ids):
+            raise PairError(
+                f"the unfinished judgment of pair {index} has a prompt of {found.n_prompt_tokens} tokens, this one of "
+                f"{len(prompt.ids)}; resume_from takes what the same pairs and options gave"
+            )
+        return found.unfinished
