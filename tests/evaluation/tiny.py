@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 
+from rank1_hf.decoding.stats import Stats
+from rank1_hf.evaluation.batch import run_batch
 from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.pending import Outcome
 from rank1_hf.evaluation.shards import Shard
+from rank1_hf.files.pairs import PairFile
 from rank1_hf.prompts.shares import pair_costs
 from rank1_hf.reranker import Rank1
+from rank1_hf.reranking import call
 from rank1_hf.results.judgment import Judgment
 from tests.evaluation.stub import inputs
 
@@ -46,3 +50,39 @@ class Killed:
             if number == self._after:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield judgment
+
+
+def run_counted(path: Path, output: Path, counts: Path, *, killed_at: int | None = None, **options: Any) -> Outcome:
+    """Judge a file of pairs in float32. The last line of `counts` is how many tokens this process has decoded by now.
+
+    Args:
+        path: the file.
+        output: the folder of the job.
+        counts: a file to which it is appended.
+        killed_at: the step at which the process kills itself.
+        options: those of `Rank1`.
+    """
+    torch.set_num_threads(1)
+    model = Rank1(device="cpu", dtype="float32", decoding="batch_size=8", **options)
+    run, n_steps = model.decoder.run, 0
+    with counts.open("ab", buffering=0) as file:
+
+        def counted(requests: Any, *, on_step: Any, **more: Any) -> Any:
+            def step(stats: Stats) -> None:
+                nonlocal n_steps
+                file.write(b"%9d\n" % (stats.decode_tokens + stats.accepted_tokens))
+                on_step(stats)
+                n_steps += 1
+                if n_steps == killed_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            return run(requests, on_step=step, **more)
+
+        model.decoder.run = counted  # type: ignore[method-assign]
+        return run_batch(PairFile(path), output, {"model": "rank1-tiny"}, lambda: model, show_progress=False)
+
+
+def run_counted_keeping_every_step(*arguments: Any, **options: Any) -> Outcome:
+    """The same, where a kill costs one step."""
+    call._KEEP_SECONDS = 0.0
+    return run_counted(*arguments, **options)
