@@ -80,6 +80,9 @@ def in_a_folder_with_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "rank1_hf").symlink_to(PACKAGE)
     lines = [json.dumps({"text": text}) for text in ("The wing carries the aircraft.", "Bread is made of flour.")]
     (tmp_path / "passages.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    document = {"title": "Wings", "text": "The wing carries the aircraft."}
+    pair = {"id": 7, "query": "what carries it", "passage": "Bread is made of flour.", "document": document}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair), encoding="utf-8")
     (tmp_path / "completions.jsonl").write_text(completions(), encoding="utf-8")
     return tmp_path
 

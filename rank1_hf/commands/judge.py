@@ -43,7 +43,7 @@ def judge(
     judgments.jsonl (and .parquet with pyarrow): each row of FILE in its order, with its line, score, log_odds, label,
     chain, n_prompt_tokens, n_chain_tokens, ended, truncated and error. A column of FILE with one of these names gets
     input_ before its own. A row that cannot be read or judged is there with its error, and costs no other.
-    environment.json says how it was made.
+    environment.json says how it was made. What is printed is where the judgments are, or with --json how many.
     """
     if options.n_processes() > 1:
         fail(
@@ -85,11 +85,9 @@ def judge(
 def _print_outcome(outcome: "Outcome", output: Path, as_json: bool, quiet: bool) -> NoReturn:
     if outcome.stopped is not None:
         jobs.stop(outcome, quiet)
-    if as_json:
-        typer.echo(json.dumps(jobs.counts(outcome)))
-    results = output / "judgments.jsonl"
+    typer.echo(json.dumps(jobs.counts(outcome)) if as_json else output / "judgments.jsonl")
     done = "the job was finished before: " if outcome.was_finished else ""
-    note(f"{done}{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {results}", quiet)
+    note(f"{done}{outcome.n_scored} of {outcome.n_pairs} pairs have a score", quiet)
     if outcome.n_failed:
         note(f"{outcome.n_failed} rows could not be read or judged; their errors say why", quiet)
     raise typer.Exit(options.SOME_FAILED if outcome.n_failed else options.ALL_JUDGED)

@@ -1,1 +1,1 @@
-"""Readers of documents, collections, runs and qrels. Read `sources.py` first: where a collection comes from."""
+"""Readers of documents, pairs, collections, runs and qrels. Read `sources.py` first: where a collection comes from."""

@@ -30,8 +30,8 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_it_judges_a_file_and_says_so_when_all_is_done(pairs: Path, tmp_path: Path, model: Stub) -> None:
     first = Result(pairs, "-o", tmp_path / "out")
-    assert (first.code, first.out) == (0, "")
-    assert "200 of 200 pairs have a score; the results are in" in first.err
+    assert (first.code, first.out) == (0, f"{tmp_path / 'out' / 'judgments.jsonl'}\n")
+    assert "200 of 200 pairs have a score" in first.err
     seen = list(model.seen)
     again = Result(pairs, "-o", tmp_path / "out", "--json")
     assert (again.code, model.seen) == (0, seen)
