@@ -175,14 +175,16 @@ def _unchanged(pairs: PairFile, store: PairStore) -> Iterator[PairRow]:
     Raises:
         InputError: they are not those that were judged.
     """
-    place = -1
-    for place, row in enumerate(pairs):
-        if row.problem is None and store.pair(place) != (row.query, row.passage):
-            place = -1
-            break
+    changed = InputError(f"{pairs.path} was changed while its pairs were judged; give another --output to begin anew")
+    n_same = 0
+    for row in pairs:
+        pair = None if row.problem is not None else (row.query, row.passage)
+        if n_same == store.n_rows or store.pair(n_same) != pair:
+            raise changed
         yield row
-    if place + 1 != store.n_rows:
-        raise InputError(f"{pairs.path} was changed while its pairs were judged; give another --output to begin anew")
+        n_same += 1
+    if n_same < store.n_rows:
+        raise changed
 
 
 def _summary(store: PairStore, journal: Journal) -> dict[str, int]:

@@ -61,14 +61,15 @@ class UnfinishedChains:
         Raises:
             OSError: it cannot be written; the file is as it was before.
         """
-        grown: dict[str, Any] = {}
+        grown: dict[int, tuple[int, list[int]]] = {}
         for index, ids in generated.items():
-            known = self._tokens.setdefault(index, [])
-            if len(ids) > len(known):
-                grown[str(index)] = [len(known), list(ids[len(known) :])]
-                known += ids[len(known) :]
+            start = len(self.generated(index))
+            if len(ids) > start:
+                grown[index] = start, list(ids[start:])
         if grown:
-            self._append(json_line(grown))
+            self._append(json_line({str(index): each for index, each in grown.items()}))
+        for index, (_, ids) in grown.items():  # afterwards: what an interrupt keeps out of the file comes again
+            self._tokens.setdefault(index, []).extend(ids)
 
     def drop(self, index: int) -> None:
         """A pair has its judgment."""
@@ -87,8 +88,7 @@ class UnfinishedChains:
     def _append(self, line: bytes) -> None:
         if self._file is None or self._end + len(line) > self._most:
             self.close()
-            self._write_anew()
-            return
+            self._file = self._written_anew()
         if self._file.write(line) != len(line):  # no room for all of it
             self._file.truncate(self._end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
@@ -97,13 +97,14 @@ class UnfinishedChains:
             os.fsync(self._file.fileno())
             self._last_sync = time.monotonic()
 
-    def _write_anew(self) -> None:
+    def _written_anew(self) -> FileIO:
         with replacing(self._path) as file:
             file.write(json_line(self._header))
-            file.write(json_line({str(index): [0, ids] for index, ids in self._tokens.items()}))
+            if self._tokens:
+                file.write(json_line({str(index): [0, ids] for index, ids in self._tokens.items()}))
             self._end = file.tell()
         self._most = 2 * self._end + _ROOM
-        self._file = self._path.open("ab", buffering=0)
+        return self._path.open("ab", buffering=0)
 
     def _read(self) -> dict[int, list[int]]:
         chains: dict[int, list[int]] = {}
@@ -115,8 +116,8 @@ class UnfinishedChains:
             for line in file:
                 for index, (start, ids) in _grown(_parsed(line)).items():
                     known = chains.setdefault(index, [])
-                    if start == len(known):
-                        known += ids
+                    if start <= len(known):  # less where an interrupt came behind the line before
+                        known[start:] = ids
         return chains
 
 

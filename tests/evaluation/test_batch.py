@@ -191,7 +191,9 @@ def test_other_pairs_and_other_settings_are_refused(pairs: Path, tmp_path: Path)
         run(write_pairs(tmp_path / "other.jsonl", RECORDS[1:]), tmp_path)
 
 
-@pytest.mark.parametrize("change", [RECORDS[:-1], [*RECORDS, RECORDS[0]], [RECORDS[1], *RECORDS[1:]]])
+@pytest.mark.parametrize(
+    "change", [RECORDS[:-1], [*RECORDS, RECORDS[0]], [*RECORDS, "{"], ["{", *RECORDS[1:]], [RECORDS[1], *RECORDS[1:]]]
+)
 def test_a_file_that_changes_meanwhile_is_told_and_no_judgment_lost(tmp_path: Path, change: list[object]) -> None:
     path = write_pairs(tmp_path / "pairs.jsonl")
 

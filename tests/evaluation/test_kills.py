@@ -58,6 +58,18 @@ def test_a_kill_costs_what_was_thought_since_chains_were_last_kept(tmp_path: Pat
     assert sum(map(n_decoded, counts)) <= n_decoded(tmp_path / "counts") + 2 * 8  # a step of eight rows for a kill
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_costs_nothing_of_what_was_thought(tmp_path: Path, number: signal.Signals) -> None:
+    path, output = write_pairs(tmp_path / "pairs.jsonl", pairs(4)), tmp_path / "output"
+    outcome = run_counted(path, output, tmp_path / "counts", killed_at=9, by=number, max_new_tokens=16)
+    assert (outcome.stopped, outcome.n_scored) == (number, 0)
+    (kept,) = [json.loads(line) for line in (output / "chains.jsonl").read_text().splitlines()[1:]][-1:]
+    counts = [start + len(ids) for start, ids in kept.values()]
+    assert sum(counts) == n_decoded(tmp_path / "counts") + 4  # with those behind the prompts
+    assert run_counted(path, output, tmp_path / "more", max_new_tokens=16).n_scored == 4
+    assert n_decoded(tmp_path / "more") <= 4 * 16 - sum(counts) + 4
+
+
 @pytest.mark.skipif("RANK1_SLOW" not in os.environ, reason="takes minutes: RANK1_SLOW=1")
 def test_twenty_kills_cost_less_than_a_twentieth_of_the_thinking(tmp_path: Path) -> None:
     """Chains of about 300 tokens, kept as often as they are; 20 kills at any time while tokens are decoded."""

@@ -45,7 +45,8 @@ def test_what_was_kept_is_there_for_the_next_process_but_for_what_is_finished(pa
 
 def test_a_line_has_only_what_chains_have_grown_by(path: Path) -> None:
     lines = [json.loads(line) for line in written(path).splitlines()]
-    assert lines[2:] == [
+    assert lines[1:] == [
+        {"0": [0, [5]]},
         {"0": [1, [6]], "3": [0, [7, 8]]},
         {"3": [2, [9]]},
         {"0": [2, [1]], "3": [3, [2]], "4": [0, [3]]},
@@ -78,6 +79,13 @@ def test_of_a_chain_with_a_gap_only_what_is_before_it_counts(path: Path, damage:
     lines[2] = damage + b"\n"
     path.write_bytes(b"".join(lines))
     assert kept(path) == {0: [5], 4: [3]}
+
+
+def test_what_was_appended_twice_counts_once(path: Path) -> None:
+    """As where an interrupt came behind a line, before it was known that it is there."""
+    lines = written(path).splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], lines[2], *lines[3:]]))
+    assert kept(path) == STEPS[-1]
 
 
 def test_chains_of_another_job_count_for_nothing(path: Path) -> None:

@@ -52,7 +52,15 @@ class Killed:
             yield judgment
 
 
-def run_counted(path: Path, output: Path, counts: Path, *, killed_at: int | None = None, **options: Any) -> Outcome:
+def run_counted(
+    path: Path,
+    output: Path,
+    counts: Path,
+    *,
+    killed_at: int | None = None,
+    by: signal.Signals = signal.SIGKILL,
+    **options: Any,
+) -> Outcome:
     """Judge a file of pairs in float32. The last line of `counts` is how many tokens this process has decoded by now.
 
     Args:
@@ -60,6 +68,7 @@ def run_counted(path: Path, output: Path, counts: Path, *, killed_at: int | None
         output: the folder of the job.
         counts: a file to which it is appended.
         killed_at: the step at which the process kills itself.
+        by: what with.
         options: those of `Rank1`.
     """
     torch.set_num_threads(1)
@@ -74,7 +83,7 @@ def run_counted(path: Path, output: Path, counts: Path, *, killed_at: int | None
                 on_step(stats)
                 n_steps += 1
                 if n_steps == killed_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(os.getpid(), by)
 
             return run(requests, on_step=step, **more)
 
