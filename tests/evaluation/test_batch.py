@@ -107,11 +107,11 @@ def test_kills_lose_nothing_repeat_nothing_and_change_nothing(tmp_path: Path) ->
         process.kill()
         process.join()
 
-    for _ in range(3):
+    for _ in range(2):
         target = n_lines() + rng.randrange(80)
         kill_when(lambda target=target: n_lines() >= target)  # type: ignore[misc]
     kill_when((output / "judgments.jsonl.new").exists)
-    assert n_kills >= 3
+    assert n_kills >= 2
     last = start()
     last.start()
     last.join()

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,14 @@ def run_counted(
         options: those of `Rank1`.
     """
     torch.set_num_threads(1)
-    model = Rank1(device="cpu", dtype="float32", decoding="batch_size=8", **options)
-    run, n_steps = model.decoder.run, 0
+    model = _model(**options)
+    run, n_steps, n_before = type(model.decoder).run.__get__(model.decoder), 0, _n_decoded(model.stats)
     with counts.open("ab", buffering=0) as file:
 
         def counted(requests: Any, *, on_step: Any, **more: Any) -> Any:
             def step(stats: Stats) -> None:
                 nonlocal n_steps
-                file.write(b"%9d\n" % (stats.decode_tokens + stats.accepted_tokens))
+                file.write(b"%9d\n" % (_n_decoded(stats) - n_before))
                 on_step(stats)
                 n_steps += 1
                 if n_steps == killed_at:
@@ -89,6 +90,15 @@ def run_counted(
 
         model.decoder.run = counted  # type: ignore[method-assign]
         return run_batch(PairFile(path), output, {"model": "rank1-tiny"}, lambda: model, show_progress=False)
+
+
+@cache
+def _model(**options: Any) -> Rank1:
+    return Rank1(device="cpu", dtype="float32", decoding="batch_size=8", **options)
+
+
+def _n_decoded(stats: Stats) -> int:
+    return stats.decode_tokens + stats.accepted_tokens
 
 
 def run_counted_keeping_every_step(*arguments: Any, **options: Any) -> Outcome:
