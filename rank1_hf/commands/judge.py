@@ -38,8 +38,9 @@ def judge(
 ) -> None:
     """Judge a file of pairs.
 
-    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished. A job that was ended, by Ctrl-C, a kill or a
-    power failure, goes on when the same command is given again; one that is finished is left as it is. OUTPUT then has
+    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and what unfinished chains have thought is in
+    chains.jsonl. A job that was ended, by Ctrl-C, a kill or a power failure, goes on when the same command is given
+    again; one that is finished is left as it is. OUTPUT then has
     judgments.jsonl (and .parquet with pyarrow): each row of FILE in its order, with its line, score, log_odds, label,
     chain, n_prompt_tokens, n_chain_tokens, ended, truncated and error. A column of FILE with one of these names gets
     input_ before its own. A row that cannot be read or judged is there with its error, and costs no other.
