@@ -110,8 +110,9 @@ def evaluate(
     """Rerank a run over a collection, and measure it before and after.
 
     Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and what unfinished chains have thought is in
-    chains.jsonl. A job that was ended, by Ctrl-C or by a power failure, goes on when the same command is given again. When all is judged, OUTPUT gets run.trec, judgments.jsonl
-    (and .parquet with pyarrow), metrics.json, per_query.tsv, and errors.jsonl if anything could not be read or judged.
+    chains.jsonl. A job that was ended, by Ctrl-C or by a power failure, goes on when the same command is given again.
+    When all is judged, OUTPUT gets run.trec, judgments.jsonl (and .parquet with pyarrow), metrics.json, per_query.tsv,
+    and errors.jsonl if anything could not be read or judged.
     With --shard, `rank1-hf merge` writes these once all shards are finished.
     environment.json says how it was made: --like runs the same again.
     """
