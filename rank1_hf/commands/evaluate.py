@@ -84,12 +84,14 @@ def evaluate(
             "ArguAna or a Quora, whose queries are in the corpus."
         ),
     ] = None,
-    measure: Annotated[
-        list[str] | None, typer.Option(help="What to measure, as ir_measures names it; may be given several times.")
-    ] = None,
+    measure: options.MeasureOption = None,
+    only_run_queries: options.OnlyRunQueriesOption = False,
     run_format: Annotated[
         RunFormat, typer.Option(help="json: write run.json, {query id: {document id: score}}, beside run.trec.")
     ] = RunFormat.TREC,
+    tag: Annotated[
+        str | None, typer.Option(help="The last column of run.trec, a word that names the run. Default: rank1-hf.")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(help="Use this MTEB task's dataset prompt, as in SciFact or BrightRetrieval/biology."),
@@ -128,6 +130,7 @@ def evaluate(
         from rank1_hf.evaluation.journal import JournalError
         from rank1_hf.evaluation.metrics import MEASURES, check_measures
         from rank1_hf.evaluation.shards import Shard
+        from rank1_hf.files.trec import TAG, check_tag
     except ImportError as error:
         fail(str(error), options.BAD_INPUT)
     if quiet:
@@ -135,6 +138,7 @@ def evaluate(
     measures = measure or MEASURES
     try:
         check_measures(measures)
+        tag = TAG if tag is None else check_tag(tag)
         part = None if shard is None else Shard.parse(shard)
         dataset_prompt = _dataset_prompt(chosen, task, prompts)
         arguments = chosen.arguments(dataset_prompt)
@@ -158,6 +162,8 @@ def evaluate(
             costs=lambda pairs: _costs(pairs, chosen, arguments),
             measures=measures,
             run_json=run_format is RunFormat.JSON,
+            tag=tag,
+            only_run_queries=only_run_queries,
             show_progress=False if quiet else None,
             provenance=provenance,
         )
@@ -287,6 +293,8 @@ def print_outcome(
         note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
     for sentence in outcome.unmeasured:
         note(sentence)
+    for sentence in outcome.coverage:
+        note(sentence, quiet)
     note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)
     if outcome.n_problems or outcome.n_failed:
         note(
@@ -305,7 +313,11 @@ def _stop(stopped: signal.Signals, summary: str, quiet: bool) -> NoReturn:
 
 def _facts(outcome: "Outcome") -> dict[str, Any]:
     counts = {"n_pairs": outcome.n_pairs, "n_scored": outcome.n_scored, "n_failed": outcome.n_failed}
-    return counts | {"metrics": [asdict(row) for row in outcome.metrics], "unmeasured": list(outcome.unmeasured)}
+    return counts | {
+        "metrics": [asdict(row) for row in outcome.metrics],
+        "unmeasured": list(outcome.unmeasured),
+        "notes": list(outcome.coverage),
+    }
 
 
 def _table(metrics: "Sequence[Comparison]") -> Table:

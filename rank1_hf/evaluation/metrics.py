@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -73,6 +73,27 @@ def check_measures(names: Iterable[str]) -> None:
     """
     for name in names:
         parse_measure(name)
+
+
+def of_run(qrels: Qrels, run: Run) -> Qrels:
+    """The judgments of the queries that a run ranks: those that trec_eval averages over, unless it is given -c."""
+    return {query: grades for query, grades in qrels.items() if run.get(query)}
+
+
+def coverage(qrels: Qrels, run: Run, name: str = "the run", *, only_run_queries: bool = False) -> Iterator[str]:
+    """Which queries only one of the two has, a sentence each.
+
+    Args:
+        qrels, run: the judgments and the rankings.
+        name: what the run is called.
+        only_run_queries: whether the judgments that are measured are those of `of_run`.
+    """
+    if n := len(qrels) - len(of_run(qrels, run)):
+        one = n == 1
+        verdict = ("is left out" if one else "are left out") if only_run_queries else f"count{'s' * one} as 0"
+        yield f"{n} judged {'query is' if one else 'queries are'} not in {name} and {verdict}"
+    if n := len(run.keys() - qrels.keys()):
+        yield f"{n} {'query' if n == 1 else 'queries'} of {name} {'has' if n == 1 else 'have'} no judgments"
 
 
 def measure(
