@@ -16,6 +16,7 @@ from rank1_hf.commands import again, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
+from rank1_hf.inputs.choices import must_be_one_of
 
 if TYPE_CHECKING:
     from rank1_hf.evaluation.candidates import Inputs
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _OF_PROMPTS = ("markers", "max_length", "max_new_tokens", "min_thinking_tokens", "truncation")
 """The arguments of `Rank1` that make prompts."""
+
+
+_SPLIT = "test"
 
 
 class RunFormat(StrEnum):
@@ -70,7 +74,9 @@ def evaluate(
     qrels: Annotated[
         Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the collection's own judgments.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Of the collection's own judgments; without it the only one will do, too.")
+    ] = _SPLIT,
     subset: Annotated[
         str | None, typer.Option(help="Of a dataset that has several, one for each language for example.")
     ] = None,
@@ -143,7 +149,8 @@ def evaluate(
         dataset_prompt = _dataset_prompt(chosen, task, prompts)
         arguments = chosen.arguments(dataset_prompt)
         chosen.check()
-        inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
+        asked = None if split == _SPLIT and "split" not in again.given_options(context) else split
+        inputs = _read_inputs(corpus, run, qrels, asked, subset, top_k)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
             note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
@@ -187,9 +194,12 @@ def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None
         return None
     if chosen.prompt_template is not None:
         raise InputError("give --prompt-template or --task, not both")
-    template = dataset_prompt(read_prompts(prompts) if prompts else built_in_prompts(), *task.split("/", 1))
+    known = read_prompts(prompts) if prompts else built_in_prompts()
+    template = dataset_prompt(known, *task.split("/", 1))
     if template is None:
-        raise InputError(f"{prompts or 'this package'} has no dataset prompt for {task}")
+        raise InputError(
+            f"{prompts or 'this package'} has no dataset prompt for {task}: {must_be_one_of('--task', task, known)}"
+        )
     return template
 
 
@@ -205,17 +215,20 @@ def _decisive(chosen: ModelOptions, dataset_prompt: str | None) -> dict[str, Any
 
 
 def _read_inputs(
-    corpus: str, run: Path | None, qrels: Path | None, split: str, subset: str | None, top_k: int
+    corpus: str, run: Path | None, qrels: Path | None, split: str | None, subset: str | None, top_k: int
 ) -> "Inputs":
     from rank1_hf.evaluation.candidates import Inputs
     from rank1_hf.files.entries import has_subsets
+    from rank1_hf.files.records import check_documents
     from rank1_hf.files.sources import open_source
     from rank1_hf.files.trec import read_qrels, read_run
 
     candidates = read_run(run, split, subset) if run else None
     grades = read_qrels(qrels) if qrels else None
-    # A subset may be the run's alone: a folder has none.
-    source = open_source(corpus, split, subset, needs_subset=subset is None or run is None or not has_subsets(run))
+    # They may be the run's alone: a folder has no subsets.
+    of_run = (split is not None or subset is not None) and run is not None and has_subsets(run)
+    source = open_source(corpus, split, subset, of_run=of_run)
+    grades = source.qrels() if grades is None else grades
     candidates = source.run() if candidates is None else candidates
     if not candidates:
         raise InputError(
@@ -223,7 +236,10 @@ def _read_inputs(
         )
     problems: list[InputError] = []
     queries = source.queries(problems.append)
-    return Inputs(source, queries, candidates, source.qrels() if grades is None else grades, top_k, problems)
+    if problems and not queries:
+        raise problems[0]
+    check_documents(source.documents)
+    return Inputs(source, queries, candidates, grades, top_k, problems)
 
 
 def _identity(chosen: ModelOptions) -> str:

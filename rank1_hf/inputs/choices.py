@@ -15,15 +15,19 @@ def must_be_one_of(what: str, given: object, choices: Iterable[str]) -> str:
         choices: the names there are; of many, the nearest are shown.
     """
     known = list(choices)
-    near = nearest(str(given), known)
+    near = _nearest(str(given), known)
     shown = known if len(known) <= _SHOWN else [*near, *(name for name in known if name not in near)][:_SHOWN]
     more = f" and {len(known) - len(shown)} more" if len(shown) < len(known) else ""
-    instead = "" if given is None else f", not {given!r}"
-    meant = f"; did you mean {near[0]!r}?" if near and given is not None else ""
-    return f"{what} must be one of {', '.join(shown)}{more}{instead}{meant}"
+    instead = "" if given is None else f", not {given!r}{did_you_mean(str(given), known)}"
+    return f"{what} must be one of {', '.join(shown)}{more}{instead}"
 
 
-def nearest(given: str, choices: Iterable[str]) -> list[str]:
-    """The names that are spelled much like another, the nearest first, whatever their case."""
+def did_you_mean(given: str, choices: Iterable[str]) -> str:
+    """The end of a sentence: "; did you mean 'test'?", or nothing where no name is spelled much like it."""
+    return "".join(f"; did you mean {name!r}?" for name in _nearest(given, choices)[:1])
+
+
+def _nearest(given: str, choices: Iterable[str]) -> list[str]:
+    """Names that are spelled much like another, whatever their case, the nearest first."""
     by_spelling = {name.lower(): name for name in choices}
     return [by_spelling[name] for name in difflib.get_close_matches(given.lower(), by_spelling, n=3)]

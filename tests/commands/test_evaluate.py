@@ -428,6 +428,8 @@ def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, mode
         ({"--device": "toaster"}, "'toaster' is not a device"),
         ({"--quantization": "2bit"}, "quantization must be one of"),
         ({"--subset": "fas"}, "has no subsets"),
+        ({"--split": "dev"}, "judgments of no split, in qrels.tsv, and so no split 'dev'"),
+        ({"--task": "ArguAnna"}, "did you mean 'ArguAna'?"),
     ],
 )
 def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
@@ -440,6 +442,30 @@ def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
     assert said in result.err
     assert not hasattr(model, "name")
     assert not Path("output").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("corpus", "corpus.jsonl, line 1: must be a string or an object with a string"),
+        ("queries", "queries.jsonl, line 1: must be a string or an object with a string"),
+        ("qrels", 'qrels.tsv, line 1: no "relevance"'),
+    ],
+)
+def test_a_column_that_is_missing_is_said_before_a_model_is_loaded(
+    collection: Path, tmp_path: Path, model: Any, part: str, said: str
+) -> None:
+    if part == "qrels":
+        lines = (collection / "qrels.tsv").read_text().replace("score", "stars")
+        (collection / "qrels.tsv").write_text(lines)
+    else:
+        row = '{"_id": "x", "body_text": "y"}\n'
+        (collection / f"{part}.jsonl").write_text(row * 3)
+    result = Result(*given(collection, tmp_path / "output"))
+    assert (result.code, said in result.err) == (2, True)
+    assert ("did you mean 'body_text'?" in result.err) is (part != "qrels")
+    assert not hasattr(model, "name")
+    assert not (tmp_path / "output").exists()
 
 
 def test_a_model_that_is_not_there(collection: Path, tmp_path: Path) -> None:
