@@ -53,8 +53,9 @@ class Progress:
         """After every step of the decode loop."""
         self._tokens = _n_tokens(stats) - self._first_tokens
         if not self._bar.disable:
-            rate = _rate(self._tokens, self._clock() - self._start)
-            self._bar.set_postfix_str(f"{rate:,.0f} tokens/s, {stats.live_rows} rows", refresh=False)
+            if self._tokens:
+                rate = _rate(self._tokens, self._clock() - self._start)
+                self._bar.set_postfix_str(f"{rate:,.0f} tokens/s, {stats.live_rows} rows", refresh=False)
             self._bar.update(0)
         self._speak_each_minute()
 
@@ -82,8 +83,9 @@ class Progress:
         seconds = now - self._last_line
         if self._is_quiet or not self._bar.disable or seconds < _SECONDS_A_LINE:
             return
-        tokens = self._tokens - self._tokens_at_last_line
-        logger.info("%s, %s%s", self._of_all(), f"{_rate(tokens, seconds):,.0f} tokens/s", self._time_left(now))
+        rate = _rate(self._tokens - self._tokens_at_last_line, seconds)
+        speed = f", {rate:,.0f} tokens/s" if self._tokens else ""
+        logger.info("%s%s%s", self._of_all(), speed, self._time_left(now))
         self._last_line, self._tokens_at_last_line = now, self._tokens
 
     def _of_all(self) -> str:
@@ -98,14 +100,13 @@ class Progress:
 
     def _log_totals(self) -> None:
         seconds, counts = self._clock() - self._start, self._counts
+        speed = f"{self._tokens:,} tokens ({_rate(self._tokens, seconds):,.0f} tokens/s), " if self._tokens else ""
         logger.info(
-            "%s in %.1f s (%.2f pairs/s): %s tokens (%s tokens/s), %d chains closed by force, %d passages cut, "
-            "%d failed",
+            "%s in %.1f s (%.2f pairs/s): %s%d chains closed by force, %d passages cut, %d failed",
             self._of_all(),
             seconds,
             _rate(counts["pairs"], seconds),
-            f"{self._tokens:,}",
-            f"{_rate(self._tokens, seconds):,.0f}",
+            speed,
             counts["forced"],
             counts["truncated"],
             counts["failed"],
