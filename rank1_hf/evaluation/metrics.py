@@ -34,6 +34,7 @@ Values = dict[str, dict[str, float]]
 """measure -> query -> value."""
 
 _HIGHEST_OF_GDEVAL = 4  # grade
+_OF_JUDGMENTS = {"NumQ", "NumRel"}  # which ir_measures gives as 0 for a query that the run lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ def measure(
 ) -> Values:
     """Each measure's value for each judged query; a query that the run lacks counts as 0.
 
-    Accuracy alone has no value for a query of which nothing relevant was retrieved.
+    What NumQ and NumRel count is independent of the run, so they count such a query too, as trec_eval -c does. Accuracy
+    alone has no value for a query of which nothing relevant was retrieved.
 
     Where the queries' ids are those of NevIR (`7_q1`, `7_q2`) or FollowIR (`7-og`, `7-changed`), their task's own
     measure is added, for each `7`.
@@ -162,6 +164,8 @@ def _compute(name: str, qrels: Qrels, run: Run) -> dict[str, float]:
         raise InputError(
             f"{name} cannot be computed: gdeval takes grades up to {_HIGHEST_OF_GDEVAL}, and the highest is {highest}"
         )
+    if parsed.NAME in _OF_JUDGMENTS:
+        run = {query: {"0": 1.0} for query in qrels}
     os.environ.setdefault("PERL_BADLANG", "0")  # gdeval is Perl, which otherwise complains of locales on stderr
     try:
         with warnings.catch_warnings():

@@ -29,5 +29,7 @@ def did_you_mean(given: str, choices: Iterable[str]) -> str:
 
 def _nearest(given: str, choices: Iterable[str]) -> list[str]:
     """Names that are spelled much like another, whatever their case, the nearest first."""
-    by_spelling = {name.lower(): name for name in choices}
+    by_spelling: dict[str, str] = {}
+    for name in choices:
+        by_spelling.setdefault(name.lower(), name)
     return [by_spelling[name] for name in difflib.get_close_matches(given.lower(), by_spelling, n=3)]

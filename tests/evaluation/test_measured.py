@@ -54,6 +54,30 @@ def test_runs_are_measured_as_trec_eval_does_with_c_and_without(qrels: Qrels, wh
     assert 0 < len(only.runs[1].values["AP"]) < len(complete.runs[1].values["AP"]) == len(qrels)
 
 
+def test_what_is_counted_of_the_judgments_does_not_depend_on_the_run(qrels: Qrels, part: Run) -> None:
+    """As in trec_eval, whose num_q and num_rel with -c are of all judged queries."""
+    n_relevant = {query: sum(grade > 0 for grade in grades.values()) for query, grades in qrels.items()}
+    counts = ["NumQ", "NumRel"]
+    assert measure_runs([("part", part)], qrels, counts).runs[0].values == {
+        "NumQ": dict.fromkeys(qrels, 1.0),
+        "NumRel": n_relevant,
+    }
+    judged = of_run(qrels, part)
+    found = measure_runs([("part", part)], qrels, counts, only_run_queries=True).runs[0].of_all_queries()
+    assert found == {"NumQ": len(judged), "NumRel": sum(n_relevant[query] for query in judged)}
+
+
+@pytest.mark.parametrize(
+    "name", ["ERR@10", "nDCG(dcg='exp-log2')@10", "Judged@10", "Compat", "Bpref", "NumRet", "SetF"]
+)
+def test_whichever_library_computes_it_a_query_that_the_run_lacks_counts_as_0(
+    qrels: Qrels, part: Run, name: str
+) -> None:
+    values = measure_runs([("part", part)], qrels, [name]).runs[0].values[name]
+    assert values.keys() == qrels.keys()
+    assert {values[query] for query in qrels.keys() - of_run(qrels, part).keys()} == {0.0}
+
+
 def test_queries_that_only_one_has_are_told(qrels: Qrels, whole: Run, part: Run) -> None:
     n = len(qrels) - sum(bool(part.get(query)) for query in qrels)
     assert list(coverage(qrels, whole)) == []
