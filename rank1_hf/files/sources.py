@@ -23,7 +23,7 @@ IR_DATASETS = "ir_datasets:"
 """What stands before an id of ir_datasets."""
 
 _SHOWN = 20  # parts in an error
-_OF_SPLITS = {"default", "qrels", "top_ranked"}  # the parts that differ from split to split
+_OF_SPLITS = ("default", "qrels", "top_ranked")  # the parts that differ from split to split
 
 Read = Callable[[], Iterable[Any]]
 
@@ -63,6 +63,8 @@ def open_source(name: str, split: str | None = None, subset: str | None = None, 
     if name.startswith(IR_DATASETS):
         return IrDataset(name.removeprefix(IR_DATASETS), None if of_run else split)
     if is_folder:
+        if split is not None and not of_run:  # said now, or never where other judgments are used
+            beir.qrels_file(Path(name), split)
         return BeirFolder(Path(name), split if beir.splits(Path(name)) or not of_run else None)
     if Path(name).is_file():
         raise InputError(f"{name} is a file; give the folder that has a corpus.jsonl and a queries.jsonl")
@@ -118,6 +120,11 @@ class HubDataset:
         with _explained(name if Path(name).exists() else f"{name}, which is no folder here, from the hub"):
             self._parts = self._find_parts()
         self._check_subset()
+        if (
+            split is not None and not of_run
+        ):  # said now, not behind a million queries, or never where other judgments are used
+            for content in filter(self._has, _OF_SPLITS):
+                self._part(content)
 
     def queries(self, skip: Skip) -> dict[str, Query]:
         """See `Source`."""
@@ -181,16 +188,21 @@ class HubDataset:
 
     def _rows(self, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows of a part, each after where it stands."""
-        for number, row in enumerate(self._raw_rows(content), start=1):
-            yield f"{self._name}, {content}, row {number}", row
+        part = self._part(content)
+        with _explained(self._name):
+            for number, row in enumerate(part, start=1):
+                yield f"{self._name}, {content}, row {number}", row
 
-    def _raw_rows(self, content: str) -> Iterator[dict[str, Any]]:
+    def _part(self, content: str) -> Iterable[dict[str, Any]]:
+        """The part with this content, of its split; what was saved without one is of "test"."""
         name = next(iter(self._named(content) & self._parts.keys()), None)
         if name is None:
             raise InputError(f"{self._name} has not {self._lacking(content)}")
         with _explained(self._name):
-            splits = self._parts[name]()
-            yield from splits[self._split_of(content, name, splits)] if isinstance(splits, dict) else splits
+            loaded = self._parts[name]()
+        splits = loaded if isinstance(loaded, dict) else {"test": loaded}
+        rows: Iterable[dict[str, Any]] = splits[self._split_of(content, name, splits)]
+        return rows
 
     def _split_of(self, content: str, name: str, splits: Mapping[str, object]) -> str:
         """The split of a part: the one that was asked for, or the one that is called like the part, or the only one;
