@@ -26,6 +26,7 @@ from rank1_hf.evaluation.shards import Finished, Shard
 from rank1_hf.evaluation.task import Task
 from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document, InputError
+from rank1_hf.files.trec import TAG
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Query
 
 
@@ -40,6 +41,8 @@ def run_job(
     costs: Callable[[Iterable[Pair]], Sequence[int]] | None = None,
     measures: Sequence[str] = MEASURES,
     run_json: bool = False,
+    tag: str = TAG,
+    only_run_queries: bool = False,
     show_progress: bool | None = None,
     provenance: Provenance | None = None,
 ) -> Outcome:
@@ -57,6 +60,8 @@ def run_job(
         costs: about how many tokens each pair takes, by which they are divided; None: all take the same.
         measures: what to measure, as ir_measures names it.
         run_json: whether to write the new run as run.json too.
+        tag: the last column of the new run.
+        only_run_queries: leave judged queries that the run lacks out of the measures, instead of counting them as 0.
         show_progress: None: only on a terminal.
         provenance: writes environment.json; None: it is not written.
 
@@ -68,7 +73,7 @@ def run_job(
         KeyboardInterrupt: while the collection was read. Its argument is the signal, where that was SIGTERM.
     """
     inputs.check()
-    task = Task(inputs.run, inputs.qrels, inputs.top_k, tuple(measures), run_json)
+    task = Task(inputs.run, inputs.qrels, inputs.top_k, tuple(measures), run_json, tag, only_run_queries)
     before = task.before()
     output.mkdir(parents=True, exist_ok=True)
     journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests(), "shard": None}
@@ -101,9 +106,9 @@ def run_job(
                         journal.sync()
                         Finished(task, errors.n_inputs).write(output)
                 n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates(places))
-                return Outcome(
-                    len(places), n_scored, errors.n_pairs, errors.n_inputs, ending.stopped, measured, unmeasured
-                )
+                said = task.coverage() if measured else ()
+                counts = len(places), n_scored, errors.n_pairs, errors.n_inputs
+                return Outcome(*counts, ending.stopped, measured, unmeasured, said)
 
 
 class Candidates(Pending[Candidate]):

@@ -66,6 +66,7 @@ class Outcome:
             judged is kept.
         metrics: the comparison; empty without qrels, and where the job was stopped.
         unmeasured: what is wrong with the measures that could not be computed of the new ranking, a sentence each.
+        coverage: which queries only the run or only the qrels have, a sentence each, where something was measured.
         was_finished: whether all had been done before, so that nothing was.
     """
 
@@ -76,6 +77,7 @@ class Outcome:
     stopped: signal.Signals | OSError | None
     metrics: Sequence[Comparison] = ()
     unmeasured: Sequence[str] = ()
+    coverage: Sequence[str] = ()
     was_finished: bool = False
 
 
