@@ -71,6 +71,8 @@ def uncertainty(trace: "Trace", by: Shade) -> list[float]:
 
 def belief(judgment: Judgment) -> list[tuple[int, float]]:
     """The belief curve, as (chain tokens, log_odds): what was read on the way, then the verdict. Empty without one."""
+    if judgment.belief is not None:
+        return [(point.n_tokens, point.log_odds) for point in judgment.belief]
     if judgment.trace is None or not judgment.trace.belief:
         return []
     end = judgment.n_chain_tokens

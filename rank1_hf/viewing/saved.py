@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rank1_hf.chains.beliefs import CurvePoint
 from rank1_hf.files.completions import (
     OF_VERDICTS,
     completion_of,
@@ -29,7 +30,7 @@ Places = dict[tuple[str, str], int]
 _ADVICE = (
     "give a judgments.jsonl or journal.jsonl of evaluate, or records with a query, a document, a score and a chain"
 )
-_FIELDS = [field.name for field in fields(Judgment) if field.name not in ("index", "trace", "cached")]
+_FIELDS = [field.name for field in fields(Judgment) if field.name not in ("index", "trace", "belief", "cached")]
 
 
 def read_judgments(path: Path, places: Places) -> Judgments:
@@ -100,7 +101,9 @@ def _ours(record: Mapping[str, Any], where: str, places: Places) -> tuple[tuple[
         values = {name: record[name] for name in _FIELDS}
         for name in ("score", "log_odds"):
             values[name] = math.nan if values[name] is None else float(values[name])
-    except (TypeError, ValueError):
+        if record.get("belief") is not None:
+            values["belief"] = tuple(map(CurvePoint.from_dict, record["belief"]))
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{where}: no judgment; {_ADVICE}") from None
     return key, Judgment(index=places.setdefault(key, len(places)), **values)
 
