@@ -5,11 +5,12 @@ n_kept          how many of them the verdict saw
 divergence      where two chains part
 uncertainty     how unsure the model was of each, from 0 to 1
 belief          what the verdict would have been along the chain
+n_before        how many pieces there are before a place in the text
 """
 
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
@@ -39,7 +40,12 @@ def n_kept(judgment: Judgment) -> int:
     chain = "".join(parts)
     kept = cut_to_last_sentence(chain)
     end = chain.find(kept) + len(kept)
-    return len(parts) if not chain[end:].strip() else sum(1 for start in _starts(parts) if start < end)
+    return len(parts) if not chain[end:].strip() else n_before(parts, end)
+
+
+def n_before(parts: Sequence[str], character: int) -> int:
+    """How many pieces there are before a place in the text; the one that it is in is counted."""
+    return bisect_left(_starts(parts), character)
 
 
 def divergence(a: Judgment, b: Judgment) -> tuple[int, int] | None:

@@ -80,6 +80,11 @@ def holds_judgments(path: Path) -> bool:
     return is_journal_head(record) or tells_completion(record)
 
 
+def ids_of(places: Places) -> dict[int, tuple[str, str]]:
+    """The ids of each pair's query and document, by its index."""
+    return {index: ids for ids, index in places.items()}
+
+
 def pairs_of(places: Places, source: Source | None = None) -> list[tuple[Query, Passage]]:
     """The pairs that have a place, as a collection has them; without one, and for what it lacks, their ids.
 
