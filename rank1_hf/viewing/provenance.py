@@ -108,7 +108,7 @@ def _command(environment: Environment) -> Iterator[str]:
 
 def _earlier(environment: Environment) -> Iterator[str]:
     if environment.get("earlier"):
-        yield "with other versions, options or devices too; environment.json has them"
+        yield "in part with other versions, options or devices: see environment.json"
 
 
 def _options(environment: Environment) -> Mapping[str, Any]:
@@ -123,8 +123,8 @@ _ROWS: Mapping[str, Callable[[Environment], Iterator[str]]] = {
     "dtype": _fact("dtype"),
     "quantization": _option("quantization"),
     "device": _device,
-    "begun": _date,
+    "started": _date,
     "command": _command,
     "versions": _versions,
-    "made in part": _earlier,
+    "also made": _earlier,
 }

@@ -117,7 +117,7 @@ def test_the_embedded_model_explains_itself(tmp_path: Path):
     made = dict(data_of(html)["made"]["rows"])
     assert made["command"].startswith(f"rank1-hf explain {QUERY} 'A wing.' Flour. --html report.html")
     assert made["weights"] == checkpoint_identity(None)
-    assert {"model", "dtype", "device", "begun", "versions"} <= made.keys()
+    assert {"model", "dtype", "device", "started", "versions"} <= made.keys()
 
 
 def test_failures_and_interrupts_have_their_exit_codes(model: Scripted, tmp_path: Path):

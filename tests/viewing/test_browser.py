@@ -239,6 +239,8 @@ def test_what_was_judged_relevant_and_found_false_and_the_opposite(opened: Open)
     ):
         page.select_option("#judged", label=label)
         assert ranking(page) == expected, label
+    assert "1 judged relevant, found false · 1 judged not relevant, found true" in page.inner_text("#summary")
+    page.select_option("#judged", label="all")
     page.fill("#search", "d2")
     assert ranking(page) == ["wrong"]
     opened(judgments, pairs=PAIRS)

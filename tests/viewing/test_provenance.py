@@ -29,7 +29,7 @@ def test_everything_that_a_result_depends_on_is_in_the_table():
         "dtype": "bfloat16",
         "quantization": "4bit",
         "device": "cpu, AMD EPYC, AVX512, 2 threads",
-        "begun": "2026-11-28 18:30 UTC",
+        "started": "2026-11-28 18:30 UTC",
         "command": "rank1-hf evaluate --corpus 'sci fact' --task SciFact",
         "versions": "rank1_hf 0.1.0, torch 2.13.0, transformers 5.17, numpy 2.3, python 3.12",
     }
@@ -40,7 +40,7 @@ def test_two_runs_have_a_column_each_also_where_one_is_not_known():
     table = provenance_table([None, known], ["a", "b"])
     assert table is not None
     assert (table.columns, table.rows[0]) == (("", "a", "b"), ("model", "", "the demonstration model of the package"))
-    assert "begun" not in {row[0] for row in table.rows}
+    assert "started" not in {row[0] for row in table.rows}
     assert provenance_table([None, None], ["a", "b"]) is provenance_table([], []) is None
 
 
