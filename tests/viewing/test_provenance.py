@@ -20,7 +20,7 @@ ENVIRONMENT = {
 
 
 def test_everything_that_a_result_depends_on_is_in_the_table():
-    table = provenance_table([ENVIRONMENT], ["this run"])
+    table = provenance_table([ENVIRONMENT | {"earlier": [{"dtype": "float16"}]}], ["this run"])
     assert table is not None
     assert dict(table.rows) == {
         "model": "rank1-7b",
@@ -32,6 +32,7 @@ def test_everything_that_a_result_depends_on_is_in_the_table():
         "started": "2026-11-28 18:30 UTC",
         "command": "rank1-hf evaluate --corpus 'sci fact' --task SciFact",
         "versions": "rank1_hf 0.1.0, torch 2.13.0, transformers 5.17, numpy 2.3, python 3.12",
+        "also made": "in part with other versions, options or devices: see environment.json",
     }
 
 
