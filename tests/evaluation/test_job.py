@@ -8,7 +8,6 @@ import resource
 import signal
 import time
 import tracemalloc
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,18 @@ from rank1_hf.results.belief_curve import mean_entropy
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing import TraceOptions
 from rank1_hf.viewing.saved import read_judgments
-from tests.evaluation.stub import SETTINGS, Stub, inputs, log_odds_of, results, run, run_slowly, write_collection
+from tests.evaluation.stub import (
+    SETTINGS,
+    Stub,
+    Traced,
+    inputs,
+    log_odds_of,
+    results,
+    run,
+    run_slowly,
+    write_collection,
+)
 from tests.evaluation.tiny import run_tiny
-from tests.viewing.made import chain_text, traced
 
 N_PAIRS = 6 * 15
 
@@ -57,22 +65,6 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def n_lines(journal: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
-
-
-class Traced(Stub):
-    """Leaves the trace that it is asked for; of one pair in seven it fails."""
-
-    asked: Any = None
-
-    def judge(self, pairs: Any, **options: Any) -> Iterator[Judgment]:
-        self.asked = options["trace"]
-        return super().judge(pairs, **options)
-
-    def judgment(self, index: int, query: str, passage: str) -> Judgment:
-        if passage.startswith("T7 "):
-            return Judgment.failed(index, "too long")
-        seed = int(passage[1:3])  # equal pairs have equal traces, wherever they stand
-        return traced(seed, log_odds_of(query, passage), chain_text(seed, 40)).at(index)
 
 
 # ---- what is written -------------------------------------------------------------------------------------------------
