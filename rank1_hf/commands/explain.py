@@ -33,11 +33,11 @@ def explain(
     judgments: Annotated[
         Path | None,
         typer.Option(
-            help="Show what evaluate found, its judgments.jsonl or journal.jsonl, instead of judging. Needs --html."
+            help="Show what evaluate found, its folder or a file of judgments, instead of judging. Needs --html."
         ),
     ] = None,
     other: Annotated[
-        Path | None, typer.Option(help="A second judgments.jsonl of the same pairs, to stand beside the first.")
+        Path | None, typer.Option(help="A second folder or file of the same pairs, to stand beside the first.")
     ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="The collection of --judgments, as for evaluate, for the texts behind the ids.")
@@ -61,7 +61,7 @@ def explain(
     """Show what the model thought about each passage, and how sure it was: here, or with --html as a page.
 
     The page needs no network. It can be searched and sorted, and shows two runs side by side:
-    rank1-hf explain --judgments bf16/judgments.jsonl --other 4bit/judgments.jsonl --html report.html
+    rank1-hf explain --judgments bf16 --other 4bit --html report.html
     """
     by = _shade(shade)
     if judgments is not None:
@@ -116,7 +116,7 @@ def _show_saved(
     from rank1_hf.files.sources import open_source
     from rank1_hf.files.trec import read_qrels
     from rank1_hf.viewing.provenance import without_folders
-    from rank1_hf.viewing.saved import Places, ids_of, pairs_of, read_judgments
+    from rank1_hf.viewing.saved import Places, ids_of, judgments_file, pairs_of, read_judgments
 
     places: Places = {}
     try:
@@ -125,13 +125,14 @@ def _show_saved(
         if html is None:
             raise InputError("--judgments needs --html, which says where to write the page")
         grades = None if qrels is None else read_qrels(qrels)
-        first = read_judgments(judgments, places)
-        second = None if other is None else read_judgments(other, places)
+        files = judgments_file(judgments), None if other is None else judgments_file(other)
+        first = read_judgments(files[0], places)
+        second = None if files[1] is None else read_judgments(files[1], places)
         pairs = pairs_of(places, None if corpus is None else open_source(corpus))
     except InputError as error:
         fail(str(error), options.BAD_INPUT)
-    environments = [environment_beside(file, quiet) for file in (judgments, other)]
-    names = ["" if file is None else without_folders(str(file.parent)) for file in (judgments, other)]
+    environments = [environment_beside(file, quiet) for file in files]
+    names = ["" if file is None else without_folders(str(file.parent)) for file in files]
     _write(
         first,
         html,

@@ -27,6 +27,9 @@ from rank1_hf.viewing.judgments import Judgments
 Places = dict[tuple[str, str], int]
 """(query id, document id) -> the index of that pair. Of others' records without ids, the texts stand for them."""
 
+FILES = ("judgments.jsonl", "journal.jsonl")
+"""What holds the judgments of a job that is finished, and of one that is not."""
+
 _ADVICE = (
     "give a judgments.jsonl or journal.jsonl of evaluate, or records with a query, a document, a score and a chain"
 )
@@ -62,6 +65,21 @@ def read_judgments(path: Path, places: Places) -> Judgments:
         elif repr(earlier) != repr(judgment):  # NaN is not equal to itself
             raise InputError(f"{where}: another judgment of query {key[0]} and document {key[1]}, which has one before")
     return Judgments(list(found.values()))
+
+
+def judgments_file(path: Path) -> Path:
+    """The file of judgments that a path means: an output folder of `evaluate` has one, or the journal of a job that was
+    stopped.
+
+    Raises:
+        InputError: it is a folder that has neither.
+    """
+    if not path.is_dir():
+        return path
+    for name in FILES:
+        if (path / name).is_file():
+            return path / name
+    raise InputError(f"{path} is no output folder of evaluate: it has neither a {FILES[0]} nor a {FILES[1]}")
 
 
 def holds_judgments(path: Path) -> bool:

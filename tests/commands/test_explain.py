@@ -153,7 +153,7 @@ def test_the_page_of_a_traced_job_has_ids_grades_its_belief_and_how_it_was_made(
     options = ("--top-k", 2, "--max-new-tokens", 24, "--device", "cpu", "--dtype", "float32")
     assert CliRunner().invoke(cli.app, [*map(str, job + options)]).exit_code == 0
     html = tmp_path / "page.html"
-    assert Result("--judgments", folder / "judgments.jsonl", "--html", html).code == 0
+    assert Result("--judgments", folder, "--html", html).code == 0
     data = data_of(html)
     grades = read_qrels(collection / "qrels.tsv")["q0"]
     assert {tuple(row["ids"]): row["grade"] for row in data["rows"]} == {
@@ -199,6 +199,7 @@ def test_a_page_that_cannot_be_written(model: Scripted, tmp_path: Path):
         ((QUERY, "a", "--shade", "time"), "entropy or margin"),
         ((QUERY, "--judgments", "b.jsonl", "--html", "b.html"), "not both"),
         (("--judgments", "b.jsonl"), "needs --html"),
+        (("--judgments", ".", "--html", "b.html"), "neither a judgments.jsonl nor a journal.jsonl"),
         (("--judgments", "b.jsonl", "--html", "b.html"), "cannot read b.jsonl"),
         ((" ", "a"), "the query is blank"),
     ],
