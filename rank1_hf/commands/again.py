@@ -60,9 +60,10 @@ def _words(context: typer.Context) -> Iterator[str]:
         if isinstance(value, bool):
             yield (parameter.opts if value else parameter.secondary_opts)[0]
             continue
-        flag = parameter.opts[:1] if parameter.param_type_name == "option" else []
         for each in value if isinstance(value, list | tuple) else [value]:
-            yield from (*flag, str(_plain(each)))
+            if parameter.param_type_name == "option":
+                yield parameter.opts[0]
+            yield str(_plain(each))
 
 
 def options_in_force(context: typer.Context) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def run_job(
     costs: Callable[[Iterable[Pair]], Sequence[int]] | None = None,
     measures: Sequence[str] = MEASURES,
     run_json: bool = False,
+    trace: bool = False,
     tag: str = TAG,
     only_run_queries: bool = False,
     show_progress: bool | None = None,
@@ -60,6 +61,7 @@ def run_job(
         costs: about how many tokens each pair takes, by which they are divided; None: all take the same.
         measures: what to measure, as ir_measures names it.
         run_json: whether to write the new run as run.json too.
+        trace: whether to read the belief behind each sentence and keep its curve with each judgment.
         tag: the last column of the new run.
         only_run_queries: leave judged queries that the run lacks out of the measures, instead of counting them as 0.
         show_progress: None: only on a terminal.
@@ -77,6 +79,7 @@ def run_job(
     before = task.before()
     output.mkdir(parents=True, exist_ok=True)
     journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests(), "shard": None}
+    decisive["trace"] = "sentences" if trace else None
     if shard is not None:
         decisive |= {"shard": str(shard), "top_k": inputs.top_k}
     with terminable(), lock(output), outputs.ErrorList(output / "errors.jsonl") as errors:
@@ -97,7 +100,12 @@ def run_job(
                 unmeasured: Sequence[str] = ()
                 with stoppable() as ending:
                     pending.judge(
-                        load, output, batch_size=batch_size, show_progress=show_progress, provenance=provenance
+                        load,
+                        output,
+                        batch_size=batch_size,
+                        show_progress=show_progress,
+                        provenance=provenance,
+                        trace=trace,
                     )
                     if shard is None:
                         measured, unmeasured = outputs.write(output, task, journal, errors, before)

@@ -43,7 +43,7 @@ class Journal:
         n_pairs: how many pairs there are; indices are below this.
 
     Attributes:
-        settings: as given.
+        settings: those given.
         n_scored: how many pairs have a score.
         n_unreadable: how many lines of the file could not be read, apart from a half-written last one.
 

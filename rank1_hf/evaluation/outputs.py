@@ -9,16 +9,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rank1_hf.chains.beliefs import CurvePoint
 from rank1_hf.evaluation import metrics
 from rank1_hf.evaluation.journal import Journal
 from rank1_hf.evaluation.task import Task
 from rank1_hf.evaluation.writing import json_line, judgment_files, replacing
 from rank1_hf.files.inputs import InputError, read_lines
 from rank1_hf.files.trec import Run, run_line
+from rank1_hf.results.belief_curve import mean_entropy
 from rank1_hf.viewing.judgments import COLUMNS
 
 _COLUMNS = {"query": "string", "document": "string", "rank": "int64", **COLUMNS}
 """The columns of a judged pair, and their Arrow types."""
+
+
+_TRACED = {
+    "entropy": "float64",
+    "belief": [
+        {
+            "n_tokens": "int64",
+            "n_characters": "int64",
+            "score": "float64",
+            "log_odds": "float64",
+            "entropy": "float64",
+        }
+    ],
+}
+"""The columns besides of a traced job."""
 
 
 class RankedDocument(NamedTuple):
@@ -101,16 +118,17 @@ def write(
 def _write_rankings(folder: Path, task: Task, journal: Journal, errors: "ErrorList") -> Run:
     """Write run.trec and the judgments. Gives the new run."""
     reranked: Run = {}
+    is_traced = bool(journal.settings.get("trace"))
     with (
         replacing(folder / "run.trec") as run,
-        judgment_files(folder, _COLUMNS) as write_judgment,
+        judgment_files(folder, {**_COLUMNS, **(_TRACED if is_traced else {})}) as write_judgment,
     ):
         for query, ranking in rankings(task, journal):
             reranked[query] = {ranked.document: ranked.score for ranked in ranking}
             for rank, ranked in enumerate(ranking, start=1):
                 run.write(run_line(query, ranked.document, rank, _score(ranked.score), task.tag).encode())
                 if ranked.judgment is not None:
-                    record = _record(query, ranked.document, rank, ranked.judgment)
+                    record = _record(query, ranked.document, rank, ranked.judgment, is_traced)
                     write_judgment(record)
                     if record["error"] is not None:
                         errors.add_pair(query, ranked.document, record["error"])
@@ -166,9 +184,13 @@ def _score(score: float) -> str:
     return f"{score:.9g}"
 
 
-def _record(query: str, document: str, rank: int, judgment: Mapping[str, Any]) -> dict[str, Any]:
+def _record(query: str, document: str, rank: int, judgment: Mapping[str, Any], is_traced: bool) -> dict[str, Any]:
     known = {"query": query, "document": document, "rank": rank, **judgment}
-    return {name: known[name] for name in _COLUMNS}
+    record = {name: known[name] for name in _COLUMNS}
+    if is_traced:
+        curve = known.get("belief") or []
+        record |= {"entropy": mean_entropy([CurvePoint.from_dict(point) for point in curve]), "belief": curve}
+    return record
 
 
 class ErrorList:

@@ -21,7 +21,9 @@ from rank1_hf.evaluation.metrics import Comparison
 from rank1_hf.evaluation.provenance import Provenance
 from rank1_hf.evaluation.unfinished import UnfinishedChains
 from rank1_hf.prompts.prompt import PairError, Passage, Query
+from rank1_hf.results.belief_curve import with_curve
 from rank1_hf.results.judgment import Judgment
+from rank1_hf.tracing.tracer import TraceOptions
 
 CHAINS = "chains.jsonl"
 """The file of unfinished chains, beside the journal."""
@@ -48,6 +50,7 @@ class Reranker(Protocol):
         batch_size: int | None,
         show_progress_bar: bool | None,
         stream: Literal[True],
+        trace: bool | TraceOptions,
         keeper: "Pending[Any]",
     ) -> Iterator[Judgment]:
         """See `Rank1.judge`."""
@@ -135,8 +138,11 @@ class Pending(ABC, Generic[_T]):
         batch_size: int | None,
         show_progress: bool | None,
         provenance: Provenance | None,
+        trace: bool = False,
     ) -> None:
-        """Judge them all; the reranker is loaded if there are any, and `output` gets its environment.json."""
+        """Judge them all; the reranker is loaded if there are any, and `output` gets its environment.json. Of a trace
+        the belief curve is kept; traced chains that are unfinished begin anew.
+        """
         if not len(self):
             return
         reranker = load()
@@ -145,7 +151,12 @@ class Pending(ABC, Generic[_T]):
         chains = self._chains = UnfinishedChains(output / CHAINS, self._journal.settings, self._journal.has_score)
         with closing(chains):
             for judgment in reranker.judge(
-                self, batch_size=batch_size, show_progress_bar=show_progress, stream=True, keeper=self
+                self,
+                batch_size=batch_size,
+                show_progress_bar=show_progress,
+                stream=True,
+                trace=TraceOptions(belief="sentences") if trace else False,
+                keeper=self,
             ):
                 one = self._taken.pop(judgment.index)
                 self._append(one, judgment)
@@ -162,7 +173,7 @@ class Pending(ABC, Generic[_T]):
             self._chains.keep({self._taken[index].index: ids for index, ids in generated.items()})
 
     def _append(self, one: _T, judgment: Judgment) -> None:
-        self._journal.append({**judgment.to_dict(), **self._names(one)})
+        self._journal.append({**with_curve(judgment).to_dict(), **self._names(one)})
 
 
 class Ending:

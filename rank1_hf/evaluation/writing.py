@@ -45,7 +45,8 @@ def judgment_files(folder: Path, columns: Mapping[str, Any]) -> Iterator[Callabl
 
     Args:
         folder: where.
-        columns: those of a record, in order, and their Arrow types, or the names of these in pyarrow.
+        columns: those of a record, in order, and their Arrow types, or the names of these in pyarrow; a list of one
+            type stands for lists, a dict for structs.
 
     Yields:
         What takes a record.
@@ -68,7 +69,7 @@ def _table(path: Path, columns: Mapping[str, Any]) -> Iterator[Callable[[Mapping
     except ImportError:
         yield lambda record: None
         return
-    types = {name: getattr(pa, type_)() if isinstance(type_, str) else type_ for name, type_ in columns.items()}
+    types = {name: _arrow_type(type_) for name, type_ in columns.items()}
     schema = pa.schema(types)
     waiting: list[Mapping[str, Any]] = []
 
@@ -86,6 +87,16 @@ def _table(path: Path, columns: Mapping[str, Any]) -> Iterator[Callable[[Mapping
 
         yield add
         flush()
+
+
+def _arrow_type(type_: Any) -> Any:  # noqa: ANN401
+    import pyarrow as pa
+
+    if isinstance(type_, str):
+        return getattr(pa, type_)()
+    if isinstance(type_, list):
+        return pa.list_(_arrow_type(type_[0]))
+    return pa.struct({name: _arrow_type(each) for name, each in type_.items()}) if isinstance(type_, dict) else type_
 
 
 def _cell(value: Any, type_: Any) -> Any:  # noqa: ANN401

@@ -9,6 +9,7 @@ from rank1_hf.inputs.textfiles import InputError, Row, csv_rows_or_problems, for
 DELIMITERS: Mapping[str, str] = {"csv": ",", "tsv": "\t"}
 """What divides the cells, by what the file's name ends in."""
 
+_PARQUET = b"PAR1"
 _BATCH = 1000  # rows of a Parquet file at a time
 _CUT = "put quotes around texts that contain a delimiter or a line break"
 
@@ -24,10 +25,25 @@ def read_rows(path: Path, check_columns: Callable[[Sequence[str]], None] = lambd
     Raises:
         InputError: the file cannot be read.
     """
+    if is_parquet(path):
+        return parquet_rows(path, check_columns)
     kind = format_of(path)
-    if kind == "parquet":
-        return _parquet_rows(path, check_columns)
     return _csv_rows(path, DELIMITERS[kind], check_columns) if kind in DELIMITERS else jsonl_rows(path)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is a Parquet file, by its first bytes; of what is no file, such as a pipe, by its name.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if format_of(path) == "parquet" or not path.is_file():
+        return format_of(path) == "parquet"
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PARQUET)) == _PARQUET
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def column_types(path: Path) -> dict[str, Any]:
@@ -36,7 +52,7 @@ def column_types(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read.
     """
-    if format_of(path) != "parquet":
+    if not is_parquet(path):
         return {}
     pa, pq = _pyarrow(path)
     try:
@@ -86,7 +102,8 @@ def _csv_rows(path: Path, delimiter: str, check_columns: Callable[[Sequence[str]
             yield Row(row.number, row.where, dict(zip(columns, row.value, strict=True)))
 
 
-def _parquet_rows(path: Path, check_columns: Callable[[Sequence[str]], None]) -> Iterator[Row]:
+def parquet_rows(path: Path, check_columns: Callable[[Sequence[str]], None] = lambda columns: None) -> Iterator[Row]:
+    """Those of a Parquet file; see `read_rows`."""
     pa, pq = _pyarrow(path)
     number = 0
     try:
