@@ -57,10 +57,10 @@ _OURS = {"query", "document", "score", "log_odds", "chain", "ended"}  # of a jud
 
 
 def read_completions(path: Path, names: Mapping[str, str] | None = None, skip: Skip = refuse) -> Iterator[Completion]:
-    """The completions of a file of `rows.read_rows`, one at a time.
+    """The completions of a .jsonl or .parquet file, one at a time.
 
     Args:
-        path: the file.
+        path: the file; JSONL may be gzipped.
         names: where records have what `NAMES` lists, if elsewhere: a field, or a path through objects and lists, as in
             "response.choices.0.text".
         skip: called with what is wrong with one record; the others are read all the same.

@@ -72,7 +72,7 @@ class Judgment:
         return replace(self, index=index, trace=None if self.trace is None else self.trace.at(index))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON: NaN becomes None. Trace, belief curve and unfinished tokens only where there are."""
+        """All fields, ready for JSON: NaN becomes None. Trace, curve and unfinished tokens only where there are any."""
         fields = asdict(replace(self, trace=None))
         del fields["trace"]
         if not self.unfinished:

@@ -33,7 +33,8 @@ FILES = ("judgments.jsonl", "journal.jsonl")
 _ADVICE = (
     "give a judgments.jsonl or journal.jsonl of evaluate, or records with a query, a document, a score and a chain"
 )
-_FIELDS = [field.name for field in fields(Judgment) if field.name not in ("index", "trace", "belief", "cached")]
+_NOT_SAVED = ("index", "trace", "belief", "cached", "unfinished")
+_FIELDS = [field.name for field in fields(Judgment) if field.name not in _NOT_SAVED]
 
 
 def read_judgments(path: Path, places: Places) -> Judgments:
