@@ -24,6 +24,7 @@ from rank1_hf.prompts.pair_encoder import MAX_LENGTH, PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, Query, Truncation
 from rank1_hf.prompts.shares import own_share
+from rank1_hf.reranking.as_loaded import AsLoaded
 from rank1_hf.reranking.caching import CachingMethods
 from rank1_hf.reranking.call import Call, collect
 from rank1_hf.reranking.call_options import CallOptions, PairOptions, call_options
@@ -165,6 +166,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             self.decoder = Decoder(self.model, rules, **answers, rethinks=rethink, options=decoding)
             if self.decoder.options.graphs:
                 self.decoder.warm_up(self.encoder.encode("?", "").ids)
+        self._as_loaded = None if self._cache is None else AsLoaded(self.model, self.decoder)
 
     def __repr__(self) -> str:
         """Which model, in what dtype, where, and with what budget."""
