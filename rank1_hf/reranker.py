@@ -27,7 +27,7 @@ from rank1_hf.prompts.shares import own_share
 from rank1_hf.reranking.as_loaded import AsLoaded
 from rank1_hf.reranking.caching import CachingMethods
 from rank1_hf.reranking.call import Call, collect
-from rank1_hf.reranking.call_options import CallOptions, PairOptions, call_options
+from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
 from rank1_hf.reranking.inspection import InspectionMethods
 from rank1_hf.reranking.locking import Locking
@@ -214,7 +214,6 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         *,
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
-        stream: Literal[False] = ...,
         **options: Unpack[PairOptions],
     ) -> Judgments: ...
 
@@ -226,7 +225,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[True],
-        **options: Unpack[PairOptions],
+        **options: Unpack[JudgingOptions],
     ) -> Iterator[Judgment]: ...
 
     def judge(
@@ -235,8 +234,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-        stream: bool = False,
-        **options: Unpack[PairOptions],
+        stream: bool | OnJudgment | None = False,
+        **options: Unpack[JudgingOptions],
     ) -> Judgments | Iterator[Judgment]:
         """Think about every pair. A pair that cannot be judged gets a judgment with an `error`; the others are
         unharmed.
@@ -248,12 +247,13 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 unless it has a logits processor, which may sample.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: only on a terminal.
-            stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
+            stream: True: yield judgments as they finish, each with its `index`, taking pairs as there is room for
+                them. A function: call it with each then, and return them all in the end.
             options: instruction, think, rule, logits_processor, trace and observers: see `PairOptions`.
 
         Returns:
-            A list in input order, which can also write itself as a table or an HTML page, or with `stream` an iterator
-            in the order of finishing. A warning is given where nearly all chains ran to their budget.
+            A list in input order, which can also write itself as a table or an HTML page, or with `stream=True` an
+            iterator in the order of finishing. A warning is given where nearly all chains ran to their budget.
 
         Raises:
             TypeError: `pairs` is not a collection of pairs.
@@ -263,23 +263,25 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 decoded (where `pairs` is a list).
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
-        asked = call_options("judge", self.model, options)
-        many = as_pairs(pairs)
-        if not stream:
-            return self._judge_all(
-                many if isinstance(many, Sequence) else list(many), batch_size, show_progress_bar, asked
-            )
-        if self._processes is not None:
-            raise ValueError("the judgments of several processes come together at the end; leave stream out")
-        batch_size = self._check(many, batch_size, asked)
-        total = len(many) if isinstance(many, Sized) else None
-        indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
-        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, asked))
+        every = PairOptions(**options, stream=False if stream is True else stream)
+        asked, many = call_options("judge", self.model, every), as_pairs(pairs)
+        if stream is True:
+            return self._stream_all(many, batch_size, show_progress_bar, asked)
+        many = many if isinstance(many, Sequence) else list(many)
+        return self._judge_all(many, batch_size, show_progress_bar, asked)
+
+    def _stream_all(
+        self, pairs: Iterable[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
+    ) -> Iterator[Judgment]:
+        batch_size = self._check(pairs, batch_size, options, streams=True)
+        total = len(pairs) if isinstance(pairs, Sized) else None
+        indexed = in_decoding_order(pairs) if isinstance(pairs, Sequence) else enumerate(pairs)
+        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, options))
 
     def _judge_all(
         self, pairs: Sequence[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
     ) -> Judgments:
-        batch_size = self._check(pairs, batch_size, options)
+        batch_size = self._check(pairs, batch_size, options, streams=bool(options.stream))
         if self._processes is not None:
             share = own_share(list(pairs), self.pair_encoder, self._processes.n, self._processes.index)
             show = show_progress_bar if self._processes.index == 0 else False
@@ -290,8 +292,12 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             judged = self._judge(in_decoding_order(pairs), len(pairs), batch_size, show_progress_bar, options)
             return Judgments(collect(judged), pairs)
 
-    def _check(self, pairs: Iterable[Pair], batch_size: int | None, options: CallOptions) -> int | None:
+    def _check(
+        self, pairs: Iterable[Pair], batch_size: int | None, options: CallOptions, *, streams: bool
+    ) -> int | None:
         """Refuse before any work what cannot be done. Returns the batch size."""
+        if streams and self._processes is not None:
+            raise ValueError("the judgments of several processes come together at the end; leave stream out")
         if isinstance(pairs, Sequence):
             self.pair_encoder.check_lengths(pairs if options.instruction is None else [*map(options.instructed, pairs)])
         return None if batch_size is None else whole_number("batch_size", batch_size, least=1)

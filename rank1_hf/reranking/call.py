@@ -148,10 +148,15 @@ class Call:
                 self._cached.put(live.prompt, judgment)
 
     def take_ready(self) -> Iterator[Judgment]:
-        """The judgments there are by now, each once."""
+        """The judgments there are by now, each once; who streams them is called with each."""
+        options = self._options
         while self._ready:
             judgment = self._ready.popleft()
             self.n_ended[judgment.ended] += 1
+            if options.given is not None:
+                judgment = options.given.as_given(judgment, self._encoder)
+            if options.stream:
+                options.stream(judgment)
             yield judgment
 
     def _remember(self, key: _Key, judgment: Judgment) -> None:

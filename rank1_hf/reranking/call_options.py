@@ -1,9 +1,9 @@
 """The options of a call: one set, which all methods that judge pairs take."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
@@ -14,16 +14,18 @@ from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.pairs import with_instruction
 from rank1_hf.prompts.prompt import Pair, PromptEncoder
 from rank1_hf.reranking.given_chains import GivenChains
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.tracer import TraceOptions
 
 Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
+OnJudgment: TypeAlias = Callable[[Judgment], object]
 
 
-class PairOptions(TypedDict, total=False):
-    """What every method that judges pairs takes, as far as it makes sense there.
+class JudgingOptions(TypedDict, total=False):
+    """`PairOptions` without `stream`, for methods that also take True there.
 
     Attributes:
         instruction: what else decides about relevance; stands behind each query that has no instruction of its own.
@@ -42,6 +44,17 @@ class PairOptions(TypedDict, total=False):
     logits_processor: Processor | Mapping[int, Processor] | None
     trace: bool | TraceOptions
     observers: Sequence[Observer]
+
+
+class PairOptions(JudgingOptions, total=False):
+    """What every method that judges pairs takes, as far as it makes sense there: see `JudgingOptions`, and stream.
+
+    Attributes:
+        stream: a function that is called with each judgment once it is there, in the order of finishing, while the
+            others are still being decoded. What it raises ends the call. None or False: none.
+    """
+
+    stream: OnJudgment | Literal[False] | None
 
 
 def call_options(
@@ -67,8 +80,10 @@ def call_options(
     """
     found = CallOptions(given=given)
     for name, value in options.items():
-        if name == "stream" or (name in senseless and value != getattr(found, name)):
-            raise TypeError(f"{method} takes no {name}: {senseless.get(name, _NO_STREAM)}")
+        if name == "stream" and value is True:
+            raise TypeError(f"{method} takes no stream=True: {_NO_ITERATOR}")
+        if name in senseless and value != getattr(found, name):
+            raise TypeError(f"{method} takes no {name}: {senseless[name]}")
         if name not in PairOptions.__annotations__:
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
     found = replace(found, **options)
@@ -77,7 +92,9 @@ def call_options(
     return found
 
 
-_NO_STREAM = "judge(pairs, stream=True) yields judgments as they finish, and stream(query, passage) tokens"
+_NO_ITERATOR = (
+    "judge(pairs, stream=True) yields judgments as they finish, and stream(query, passage) tokens; or give a function"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +111,12 @@ class CallOptions:
     logits_processor: Processor | Mapping[int, Processor] | None = None
     trace: bool | TraceOptions = False
     observers: Sequence[Observer] = ()
+    stream: OnJudgment | Literal[False] | None = field(default=None, compare=False)  # it decides nothing
     given: GivenChains | None = None
 
     def __post_init__(self) -> None:
+        if self.stream and not callable(self.stream):
+            raise TypeError(f"stream is a function that takes a judgment, or True, not {self.stream!r}")
         if not isinstance(self.instruction, str) and not is_missing(self.instruction):
             raise TypeError(f"an instruction is text, not {self.instruction!r}")
         if self.rule is not None:

@@ -112,12 +112,15 @@ def test_the_logits_of_a_long_chain_are_read_in_pieces(reranker):
 
 def test_a_chain_that_is_none_costs_its_own_pair(reranker):
     pairs = [*PAIRS[:5], (PAIRS[0][0], None)]
-    chains = ["It is.", "It is.</think> true", [10**6], 7, [5] * 3000, "It is."]
-    good, marked, unknown, number, long, bad = reranker.score_chains(pairs, chains)
+    marker = list(reranker.encoder.close_ids)
+    pairs.insert(5, PAIRS[5])
+    chains = ["It is.", "It is.</think> true", [10**6], 7, [5] * 3000, [5, *marker, 5], "It is."]
+    good, marked, unknown, number, long, marked_too, bad = reranker.score_chains(pairs, chains)
     assert good.error is None
     assert good == reranker.score_chain(*PAIRS[0], "It is.")
     for judgment, reason in (
         (marked, "without </think>"),
+        (marked_too, "without </think>"),
         (unknown, "token ids of this model"),
         (number, "token ids of this model"),
         (long, "raise max_length"),
