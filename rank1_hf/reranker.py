@@ -318,7 +318,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         options: CallOptions,
     ) -> Generator[Judgment]:
         if options.watches and isinstance(self.decoder, PlainDecoder):
-            raise ValueError("engine='plain' has no traces, observers or early exit; leave out engine, or these")
+            raise ValueError("engine='plain' has no traces and no observers; leave out engine, or these")
         call = Call(self.pair_encoder, self.model, pairs, options, cached=self.cached_judgments(options, batch_size))
         with Progress(total, show) as progress:
             while not call.is_over:

@@ -30,7 +30,7 @@ from rank1_hf.decoding.options import FIELDS
 from rank1_hf.files.beir import SAMPLE
 from rank1_hf.models.cards import parse_gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
-from rank1_hf.models.planning import GIB, Plan, Size, plan
+from rank1_hf.models.planning import GIB, MemoryPlan, Size, plan
 from tests.pages import FRONT_PAGE, PAGES, ROOT, anchors, fences, links, name, prose, snippets, text_of
 
 PACKAGE = ROOT / "rank1_hf"
@@ -290,7 +290,7 @@ def size_of(model: str) -> tuple[PretrainedConfig, Size]:
     return config, Size.of(config)
 
 
-def planned(model: str, memory: str, quantization: str | None) -> Plan:
+def planned(model: str, memory: str, quantization: str | None) -> MemoryPlan:
     config, size = size_of(model)
     return plan(config, parse_gpu(memory), size=size, quantization=quantization)
 

@@ -189,7 +189,8 @@ def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None
 
 def _decisive(chosen: ModelOptions, dataset_prompt: str | None) -> dict[str, Any]:
     """What decides a judgment, as JSON has it. Of the decoding: in reproducible mode steps are as wide as the batch,
-    whatever is in it. The other options say how fast it is found.
+    whatever is in it. The other decoding options are not
+    compared: in 16 bits `kernels`, `fuse` and `speculate` may round otherwise.
     """
     found, decoding = chosen.decisive(dataset_prompt), chosen.engine()
     if "markers" in found:

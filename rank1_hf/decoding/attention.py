@@ -84,13 +84,13 @@ def paged_attention(
     step = step.on(query.device)
     new_keys, new_values = (states[0, :, : step.n_tokens].transpose(0, 1) for states in (key, value))  # (T, KV, D)
     step.cache.write(layer, step.pages, step.offsets, new_keys, new_values)
-    return attend(query[0].transpose(0, 1), layer, step, scaling, sliding_window)[None], None
+    return attend_step(query[0].transpose(0, 1), layer, step, scaling, sliding_window)[None], None
 
 
 AttentionInterface.register(NAME, paged_attention)
 
 
-def attend(queries: Tensor, layer: int, step: Step | TokenStep, scaling: float, window: int | None) -> Tensor:
+def attend_step(queries: Tensor, layer: int, step: Step | TokenStep, scaling: float, window: int | None) -> Tensor:
     """Attend a step whose keys and values are stored: [tokens, heads, head dim] in and out; 0 for padding."""
     keys, values = step.cache.layer(layer)  # (pages, KV, page size, D)
     if step.probe is not None:

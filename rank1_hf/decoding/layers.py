@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from rank1_hf.decoding.attention import attend, attention_of, paged_attention
+from rank1_hf.decoding.attention import attend_step, attention_of, paged_attention
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
 from rank1_hf.decoding.modules import ModuleState, hooks_of
@@ -125,7 +125,7 @@ class FusedLayer:
         cos, sin = (x[0] for x in position_embeddings)
         pools = step.cache.pools(self._index, keys)
         queries = kernels.rotate_and_write(queries, keys, values, cos, sin, *pools, step.slot_mapping)
-        output: Tensor = self._o_proj(attend(queries, self._index, step, *self._attends).flatten(1))
+        output: Tensor = self._o_proj(attend_step(queries, self._index, step, *self._attends).flatten(1))
         return output
 
     def _mlp(self, normed: Tensor, kernels: Kernels) -> Tensor:

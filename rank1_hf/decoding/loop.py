@@ -28,7 +28,7 @@ from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.defaults import resolve
 from rank1_hf.decoding.graphs import DecodeGraphs
 from rank1_hf.decoding.in_flight import InFlightStep, NextToken
-from rank1_hf.decoding.kernels import kernels_for, plain
+from rank1_hf.decoding.kernels import kernels_for, reference
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.layers import FusedLayers, fuse_layers
 from rank1_hf.decoding.options import DecodingOptions
@@ -286,7 +286,7 @@ class Decoder:
         logits = output.logits[0]  # (positions, vocabulary)
         if step.probe is not None:
             step.probe.found(logits.float())
-        return (self._kernels or plain).read_logits(logits, self._answers)
+        return (self._kernels or reference).read_logits(logits, self._answers)
 
     def _advance_all(self, step: InFlightStep, scheduler: Scheduler) -> list[Decoded]:
         """Wait for a step, and give every row its next token. Returns what is finished."""

@@ -38,7 +38,7 @@ class ReproducibleScheduler(Scheduler):
         room = self._width - len(feedable)
         decoding: list[ScheduledRow] = []
         for row in feedable:
-            is_given = row.is_forced and row.pending == 1 and self.shares_steps
+            is_given = row.has_given_tokens and row.pending == 1 and self.shares_steps
             draft = row.chain.given_ahead(room) if is_given else self._draft(row, speculates=row.pending == 1)[:room]
             room -= len(draft)
             decoding.append(ScheduledRow(row, 1, needs_logits=row.pending <= 1, draft=draft))

@@ -48,7 +48,7 @@ class Row:
         return self.pending + self.chain.n_given_ahead
 
     @property
-    def is_forced(self) -> bool:
+    def has_given_tokens(self) -> bool:
         """Whether several tokens of a given chain can be fed at once: no rule waits for a belief between them."""
         return self.parent is None and self.chain.n_given_ahead > 0 and not self.chain.goes_by_beliefs
 

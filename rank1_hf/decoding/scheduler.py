@@ -1,8 +1,8 @@
 """Which rows are live, and how many tokens of each the next step feeds.
 
 Memory is a budget of pages. A row is admitted when the pages of its whole context are free, and takes more as it grows.
-When they run out, the youngest row is preempted: it gives its pages back and waits at the front of the queue with its
-chain as it is, and its KV is computed again later, so its result is the same.
+When they run out, the row admitted last is preempted: it gives its pages back and waits at the front of the queue with
+its chain as it is, and its KV is computed again later, so its result is the same.
 """
 
 from collections import deque
@@ -91,7 +91,7 @@ class Scheduler:
 
     @property
     def _prefers_overlap(self) -> bool:
-        """Whether it is better than drafts, which need the tokens: where so many rows leave nothing to spare."""
+        """Whether steps overlap instead of drafting: with `step_overhead_tokens` rows or more, none of them guided."""
         has_nothing_to_spare = len(self.rows) >= self._step_overhead_tokens
         return self._overlaps and has_nothing_to_spare and not any(row.is_guided for row in self.rows)
 
@@ -102,7 +102,7 @@ class Scheduler:
     def branch(self, row: Row, chain: Chain) -> None:
         """Read the verdict of another chain too, which begins as this row's does and has ended.
 
-        The branch is the youngest row, so it is the first to be preempted; it starts from the row's own pages.
+        The branch is admitted last, so it is the first to be preempted; it starts from the row's own pages.
         """
         n_known = min(common_prefix_length(row.chain.tokens, chain.tokens), row.kv.length, len(chain.tokens) - 1)
         rewritten = [(n_known, len(chain.tokens))]
@@ -134,7 +134,7 @@ class Scheduler:
         if len(self.rows) > 1:
             self._max_rows = len(self.rows) // 2
             while len(self.rows) > self._max_rows:
-                self._preempt_youngest()
+                self._preempt_last_admitted()
         elif self._prefill_chunk > self.least_prefill_chunk:
             self._prefill_chunk //= 2
         else:
@@ -183,16 +183,16 @@ class Scheduler:
         parts = [
             ScheduledRow(row, 1, needs_logits=True, draft=self._draft(row, speculates=speculates))
             for row in self.rows
-            if (row.pending == 1 or row.will_continue) and row not in held and not row.is_forced
+            if (row.pending == 1 or row.will_continue) and row not in held and not row.has_given_tokens
         ]
         room, n_read = self._prefill_chunk, EXPECTED_ROWS  # so many logits have memory
         for row in self.rows:
             if room == 0:
                 break
-            if (row.pending > 1 or row.is_forced) and (row.kv.length > 0 or self._prefixes.start(row)):
+            if (row.pending > 1 or row.has_given_tokens) and (row.kv.length > 0 or self._prefixes.start(row)):
                 n_tokens = min(row.pending, room)
                 is_last = n_tokens == row.pending
-                given = row.chain.given_ahead(min(room - n_tokens, n_read)) if is_last and row.is_forced else []
+                given = row.chain.given_ahead(min(room - n_tokens, n_read)) if is_last and row.has_given_tokens else []
                 room -= n_tokens + len(given)
                 n_read -= len(given)
                 parts.append(ScheduledRow(row, n_tokens, needs_logits=is_last, draft=given))
@@ -226,20 +226,20 @@ class Scheduler:
         if self._prefixes.drop_oldest():
             return
         if len(self.rows) > 1:
-            self._preempt_youngest()
+            self._preempt_last_admitted()
         else:
             self._fail_last()
 
-    def _preempt_youngest(self) -> None:
-        row = self._evict_youngest()
+    def _preempt_last_admitted(self) -> None:
+        row = self._evict_last_admitted()
         self._waiting.appendleft(row)
         self.n_preemptions += 1
         row.notify("preempted")
 
     def _fail_last(self) -> None:
-        self.failed.append(self._evict_youngest())
+        self.failed.append(self._evict_last_admitted())
 
-    def _evict_youngest(self) -> Row:
+    def _evict_last_admitted(self) -> Row:
         row = self.rows.pop()
         self._prefixes.abandon(row)
         self._cache.free(row.kv)

@@ -35,7 +35,7 @@ QUANTIZATIONS = ("8bit", "4bit")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """How a model would run on a GPU. Sizes in bytes.
 
     Attributes:
@@ -154,7 +154,7 @@ def plan(
     prompt_tokens: int = 400,
     chain_tokens: int = 300,
     utilization: float = 0.9,
-) -> Plan:
+) -> MemoryPlan:
     """How a model would run on a GPU.
 
     Args:
@@ -170,7 +170,7 @@ def plan(
     weights = size.n_bytes(dtype, quantization)
     room = gpu.memory - weights - CUDA_CONTEXT_BYTES - int((1 - utilization) * gpu.memory)
 
-    def steps(rows: int) -> int:
+    def activation_bytes(rows: int) -> int:
         return step_bytes(
             config,
             dtype,
@@ -181,7 +181,7 @@ def plan(
         )
 
     pair_tokens = prompt_tokens + chain_tokens
-    room -= steps(expected_rows(room, pair_tokens * kv_per_token, steps))
+    room -= activation_bytes(expected_rows(room, pair_tokens * kv_per_token, activation_bytes))
     reserve, kv_tokens = gpu.memory - weights - room, room // kv_per_token
     rows = max(0, min(EXPECTED_ROWS, kv_tokens // pair_tokens))
     pairs_per_minute = None
@@ -193,7 +193,7 @@ def plan(
         step = sum(product.seconds(rows, gpu.speed) for product in products) + kv_bytes / gpu.speed.bandwidth
         prefill = prompt_tokens * 2 * size.linear / gpu.speed.operations
         pairs_per_minute = 60 / (prefill + chain_tokens * step / rows)
-    return Plan(weights, reserve, kv_per_token, kv_tokens, rows, pairs_per_minute)
+    return MemoryPlan(weights, reserve, kv_per_token, kv_tokens, rows, pairs_per_minute)
 
 
 def largest_that_fits(gpu: Gpu, *, prompt_tokens: int = 400, chain_tokens: int = 300) -> tuple[str, str | None] | None:

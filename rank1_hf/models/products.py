@@ -30,21 +30,22 @@ class Product:
     Attributes:
         weights: how many.
         n_bytes: what they take, as they are stored.
-        fused_tokens: up to how many tokens they are multiplied as they are stored; beyond, they are written out first.
+        max_fused_gemm_tokens: up to how many tokens they are multiplied as they are stored; beyond, they are
+            written out first.
     """
 
     weights: int
     n_bytes: float
-    fused_tokens: float = math.inf
+    max_fused_gemm_tokens: float = math.inf
 
     def bytes_moved(self, n_tokens: float) -> float:
         """What is read and written for so many tokens; the weights, not the states."""
-        return self.n_bytes if n_tokens <= self.fused_tokens else self.n_bytes + 2 * self._written
+        return self.n_bytes if n_tokens <= self.max_fused_gemm_tokens else self.n_bytes + 2 * self._written
 
     def seconds(self, n_tokens: float, speed: Speed) -> float:
         """The least time on a GPU, by the roofline (Williams et al. 2009): one kernel, or one after the other."""
         computing = 2 * self.weights * n_tokens / speed.operations
-        if n_tokens <= self.fused_tokens:
+        if n_tokens <= self.max_fused_gemm_tokens:
             return max(self.n_bytes / speed.bandwidth, computing)
         writing = (self.n_bytes + self._written) / speed.bandwidth
         return writing + max(self._written / speed.bandwidth, computing)
@@ -61,7 +62,9 @@ def products_of(model: PreTrainedModel) -> list[Product]:
     LLM.int8 has one kernel, and gptqmodel writes AWQ weights out beyond 1,024 tokens.
     """
     return [
-        Product(layer.in_features * layer.out_features, _stored_bytes(layer), _fused_tokens(layer, model.dtype))
+        Product(
+            layer.in_features * layer.out_features, _stored_bytes(layer), _max_fused_gemm_tokens(layer, model.dtype)
+        )
         for layer in model.modules()
         if hasattr(layer, "in_features") and hasattr(layer, "out_features")  # as all libraries call them
     ]
@@ -86,11 +89,11 @@ def step_overhead_tokens(products: Iterable[Product]) -> int:
     products = list(products)
     stored, in_16_bits = sum(one.n_bytes for one in products), sum(2 * one.weights for one in products)
     spare = int(_SPARE_TOKENS * min(stored / in_16_bits, 1)) if in_16_bits else _SPARE_TOKENS
-    n_fused = fused_tokens(products, most=2 * spare)
+    n_fused = max_fused_gemm_tokens(products, most=2 * spare)
     return max(1, min(spare, n_fused // 2 + 1, n_fused - 1))
 
 
-def fused_tokens(products: Iterable[Product], most: int) -> int:
+def max_fused_gemm_tokens(products: Iterable[Product], most: int) -> int:
     """Up to how many tokens, at most so many, a step moves hardly more bytes than with one token."""
     products = list(products)
     bound = _STILL_FUSED * sum(one.bytes_moved(1) for one in products)
@@ -99,7 +102,7 @@ def fused_tokens(products: Iterable[Product], most: int) -> int:
 
 def _numbers(products: Iterable[Product], most: int) -> set[int]:
     """The numbers of tokens, at most so many, beyond which a step suddenly costs more."""
-    return {most, *(int(one.fused_tokens) for one in products if 0 < one.fused_tokens < most)}
+    return {most, *(int(one.max_fused_gemm_tokens) for one in products if 0 < one.max_fused_gemm_tokens < most)}
 
 
 def step_sizes(model: PreTrainedModel, device: torch.device) -> tuple[int, int]:
@@ -114,7 +117,7 @@ def _stored_bytes(layer: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _fused_tokens(layer: nn.Module, dtype: torch.dtype) -> float:
+def _max_fused_gemm_tokens(layer: nn.Module, dtype: torch.dtype) -> float:
     """Up to how many tokens of a `dtype` a layer of any library is multiplied as it is stored."""
     state, device = getattr(layer.weight, "quant_state", None), layer.weight.device
     if state is None or device.type != "cuda":  # on a CPU there is no fused kernel, or one for any number

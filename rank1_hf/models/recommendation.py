@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rank1_hf.models.family import FAMILY
-from rank1_hf.models.planning import QUANTIZATIONS, Plan
+from rank1_hf.models.planning import QUANTIZATIONS, MemoryPlan
 
 ENOUGH_PAIRS = 32
 """Pairs that must have room together in what is recommended as the best, where anything has so much: a step reads all
@@ -28,7 +28,7 @@ class Way:
     model: str
     n_weights: int
     quantization: str | None
-    plan: Plan
+    plan: MemoryPlan
     room: int
 
 

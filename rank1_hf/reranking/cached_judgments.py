@@ -24,11 +24,8 @@ from rank1_hf.results.judgment import Judgment, sigmoid
 RULES = 1
 """The version of what makes a judgment of a prompt: to be raised whenever the same prompt may get another one."""
 
-_UNDECISIVE = {"batch_size", "kv_cache_tokens", "gpu_memory_utilization", "step_overhead_tokens", "overlap"}
-"""The decoding options that say how much is done at a time, and no more."""
-
-_DECISIVE = tuple(name for name in FIELDS if name not in _UNDECISIVE)
-"""Those that may round otherwise."""
+_NOT_IN_KEY = {"batch_size", "kv_cache_tokens", "gpu_memory_utilization", "step_overhead_tokens", "overlap"}
+"""The decoding options that change no rounding (the batch size does in reproducible mode, and is in the key there)."""
 
 
 class CachedJudgments:
@@ -115,7 +112,7 @@ def deciding_facts(
         "dtype": str(model.dtype),
         "decoding": None
         if options is None
-        else {name: getattr(options, name) for name in sorted({*FIELDS}.difference(_UNDECISIVE))},
+        else {name: getattr(options, name) for name in sorted({*FIELDS}.difference(_NOT_IN_KEY))},
         "reproducible": (batch_size or options.batch_size) if options is not None and options.reproducible else None,
         "devices": sorted({_device(parameter.device) for parameter in model.parameters()}),
         "libraries": [torch.__version__, transformers.__version__],

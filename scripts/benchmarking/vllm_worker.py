@@ -45,13 +45,13 @@ def judge(model: Any, closes: bool, items: list[dict[str, Any]]) -> dict[str, An
     from vllm import SamplingParams, TokensPrompt
 
     tokenizer = model.get_tokenizer()
-    true_id, false_id = (tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in (" true", " false"))
+    answer_ids = [tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in (" true", " false")]
     start = time.perf_counter()
     settings = [
         SamplingParams(
             temperature=0,
             max_tokens=item["limit"],
-            logprobs=20,
+            logprob_token_ids=answer_ids,  # cheaper than the most likely 20 of every step
             stop=STOP if closes else None,
             ignore_eos=not closes,
             skip_special_tokens=False,
@@ -72,7 +72,9 @@ def judge(model: Any, closes: bool, items: list[dict[str, Any]]) -> dict[str, An
             )
             for index, ending in zip(left, endings, strict=True)
         ]
-        verdict = SamplingParams(temperature=0, max_tokens=1, logprobs=20, allowed_token_ids=[true_id, false_id])
+        verdict = SamplingParams(
+            temperature=0, max_tokens=1, logprob_token_ids=answer_ids, allowed_token_ids=answer_ids
+        )
         for index, output in zip(left, model.generate(forced, verdict, use_tqdm=False), strict=True):
             last[index] = output.outputs[0].logprobs[-1]
     seconds = time.perf_counter() - start
@@ -80,20 +82,13 @@ def judge(model: Any, closes: bool, items: list[dict[str, Any]]) -> dict[str, An
     return {
         "seconds": seconds,
         "first_seconds": seconds,
-        "log_odds": [log_probability(known, true_id) - log_probability(known, false_id) for known in last],
+        "log_odds": [known[answer_ids[0]].logprob - known[answer_ids[1]].logprob for known in last],
         "chain_tokens": [
             len(output.token_ids) - n_marker_tokens * is_closed
             for output, is_closed in zip(outputs, closed, strict=True)
         ],
         "n_closed": sum(closed),
     }
-
-
-def log_probability(known: dict[int, Any], token: int) -> float:
-    """A token's log-probability; the least of the known ones where it is not among them."""
-    if token in known:
-        return float(known[token].logprob)
-    return min(float(entry.logprob) for entry in known.values())
 
 
 def cut_to_last_sentence(chain: str) -> str:

@@ -22,7 +22,7 @@ import torch
 
 from rank1_hf.decoding import defaults, loop
 from rank1_hf.decoding.graphs import CudaCapture
-from rank1_hf.decoding.kernels import plain
+from rank1_hf.decoding.kernels import reference
 from tests.decoding.oracle import assert_same
 
 
@@ -136,7 +136,7 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cud
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: cuda.sync_debug_mode)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(cuda, "sync_debug_mode", mode))
     for module in (defaults, loop):
-        monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
+        monkeypatch.setattr(module, "kernels_for", lambda *model: reference)
     monkeypatch.setattr(defaults, "has_graphs", lambda device: True)
     return cuda
 

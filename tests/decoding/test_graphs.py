@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig
 
 from rank1_hf import Rank1
 from rank1_hf.decoding import defaults, graphs, loop
-from rank1_hf.decoding.kernels import plain
+from rank1_hf.decoding.kernels import reference
 from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.files.trec import read_run
 from rank1_hf.models.memory import MAX_CAPTURED_TOKENS
@@ -52,7 +52,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Makes decoders capture their steps, on a CPU."""
     recorder = Recorder()
     for module in (defaults, loop):
-        monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
+        monkeypatch.setattr(module, "kernels_for", lambda *model: reference)
     monkeypatch.setattr(defaults, "has_graphs", lambda device: True)
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: recorder)
     return recorder

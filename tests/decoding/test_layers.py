@@ -24,7 +24,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rank1_hf import Rank1
-from rank1_hf.decoding.kernels import kernels_for, plain
+from rank1_hf.decoding.kernels import kernels_for, reference
 from rank1_hf.decoding.layers import FusedLayer, fuse_layers
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.models.packed import PackedPart, pack_linear_layers
@@ -55,7 +55,7 @@ def n_fused(model: PreTrainedModel) -> int:
 
 
 @pytest.mark.parametrize(
-    "kernels", [plain, pytest.param(KERNELS, marks=pytest.mark.skipif(not KERNELS, reason="none"))]
+    "kernels", [reference, pytest.param(KERNELS, marks=pytest.mark.skipif(not KERNELS, reason="none"))]
 )
 @pytest.mark.parametrize(
     ("config", "options"),
@@ -89,7 +89,7 @@ def test_layers_of_the_usual_form_are_fused(kernels, config: type[PretrainedConf
 def test_other_layers_stay_as_they_are(config: type[PretrainedConfig], options: dict[str, object], caplog):
     model = small(config, **options)
     with caplog.at_level(logging.INFO):
-        fuse_layers(model, plain, 16)
+        fuse_layers(model, reference, 16)
     assert n_fused(model) == 0
     (message,) = [record.getMessage() for record in caplog.records if record.name.endswith("layers")]
     assert message.startswith("layers [0, 1] are not fused: ")
@@ -99,7 +99,7 @@ def test_a_layer_that_gives_something_else_stays_as_it_is(caplog):
     model = small(LlamaConfig)
     model.model.layers[1].input_layernorm.__class__ = OneMore
     with caplog.at_level(logging.INFO):
-        fuse_layers(model, plain, 16)
+        fuse_layers(model, reference, 16)
     assert n_fused(model) == 1
     assert "layers [1] are not fused: fused it gives something else" in caplog.text
 
@@ -109,7 +109,7 @@ def test_products_are_merged_and_each_layer_still_works_alone(packed: bool):
     model, original = (small(Qwen2Config) for _ in range(2))
     if packed:
         pack_linear_layers(model)
-    fuse_layers(model, plain, 16)
+    fuse_layers(model, reference, 16)
     states = torch.randn(3, 32)
     for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
         part, alone = (one.model.layers[0].get_submodule(name) for one in (model, original))
@@ -218,7 +218,7 @@ def test_layers_with_norms_in_another_dtype_stay_as_they_are(caplog):
         layer.input_layernorm.float()
         layer.input_layernorm.__class__ = RoundedNorm
     with caplog.at_level(logging.INFO):
-        fuse_layers(model, KERNELS or plain, 16)
+        fuse_layers(model, KERNELS or reference, 16)
     assert n_fused(model) == 0
 
 
@@ -235,7 +235,7 @@ def test_layers_whose_parts_are_hooked_stay_as_they_are(caplog):
     add_hook_to_module(model.model.layers[0].self_attn.q_proj, ModelHook())
     model.model.layers[1].mlp.register_forward_pre_hook(lambda module, arguments: None)
     with caplog.at_level(logging.INFO):
-        fuse_layers(model, plain, 16)
+        fuse_layers(model, reference, 16)
     assert n_fused(model) == 0
     assert "layers [0, 1] are not fused: its parts have hooks" in caplog.text
 

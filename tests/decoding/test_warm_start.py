@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rank1_hf import Rank1
 from rank1_hf.decoding import defaults, graphs, loop, warm_start
-from rank1_hf.decoding.kernels import plain
+from rank1_hf.decoding.kernels import reference
 from rank1_hf.decoding.kernels.contract import PagedBatch
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.stats import Stats
@@ -33,14 +33,14 @@ class Launched:
 
     def __getattr__(self, name: str) -> object:
         self.others.add(name)
-        return getattr(plain, name)
+        return getattr(reference, name)
 
     def attend(self, queries: Tensor, *arguments: object) -> Tensor:
         self.threads.add(threading.current_thread())
         self.batches.append(arguments[2])
         self.dtypes.add(queries.dtype)
         self.have_begun.set()
-        return plain.attend(queries, *arguments)
+        return reference.attend(queries, *arguments)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_weights_that_cannot_be_loaded_say_so_themselves(launched: Launched):
 
 def test_it_is_said_once_what_the_first_pair_waits_for_and_how_long(monkeypatch: pytest.MonkeyPatch, caplog):
     for module in (defaults, loop):
-        monkeypatch.setattr(module, "kernels_for", lambda *model: plain)
+        monkeypatch.setattr(module, "kernels_for", lambda *model: reference)
     monkeypatch.setattr(loop, "compile_at_launch", lambda device: True)
     monkeypatch.setattr(defaults, "has_graphs", lambda device: True)
     monkeypatch.setattr(graphs, "CudaCapture", lambda device: Recorder())

@@ -16,7 +16,7 @@ from rank1_hf.models.products import (
     Product,
     best_rows,
     fused_4bit_tokens,
-    fused_tokens,
+    max_fused_gemm_tokens,
     products_of,
     step_overhead_tokens,
     step_sizes,
@@ -83,7 +83,7 @@ def test_rows_and_drafts_follow_the_card(card: str, n_fused: int, spare: int, ro
     assert gpu.fused_4bit is not None
     assert gpu.speed is not None
     products = of_7b(gpu.fused_4bit)
-    assert fused_tokens(products, most=EXPECTED_ROWS) == n_fused
+    assert max_fused_gemm_tokens(products, most=EXPECTED_ROWS) == n_fused
     assert step_overhead_tokens(products) == spare
     assert best_rows(products, gpu.speed, EXPECTED_ROWS) == rows
 
@@ -147,13 +147,13 @@ def test_float16_states_are_multiplied_in_what_the_layer_computes_in(monkeypatch
     put_in("T4", monkeypatch)
     for computes, expected in ((None, 64), (torch.float16, 64), (torch.float32, 7)):
         (product,) = products_of(model_of([Layer(3584, 3584, computes)], torch.float16))
-        assert product.fused_tokens == expected
+        assert product.max_fused_gemm_tokens == expected
 
 
 def test_rows_that_no_block_divides_are_always_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     put_in("RTX3060", monkeypatch)
     (product,) = products_of(model_of([Layer(4096, 100)], torch.bfloat16))
-    assert product.fused_tokens == 0
+    assert product.max_fused_gemm_tokens == 0
 
 
 @pytest.mark.parametrize(("card", "expected"), [("RTX4090", 8), (None, 4)])

@@ -1,11 +1,11 @@
 """What is recommended of several ways, by their definition."""
 
-from rank1_hf.models.planning import Plan
+from rank1_hf.models.planning import MemoryPlan
 from rank1_hf.models.recommendation import Way, best_that_fits, candidates, fastest_that_fits
 
 
 def way(model: str, billions: float, quantization: str | None, room: int, speed: float | None = 1.0) -> Way:
-    plan = Plan(weights=1, reserve=1, kv_per_token=1, kv_tokens=room, rows=room, pairs_per_minute=speed)
+    plan = MemoryPlan(weights=1, reserve=1, kv_per_token=1, kv_tokens=room, rows=room, pairs_per_minute=speed)
     return Way(model, int(billions * 1e9), quantization, plan, room)
 
 

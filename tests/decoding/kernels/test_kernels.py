@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from rank1_hf.decoding.kernels import cpu, native, plain
+from rank1_hf.decoding.kernels import cpu, native, reference
 from tests.decoding.kernels.inputs import Attention, assert_keeps_the_contract, merged_product
 
 HAS_GPU = torch.cuda.is_available()
@@ -61,7 +61,7 @@ def test_vectors_of_other_processors(lanes: int, monkeypatch: pytest.MonkeyPatch
 
 def assert_attends(case: Attention, window: int | None = None, scaling: float = 0.3) -> None:
     found = kernels.attend(*case.arguments, scaling, window)
-    expected = plain.attend(*case.arguments, scaling, window)
+    expected = reference.attend(*case.arguments, scaling, window)
     eps = max(torch.finfo(expected.dtype).eps, 1e-6)
     torch.testing.assert_close(found, expected, atol=4 * eps, rtol=4 * eps)
     assert found.is_contiguous()
@@ -153,7 +153,10 @@ def test_the_norm(dtype: torch.dtype, size: int, residual: bool):
     states, other = torch.randn(2, 2, 3, size, device=DEVICE).to(dtype) * 3
     weight = torch.randn(size, device=DEVICE).to(dtype)
     arguments = states, other if residual else None, weight, 1e-5
-    (normalized, total), (expected, expected_total) = kernels.add_rms_norm(*arguments), plain.add_rms_norm(*arguments)
+    (normalized, total), (expected, expected_total) = (
+        kernels.add_rms_norm(*arguments),
+        reference.add_rms_norm(*arguments),
+    )
     assert torch.equal(total, expected_total)
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(normalized, expected, atol=2 * eps, rtol=2 * eps)
@@ -162,7 +165,7 @@ def test_the_norm(dtype: torch.dtype, size: int, residual: bool):
 def test_the_norm_of_heads_within_a_merged_product():
     product, weight = torch.randn(5, 6, 16, device=DEVICE), torch.randn(16, device=DEVICE)
     found, _ = kernels.add_rms_norm(product[:, 2:5], None, weight, 1e-5)
-    torch.testing.assert_close(found, plain.add_rms_norm(product[:, 2:5], None, weight, 1e-5)[0])
+    torch.testing.assert_close(found, reference.add_rms_norm(product[:, 2:5], None, weight, 1e-5)[0])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -171,7 +174,7 @@ def test_the_norm_of_heads_within_a_merged_product():
 )
 def test_rotation_and_writing(dtype: torch.dtype, n_heads: int, n_kv_heads: int, head_dim: int, n_rotated: int):
     found, expected = (merged_product(n_heads, n_kv_heads, head_dim, n_rotated, dtype, DEVICE) for _ in range(2))
-    queries, expected_queries = kernels.rotate_and_write(**found), plain.rotate_and_write(**expected)
+    queries, expected_queries = kernels.rotate_and_write(**found), reference.rotate_and_write(**expected)
     tolerance = {"atol": 1e-6, "rtol": 1e-6} if dtype == torch.float32 else {"atol": 0, "rtol": 0}
     torch.testing.assert_close(queries, expected_queries, **tolerance)
     torch.testing.assert_close(found["key_pool"], expected["key_pool"], **tolerance)
@@ -186,7 +189,7 @@ def test_the_gate(dtype: torch.dtype, activation: str):
     merged[0, :4] = torch.tensor([90.0, -90.0, math.inf, math.nan])
     gated, up = merged.chunk(2, -1)
     eps = torch.finfo(dtype).eps
-    found, expected = kernels.gate(gated, up, activation), plain.gate(gated, up, activation)
+    found, expected = kernels.gate(gated, up, activation), reference.gate(gated, up, activation)
     # PyTorch's `1 + tanh` loses the digits of what is near 0.
     torch.testing.assert_close(found, expected, atol=max(4 * eps, 4e-6), rtol=4 * eps, equal_nan=True)
 
@@ -201,6 +204,6 @@ def test_reading_logits(dtype: torch.dtype, n_vocabulary: int):
     logits[4, [30, -1]] = math.nan  # the first of these as well
     logits[5, 250] = math.inf
     answers = torch.tensor([4, n_vocabulary - 1], device=DEVICE)
-    found, expected = kernels.read_logits(logits, answers), plain.read_logits(logits, answers)
+    found, expected = kernels.read_logits(logits, answers), reference.read_logits(logits, answers)
     assert found[4, 1].isnan()
     torch.testing.assert_close(found, expected, atol=0, rtol=0, equal_nan=True)
