@@ -27,7 +27,14 @@ from rank1_hf.prompts.shares import own_share
 from rank1_hf.reranking.as_loaded import AsLoaded
 from rank1_hf.reranking.caching import CachingMethods
 from rank1_hf.reranking.call import Call, collect
-from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
+from rank1_hf.reranking.call_options import (
+    CallOptions,
+    JudgingOptions,
+    OnJudgment,
+    PairOptions,
+    call_options,
+    check_watching,
+)
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
 from rank1_hf.reranking.inspection import InspectionMethods
 from rank1_hf.reranking.locking import Locking
@@ -67,7 +74,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         decoding: what the engine does beyond the plain loop, as `DecodingOptions` or as text ("speculate=off"); for
             example `DecodingOptions(kv_cache_tokens=100_000, reproducible=True)`.
         engine: "paged", many pairs at a time; or "plain", one pair at a time by `decoding/plain.py`, which is what
-            everything else is compared with. It has no traces, observers or early exit.
+            everything else is compared with. It has no traces, observers, lens or streams of tokens.
         cache: a file of judgments, or a `ScoreCache`: a pair that was judged before, and all the same, is not decoded
             again. See `deciding_facts` for what must be the same.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
@@ -317,8 +324,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         show: bool | None,
         options: CallOptions,
     ) -> Generator[Judgment]:
-        if options.watches and isinstance(self.decoder, PlainDecoder):
-            raise ValueError("engine='plain' has no traces and no observers; leave out engine, or these")
+        check_watching(self.decoder, watches=options.watches)
         call = Call(self.pair_encoder, self.model, pairs, options, cached=self.cached_judgments(options, batch_size))
         with Progress(total, show) as progress:
             while not call.is_over:

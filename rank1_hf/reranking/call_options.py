@@ -10,6 +10,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
 from rank1_hf.chains.rules import DoNotThink, Rule
 from rank1_hf.chains.steering import Steering
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.pairs import with_instruction
 from rank1_hf.prompts.prompt import Pair, PromptEncoder
@@ -90,6 +92,18 @@ def call_options(
     n_layers, n_heads = n_layers_and_heads(model)
     check_observers(found.observers, n_layers=n_layers, n_heads=n_heads)
     return found
+
+
+def check_watching(decoder: Decoder | PlainDecoder, *, watches: bool) -> None:
+    """Refuse to watch pairs where the decoder tells nobody about them.
+
+    Raises:
+        ValueError: it is the plain loop.
+    """
+    if watches and isinstance(decoder, PlainDecoder):
+        raise ValueError(
+            "engine='plain' has no traces and no observers (nor lens and stream); leave out engine, or these"
+        )
 
 
 _NO_ITERATOR = (

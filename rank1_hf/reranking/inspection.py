@@ -17,7 +17,14 @@ from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query
 from rank1_hf.reranking.call import Call
-from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
+from rank1_hf.reranking.call_options import (
+    CallOptions,
+    JudgingOptions,
+    OnJudgment,
+    PairOptions,
+    call_options,
+    check_watching,
+)
 from rank1_hf.reranking.cases import Rounding
 from rank1_hf.reranking.given_chains import Close, GivenChain, GivenChains
 from rank1_hf.reranking.verification import verify
@@ -263,7 +270,9 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense; see `PairOptions`.
         """
-        return self.locked_per_step(self._stream((query, passage), call_options("stream", self.model, options)))
+        asked = call_options("stream", self.model, options)
+        check_watching(self.decoder, watches=True)
+        return self.locked_per_step(self._stream((query, passage), asked))
 
     def _stream(self, pair: Pair, asked: CallOptions) -> Generator[TokenEvent | Judgment]:
         tokens = TokenStream(self.encoder)

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers import PreTrainedModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2MLP
 
+from rank1_hf import Rank1, TraceOptions
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.requests import Decoded
@@ -342,3 +343,28 @@ def test_a_hook_that_comes_during_a_call_is_not_left_out_by_captured_steps(made:
     made.model.model.norm.register_forward_hook(lambda *_: None)
     list(steps)
     assert decoder.stats.captured_steps == n_captured
+
+
+@pytest.mark.parametrize("engine", ["paged", "plain"])
+@pytest.mark.parametrize("name", ["hook on a layer", "hook on q_proj", "hook on the last norm", "pre-hook on lm_head"])
+def test_a_hook_counts_in_every_method_and_with_packed_layers(checkpoint, made: Made, name: str, engine: Any):
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", dtype="float32", max_new_tokens=8, engine=engine)
+    query, passage = "how do wings carry it?", "The wing carries it."
+    reranker.judge([(query, passage)])
+    HOOKS[name](reranker.model)
+    HOOKS[name](hooked := made.fresh())
+    encoder, prompt, given = reranker.encoder, list(reranker.encode(query, passage).ids), [5, 9, 7]
+    with torch.inference_mode():
+        logits = hooked(torch.tensor([[*prompt, *given, *encoder.close_ids]])).logits[0]
+    expected = float(logits[-1, encoder.true_id] - logits[-1, encoder.false_id])
+    traced = {} if engine == "plain" else {"trace": TraceOptions(lens=True)}
+    (judgment,) = reranker.score_chains([(query, passage)], [given], **traced)
+    assert judgment.log_odds == pytest.approx(expected, abs=1e-3)
+    if judgment.trace is not None:
+        own = logits[len(prompt) - 1 :].log_softmax(-1)[range(3), given].tolist()
+        assert judgment.trace.logprobs == pytest.approx(own, abs=1e-3)
+        assert judgment.trace.lens[-1] == pytest.approx(expected, abs=1e-3)
+    (judged,) = reranker.judge([(query, passage)])
+    assert reranker.rank(query, [passage] * 2)[0]["log_odds"] == judged.log_odds
+    if engine == "paged":
+        assert list(reranker.stream(query, passage))[-1].log_odds == pytest.approx(judged.log_odds, abs=1e-4)

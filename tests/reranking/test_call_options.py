@@ -155,3 +155,21 @@ def test_a_function_that_streams_keeps_a_score_cache(checkpoint, tmp_path):
     seen: list[Judgment] = []
     cached.judge([(QUERY, PASSAGE)], stream=seen.append)
     assert [judgment.cached for judgment in seen] == [True]
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        lambda model: model.judge([(QUERY, PASSAGE)], trace=True),
+        lambda model: model.judge([(QUERY, PASSAGE)], observers=[Observer()]),
+        lambda model: model.rank(QUERY, [PASSAGE], trace=True),
+        lambda model: model.score_chains([(QUERY, PASSAGE)], ["It is."], trace=True),
+        lambda model: model.trace(QUERY, PASSAGE),
+        lambda model: model.lens(QUERY, PASSAGE),
+        lambda model: model.stream(QUERY, PASSAGE),
+    ],
+)
+def test_what_the_plain_loop_does_not_tell_is_refused(checkpoint, watch):
+    plain = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=4, engine="plain")
+    with pytest.raises(ValueError, match="engine='plain' has no traces and no observers"):
+        watch(plain)
