@@ -19,6 +19,7 @@ engines, and with random weights it means nothing.
 import argparse
 import dataclasses
 import datetime
+import gc
 import os
 import sys
 import tempfile
@@ -77,6 +78,7 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
     checkpoint = load(options)
+    gc.freeze()  # `free_memory` would go through all that was imported before each run
     source = read_source(
         options.cranfield,
         checkpoint.encoder,

@@ -1,5 +1,6 @@
 """What all tests share: one thread, no hub, tiny checkpoints, and the folder with real ones where there is one."""
 
+import gc
 import os
 import signal
 
@@ -86,3 +87,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_gpu)
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through the two million objects of the imports again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Libraries that count what is left at the end must find nothing."""
+    gc.unfreeze()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,40 +74,59 @@ def hub(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     return Hub(main | {("us/llama", "sharded"): sharded})
 
 
-def test_a_name_is_as_good_as_a_folder_and_again_without_a_network(
-    hub: Hub, checkpoint: Callable[..., Path], tmp_path: Path
-):
+@dataclass(frozen=True)
+class Found:
+    """What two processes found, one with the hub and then one without a network, and what the hub was asked by each."""
+
+    online: dict[str, Any]
+    offline: dict[str, Any]
+    asked_online: list[tuple[str, str | None]]
+    asked_offline: list[tuple[str, str | None]]
+
+
+@pytest.fixture(scope="module")
+def found(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    where = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path_factory.mktemp("cache"))}
+    online = outcomes(GOOD | BAD, **where, HF_HUB_OFFLINE="0")
+    asked_online = [*hub.asked]
+    hub.asked.clear()
+    offline = outcomes(GOOD | {"not cached": ("us/other", {})}, **where, HF_HUB_OFFLINE="1")
+    return Found(online, offline, asked_online, [*hub.asked])
+
+
+def test_a_name_is_as_good_as_a_folder_and_again_without_a_network(found: Found, checkpoint: Callable[..., Path]):
     kinds = {
         kind: Rank1(checkpoint(kind), device="cpu", dtype="float32", max_new_tokens=16)
         for kind in tiny_models.TOKENIZERS
     }
     expected = {kind: float(model.predict(PAIR)) for kind, model in kinds.items()}
     expected |= {"sharded": expected["llama"], "inside": expected["llama"]}
-    where = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path)}
-    assert outcomes(GOOD, **where, HF_HUB_OFFLINE="0") == pytest.approx(expected, abs=1e-4)
-    shards = [authorization for path, authorization in hub.asked if "/model-0" in path]
+    for outcome in (found.online, found.offline):
+        assert {name: outcome[name] for name in GOOD} == pytest.approx(expected, abs=1e-4)
+    assert found.asked_offline == []
+
+
+def test_a_token_goes_where_it_was_given_and_nowhere_else(found: Found):
+    shards = [authorization for path, authorization in found.asked_online if "/model-0" in path]
     assert len(shards) > 1
-    assert set(shards) == {"Bearer hf_secret"}, "a token goes where it was given"
-    assert {authorization for path, authorization in hub.asked if "/us/qwen2/" in path} == {None}, "and nowhere else"
-    hub.asked.clear()
-    assert outcomes(GOOD, **where, HF_HUB_OFFLINE="1") == pytest.approx(expected, abs=1e-4)
-    assert hub.asked == []
+    assert set(shards) == {"Bearer hf_secret"}
+    assert {authorization for path, authorization in found.asked_online if "/us/qwen2/" in path} == {None}
 
 
-def test_what_is_wrong_with_a_repository_is_said(hub: Hub, tmp_path: Path):
-    said = outcomes(BAD, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
+def test_what_is_wrong_with_a_repository_is_said(found: Found):
+    said = found.online
     assert "cannot load the weights of us/tricks" in said["tricks"]
     assert ".." in said["tricks"]
     assert "auto_map in config.json" in said["code"]
     assert "us/pickled has no safetensors weights" in said["pickled"]
     assert "allow_pickles=True" in said["pickled"]
     assert "cannot load the config of us/nowhere" in said["nowhere"]
-    assert not [path for path, _ in hub.asked if path.endswith((".py", ".bin"))], "neither is even fetched"
+    asked = [path for path, _ in found.asked_online]
+    assert not [path for path in asked if path.endswith((".py", ".bin"))], "neither is even fetched"
 
 
-def test_what_is_not_in_the_cache_is_said_without_a_network(tmp_path: Path):
-    said = outcomes({"a": ("us/llama", {})}, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
-    assert "cannot load the config of us/llama" in said["a"]
+def test_what_is_not_in_the_cache_is_said_without_a_network(found: Found):
+    assert "cannot load the config of us/other" in found.offline["not cached"]
 
 
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])

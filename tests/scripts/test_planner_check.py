@@ -37,7 +37,7 @@ def test_what_is_planned_is_within_a_tenth_of_what_is_taken(kind: str, dtype: to
 
 
 def test_the_embedded_model_is_checked_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    sizes = ["--device", "cpu", "--pairs", "60", "--chain-tokens", "24", "--kv-cache-tokens", "4800"]
+    sizes = ["--device", "cpu", "--pairs", "30", "--chain-tokens", "16", "--kv-cache-tokens", "3200"]
     monkeypatch.setattr("sys.argv", ["", "--output", str(tmp_path / "report"), *sizes])
     with pytest.raises(SystemExit) as ended:
         main()
