@@ -288,7 +288,7 @@ def test_a_change_between_two_calls_counts(made: Made, undone: list[Undo], name:
 
 
 @pytest.mark.parametrize("options", ENGINES, ids=str)
-@pytest.mark.parametrize("name", ["hook on a layer", "hook on mlp", "another weight"])
+@pytest.mark.parametrize("name", ["hook on mlp", "another weight"])
 def test_a_change_counts_whatever_the_engine_adds(made: Made, undone: list[Undo], options: dict[str, Any], name: str):
     decoder = made.decoder(**options)
     list(decoder.run(made.requests))
@@ -315,7 +315,21 @@ def test_a_hook_that_comes_during_a_call_counts_from_the_next_step(made: Made):
     assert seen == list(range(n_steps, decoder.stats.steps))
 
 
-@pytest.mark.parametrize("name", [*BEFORE, "weight with other data", "another norm", "another epsilon", "another rope"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hook on a layer",
+        "hook on lm_head",
+        "hook on all modules",
+        "forward of a layer",
+        "forward of all mlps",
+        "weight with other data",
+        "another norm",
+        "another v_proj",
+        "another epsilon",
+        "another rope",
+    ],
+)
 def test_no_captured_step_is_replayed_without_a_change(
     made: Made,
     undone: list[Undo],
@@ -345,8 +359,15 @@ def test_a_hook_that_comes_during_a_call_is_not_left_out_by_captured_steps(made:
     assert decoder.stats.captured_steps == n_captured
 
 
-@pytest.mark.parametrize("engine", ["paged", "plain"])
-@pytest.mark.parametrize("name", ["hook on a layer", "hook on q_proj", "hook on the last norm", "pre-hook on lm_head"])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("hook on a layer", "paged"),
+        ("hook on q_proj", "paged"),
+        ("pre-hook on lm_head", "paged"),
+        ("hook on mlp", "plain"),
+    ],
+)
 def test_a_hook_counts_in_every_method_and_with_packed_layers(checkpoint, made: Made, name: str, engine: Any):
     reranker = Rank1(checkpoint("qwen2"), device="cpu", dtype="float32", max_new_tokens=8, engine=engine)
     query, passage = "how do wings carry it?", "The wing carries it."

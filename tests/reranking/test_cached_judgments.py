@@ -328,8 +328,7 @@ def closed_otherwise(model: Rank1) -> Callable[[], None]:
 CHANGES = (scaled_hook, patched, scaled_in_place, scaled_through_data, closed_otherwise)
 
 
-@pytest.mark.parametrize("engine", ["paged", "plain"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("change", "engine"), [*((change, "paged") for change in CHANGES), (scaled_hook, "plain")])
 def test_a_model_that_was_changed_neither_finds_nor_keeps(folder: Path, cache: Path, caplog, change: Any, engine: Any):
     model = Rank1(folder, cache=cache, dtype="float32", engine=engine, **OPTIONS)
     before = judged(model, PAIRS[:2])

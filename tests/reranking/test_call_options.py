@@ -119,8 +119,10 @@ def test_every_method_calls_who_streams(model, way: str):
     assert [judgment.log_odds for judgment in judgments] == [pytest.approx(log_odds, abs=1e-4)]
 
 
-@pytest.mark.parametrize("chains", [None, ["It is.", "It is not. And", "The pass", "It is."]])
-@pytest.mark.parametrize("close", ["given", "forced"])
+CHAINS = ["It is.", "It is not. And", "The pass", "It is."]
+
+
+@pytest.mark.parametrize(("chains", "close"), [(None, "given"), (CHAINS, "given"), (CHAINS, "forced")])
 def test_who_streams_gets_each_judgment_once_as_it_finishes(model, chains: list[str] | None, close: str):
     pairs = [*((QUERY, passage) for passage in PASSAGES), (QUERY, None)]
     seen: list[Judgment] = []
