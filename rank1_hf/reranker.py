@@ -2,6 +2,7 @@
 `reranking/inspection.py`.
 """
 
+import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
@@ -14,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.plain import PlainDecoder
-from rank1_hf.decoding.progress import Progress
 from rank1_hf.decoding.stats import Stats
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.loading import eos_ids
@@ -27,22 +27,19 @@ from rank1_hf.prompts.shares import own_share
 from rank1_hf.reranking.as_loaded import AsLoaded
 from rank1_hf.reranking.caching import CachingMethods
 from rank1_hf.reranking.call import Call, collect
-from rank1_hf.reranking.call_options import (
-    CallOptions,
-    JudgingOptions,
-    OnJudgment,
-    PairOptions,
-    call_options,
-    check_watching,
-)
+from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
+from rank1_hf.reranking.in_force import in_force, model_name
 from rank1_hf.reranking.inspection import InspectionMethods
 from rank1_hf.reranking.locking import Locking
 from rank1_hf.reranking.model_source import ModelSource
+from rank1_hf.reranking.progress import Progress
 from rank1_hf.reranking.remarks import warn_of_budget
 from rank1_hf.reranking.score_cache import ScoreCache
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.judgments import Judgments
+
+logger = logging.getLogger(__name__)
 
 
 class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
@@ -174,14 +171,15 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             if self.decoder.options.graphs:
                 self.decoder.warm_up(self.encoder.encode("?", "").ids)
         self._as_loaded = None if self._cache is None else AsLoaded(self.model, self.decoder)
+        for line in in_force(self.decoder):
+            logger.info("%s", line)
 
     def __repr__(self) -> str:
         """Which model, in what dtype, where, and with what budget."""
-        name = Path(self.model.name_or_path).name if Path(self.model.name_or_path).exists() else self.model.name_or_path
         engine = "plain" if isinstance(self.decoder, PlainDecoder) else "paged"
         dtype = str(self.model.dtype).removeprefix("torch.")
         return (
-            f"Rank1({name!r}, dtype={dtype!r}, device={str(self.model.device)!r}, engine={engine!r}, "
+            f"Rank1({model_name(self.model)!r}, dtype={dtype!r}, device={str(self.model.device)!r}, engine={engine!r}, "
             f"max_new_tokens={self.max_new_tokens})"
         )
 
@@ -253,7 +251,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 text or {"title", "text"}. The same pair twice is decoded once,
                 unless it has a logits processor, which may sample.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
-            show_progress_bar: None: only on a terminal.
+            show_progress_bar: None: on a terminal; elsewhere a line is logged every minute. False: neither.
             stream: True: yield judgments as they finish, each with its `index`, taking pairs as there is room for
                 them. A function: call it with each then, and return them all in the end.
             options: instruction, think, rule, logits_processor, trace and observers: see `PairOptions`.
@@ -271,7 +269,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already).
         """
         every = PairOptions(**options, stream=False if stream is True else stream)
-        asked, many = call_options("judge", self.model, every), as_pairs(pairs)
+        asked, many = call_options("judge", self.decoder, every), as_pairs(pairs)
         if stream is True:
             return self._stream_all(many, batch_size, show_progress_bar, asked)
         many = many if isinstance(many, Sequence) else list(many)
@@ -324,17 +322,16 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         show: bool | None,
         options: CallOptions,
     ) -> Generator[Judgment]:
-        check_watching(self.decoder, watches=options.watches)
         call = Call(self.pair_encoder, self.model, pairs, options, cached=self.cached_judgments(options, batch_size))
-        with Progress(total, show) as progress:
+        with Progress(total, show, self.decoder.stats) as progress:
             while not call.is_over:
                 for decoded in self.decoder.run(call.requests(), max_rows=batch_size, on_step=progress.step):
                     call.finish(decoded)
                     for judgment in call.take_ready():
-                        progress.done()
+                        progress.done(judgment)
                         yield judgment
                 for judgment in call.take_ready():
-                    progress.done()
+                    progress.done(judgment)
                     yield judgment
         if self._processes is None or self._processes.index == 0:
             warn_of_budget(call.n_ended, budget=self.max_new_tokens, close=self.encoder.markers.close)

@@ -23,6 +23,7 @@ from rank1_hf.commands.demo import demo
 from rank1_hf.commands.evaluate import evaluate
 from rank1_hf.commands.explain import explain
 from rank1_hf.commands.info import info
+from rank1_hf.commands.measure import measure
 from rank1_hf.commands.merge import merge
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import (
@@ -179,6 +180,7 @@ app.command(epilog=f"{EXIT_CODES} merge: 4 the output cannot be written.")(merge
 app.command(
     epilog="Exit codes: 0 compared; 2 bad usage or input; 3 there is no such tokenizer; 4 the page cannot be written."
 )(compare)
+app.command(epilog="Exit codes: 0 measured; 2 bad usage or input.")(measure)
 app.command(epilog=f"{EXIT_CODES} explain: 4 the page cannot be written.")(explain)
 app.command(epilog=VERIFY_EXIT_CODES)(verify)
 app.command(epilog="Exit codes: 0 stopped; 2 bad usage, or the address is taken; 3 the model cannot be loaded.")(serve)

@@ -1,27 +1,17 @@
 """The command `rank1-hf compare`. As in `cli.py`, what takes seconds to import waits until it is needed."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rank1_hf.commands import options
-from rank1_hf.commands.options import fail, note
+from rank1_hf.commands.options import TableFormat, fail, note
 from rank1_hf.files.inputs import InputError
 
 if TYPE_CHECKING:
     from rank1_hf.evaluation.agreement import Tokenize
     from rank1_hf.evaluation.comparison import ComparisonReport
-
-
-class Format(StrEnum):
-    """What the comparison is printed as."""
-
-    TEXT = "text"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-    JSON = "json"
 
 
 def compare(
@@ -38,9 +28,8 @@ def compare(
             help="The judgments of relevance, TREC or BEIR. Two folders of evaluate have their measures without."
         ),
     ] = None,
-    measure: Annotated[
-        list[str] | None, typer.Option(help="What to measure, as ir_measures names it; may be given several times.")
-    ] = None,
+    measure: options.MeasureOption = None,
+    only_run_queries: options.OnlyRunQueriesOption = False,
     names: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="What the two are called, as in --names bf16 4bit.")
     ] = None,
@@ -49,8 +38,9 @@ def compare(
         typer.Option(help="A checkpoint, hub name or folder: say at which of its tokens chains part, too."),
     ] = None,
     form: Annotated[
-        Format, typer.Option("--format", help="LaTeX needs the package booktabs. JSON has every query and every chain.")
-    ] = Format.TEXT,
+        TableFormat,
+        typer.Option("--format", help="LaTeX needs the package booktabs. JSON has every query and every chain."),
+    ] = TableFormat.TEXT,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write one HTML page, too, with the judgments beside each other.")
     ] = None,
@@ -72,6 +62,8 @@ def compare(
         from rank1_hf.evaluation.compare import compare as compare_sides
         from rank1_hf.files.sources import open_source
 
+        if only_run_queries and qrels is None:
+            raise InputError("--only-run-queries needs --qrels: what two folders have measured is as it is")
         source = None if corpus is None else open_source(corpus)
         tokenize = None if tokenizer is None else _tokenize(tokenizer)
         report = compare_sides(
@@ -82,6 +74,7 @@ def compare(
             names=names or ("A", "B"),
             corpus=source,
             tokenize=tokenize,
+            only_run_queries=only_run_queries,
         )
     except (ImportError, InputError) as error:
         fail(str(error), options.BAD_INPUT)
@@ -99,15 +92,15 @@ def compare(
     note(f"the page is in {html}", quiet)
 
 
-def _print(report: "ComparisonReport", form: Format) -> None:
-    if form is Format.JSON:
+def _print(report: "ComparisonReport", form: TableFormat) -> None:
+    if form is TableFormat.JSON:
         options.print_json(report.to_dict())
-    elif form is Format.TEXT:
+    elif form is TableFormat.TEXT:
         console = options.plain_console()
         for table in report.all_tables():
             console.print(table.to_rich())
     else:
-        text = report.to_markdown() if form is Format.MARKDOWN else report.to_latex()
+        text = report.to_markdown() if form is TableFormat.MARKDOWN else report.to_latex()
         typer.echo(text.encode("utf-8", "replace"))
 
 

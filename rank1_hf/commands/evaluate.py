@@ -16,6 +16,7 @@ from rank1_hf.commands import again, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
+from rank1_hf.inputs.choices import must_be_one_of
 
 if TYPE_CHECKING:
     from rank1_hf.evaluation.candidates import Inputs
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _OF_PROMPTS = ("markers", "max_length", "max_new_tokens", "min_thinking_tokens", "truncation")
 """The arguments of `Rank1` that make prompts."""
+
+
+_SPLIT = "test"
 
 
 class RunFormat(StrEnum):
@@ -70,7 +74,9 @@ def evaluate(
     qrels: Annotated[
         Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the collection's own judgments.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Of the collection's own judgments; without it the only one will do, too.")
+    ] = _SPLIT,
     subset: Annotated[
         str | None, typer.Option(help="Of a dataset that has several, one for each language for example.")
     ] = None,
@@ -84,12 +90,14 @@ def evaluate(
             "ArguAna or a Quora, whose queries are in the corpus."
         ),
     ] = None,
-    measure: Annotated[
-        list[str] | None, typer.Option(help="What to measure, as ir_measures names it; may be given several times.")
-    ] = None,
+    measure: options.MeasureOption = None,
+    only_run_queries: options.OnlyRunQueriesOption = False,
     run_format: Annotated[
         RunFormat, typer.Option(help="json: write run.json, {query id: {document id: score}}, beside run.trec.")
     ] = RunFormat.TREC,
+    tag: Annotated[
+        str | None, typer.Option(help="The last column of run.trec, a word that names the run. Default: rank1-hf.")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(help="Use this MTEB task's dataset prompt, as in SciFact or BrightRetrieval/biology."),
@@ -128,6 +136,7 @@ def evaluate(
         from rank1_hf.evaluation.journal import JournalError
         from rank1_hf.evaluation.metrics import MEASURES, check_measures
         from rank1_hf.evaluation.shards import Shard
+        from rank1_hf.files.trec import TAG, check_tag
     except ImportError as error:
         fail(str(error), options.BAD_INPUT)
     if quiet:
@@ -135,11 +144,13 @@ def evaluate(
     measures = measure or MEASURES
     try:
         check_measures(measures)
+        tag = TAG if tag is None else check_tag(tag)
         part = None if shard is None else Shard.parse(shard)
         dataset_prompt = _dataset_prompt(chosen, task, prompts)
         arguments = chosen.arguments(dataset_prompt)
         chosen.check()
-        inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
+        asked = None if split == _SPLIT and "split" not in again.given_options(context) else split
+        inputs = _read_inputs(corpus, run, qrels, asked, subset, top_k)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
             note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
@@ -158,6 +169,8 @@ def evaluate(
             costs=lambda pairs: _costs(pairs, chosen, arguments),
             measures=measures,
             run_json=run_format is RunFormat.JSON,
+            tag=tag,
+            only_run_queries=only_run_queries,
             show_progress=False if quiet else None,
             provenance=provenance,
         )
@@ -181,9 +194,12 @@ def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None
         return None
     if chosen.prompt_template is not None:
         raise InputError("give --prompt-template or --task, not both")
-    template = dataset_prompt(read_prompts(prompts) if prompts else built_in_prompts(), *task.split("/", 1))
+    known = read_prompts(prompts) if prompts else built_in_prompts()
+    template = dataset_prompt(known, *task.split("/", 1))
     if template is None:
-        raise InputError(f"{prompts or 'this package'} has no dataset prompt for {task}")
+        raise InputError(
+            f"{prompts or 'this package'} has no dataset prompt for {task}: {must_be_one_of('--task', task, known)}"
+        )
     return template
 
 
@@ -200,17 +216,20 @@ def _decisive(chosen: ModelOptions, dataset_prompt: str | None) -> dict[str, Any
 
 
 def _read_inputs(
-    corpus: str, run: Path | None, qrels: Path | None, split: str, subset: str | None, top_k: int
+    corpus: str, run: Path | None, qrels: Path | None, split: str | None, subset: str | None, top_k: int
 ) -> "Inputs":
     from rank1_hf.evaluation.candidates import Inputs
     from rank1_hf.files.entries import has_subsets
+    from rank1_hf.files.records import check_documents
     from rank1_hf.files.sources import open_source
     from rank1_hf.files.trec import read_qrels, read_run
 
     candidates = read_run(run, split, subset) if run else None
     grades = read_qrels(qrels) if qrels else None
-    # A subset may be the run's alone: a folder has none.
-    source = open_source(corpus, split, subset, needs_subset=subset is None or run is None or not has_subsets(run))
+    # They may be the run's alone: a folder has no subsets.
+    of_run = (split is not None or subset is not None) and run is not None and has_subsets(run)
+    source = open_source(corpus, split, subset, of_run=of_run)
+    grades = source.qrels() if grades is None else grades
     candidates = source.run() if candidates is None else candidates
     if not candidates:
         raise InputError(
@@ -218,7 +237,10 @@ def _read_inputs(
         )
     problems: list[InputError] = []
     queries = source.queries(problems.append)
-    return Inputs(source, queries, candidates, source.qrels() if grades is None else grades, top_k, problems)
+    if problems and not queries:
+        raise problems[0]
+    check_documents(source.documents)
+    return Inputs(source, queries, candidates, grades, top_k, problems)
 
 
 def _identity(chosen: ModelOptions) -> str:
@@ -288,6 +310,8 @@ def print_outcome(
         note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
     for sentence in outcome.unmeasured:
         note(sentence)
+    for sentence in outcome.coverage:
+        note(sentence, quiet)
     note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)
     if outcome.n_problems or outcome.n_failed:
         note(
@@ -306,7 +330,11 @@ def _stop(stopped: signal.Signals, summary: str, quiet: bool) -> NoReturn:
 
 def _facts(outcome: "Outcome") -> dict[str, Any]:
     counts = {"n_pairs": outcome.n_pairs, "n_scored": outcome.n_scored, "n_failed": outcome.n_failed}
-    return counts | {"metrics": [asdict(row) for row in outcome.metrics], "unmeasured": list(outcome.unmeasured)}
+    return counts | {
+        "metrics": [asdict(row) for row in outcome.metrics],
+        "unmeasured": list(outcome.unmeasured),
+        "notes": list(outcome.coverage),
+    }
 
 
 def _table(metrics: "Sequence[Comparison]") -> Table:

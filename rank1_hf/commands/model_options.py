@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from rank1_hf.commands import options
+from rank1_hf.commands.log import log_on_stderr
 from rank1_hf.files.inputs import InputError
 from rank1_hf.models.hub import CheckpointError, check_available
 from rank1_hf.models.spellings import dtype_name, quantization_kind
@@ -209,7 +210,8 @@ def takes_model_options(**defaults: Any) -> Callable[[Callable[..., None]], Call
         @functools.wraps(command)
         def wrapper(**given: Any) -> None:  # noqa: ANN401
             chosen = ModelOptions(**{name: given.pop(name) for name in added})
-            command(chosen=chosen, **given)
+            with log_on_stderr(quiet=given.get("quiet", False)):
+                command(chosen=chosen, **given)
 
         kept = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)

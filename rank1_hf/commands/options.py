@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -108,8 +109,34 @@ CacheOption = Annotated[
         "Several processes of one machine may share it.",
     ),
 ]
+MeasureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--measure",
+        "--measures",
+        help="What to measure, as ir_measures or trec_eval names it; may be given several times. Without it nDCG@10, "
+        "RR@10, AP, R@10 and R@100.",
+    ),
+]
+OnlyRunQueriesOption = Annotated[
+    bool,
+    typer.Option(
+        "--only-run-queries",
+        help="Leave judged queries that are not in the run out of the measures, as trec_eval does. Without it they "
+        "count as 0, as with trec_eval -c.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
+
+
+class TableFormat(StrEnum):
+    """What tables are printed as."""
+
+    TEXT = "text"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    JSON = "json"
 
 
 def n_processes() -> int:

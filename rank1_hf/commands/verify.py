@@ -112,7 +112,7 @@ def verify(
         note("interrupted", quiet)
         raise typer.Exit(options.INTERRUPTED) from None
     if options.speaks():
-        _show(found, judged, as_json=as_json, most=None if show_all else 20)
+        _show(found, judged, as_json=as_json, most=None if show_all else 20, quiet=quiet)
         if html is not None:
             _write(found, html, file, quiet)
     n_wrong = len(found) - found.summary.n_agree + len(problems)
@@ -161,8 +161,10 @@ def _qrels(path: Path) -> dict[str, dict[str, int]]:
     return read_qrels(path)
 
 
-def _show(found: "Verifications", qrels: dict[str, dict[str, int]] | None, *, as_json: bool, most: int | None) -> None:
-    measured = {} if qrels is None else _ndcg(found, qrels)
+def _show(
+    found: "Verifications", qrels: dict[str, dict[str, int]] | None, *, as_json: bool, most: int | None, quiet: bool
+) -> None:
+    measured = {} if qrels is None else _ndcg(found, qrels, quiet)
     if as_json:
         for each in found:
             options.print_json(each.to_dict())
@@ -174,14 +176,16 @@ def _show(found: "Verifications", qrels: dict[str, dict[str, int]] | None, *, as
         console.print(f"nDCG@10: theirs {measured['ndcg_theirs']:.4f}, the model's {measured['ndcg_ours']:.4f}")
 
 
-def _ndcg(found: "Verifications", qrels: dict[str, dict[str, int]]) -> dict[str, Any]:
-    from rank1_hf.evaluation.metrics import ndcg
+def _ndcg(found: "Verifications", qrels: dict[str, dict[str, int]], quiet: bool) -> dict[str, Any]:
+    from rank1_hf.evaluation.metrics import coverage, ndcg, of_run
 
     theirs, ours = found.rankings()
-    judged = {query: grades for query, grades in qrels.items() if query in theirs}
+    judged = of_run(qrels, theirs)
     if not judged:
         note("none of the queries in the qrels is in the records; nDCG is not measured")
         return {}
+    for sentence in coverage(qrels, theirs, "the records", only_run_queries=True):
+        note(sentence, quiet)
     return {"ndcg_theirs": ndcg(judged, theirs), "ndcg_ours": ndcg(judged, ours)}
 
 

@@ -57,19 +57,12 @@ class Inputs:
         if not any(self.run.values()):
             raise InputError("there is nothing to rerank: no query has a candidate")
         _refuse_floats("the run", self.run, "the collection", self.queries)
-        if self.qrels is not None:
-            _refuse_floats("the run", self.run, "the qrels", self.qrels)
-            for query in self.run.keys() & self.qrels.keys():
-                _refuse_floats("the run", self.run[query], "the qrels", self.qrels[query])
         if not self.run.keys() & self.queries.keys():
             raise InputError(
                 f"none of the run's queries is in the collection; the first is {next(iter(self.run), None)!r}"
             )
-        if self.qrels is not None and not self.run.keys() & self.qrels.keys():
-            raise InputError(
-                f"the qrels judge none of the run's queries; their first is {next(iter(self.qrels), None)!r}, "
-                f"the run's is {next(iter(self.run), None)!r}"
-            )
+        if self.qrels is not None:
+            check_judged(self.run, self.qrels)
 
     def without_identical_ids(self) -> tuple["Inputs", int]:
         """The same without the candidates that have their query's own id, and how many these were."""
@@ -91,6 +84,26 @@ class Inputs:
             queries.update(json.dumps([query, self.queries.get(query)]).encode())
             run.update(json.dumps([query, *scores]).encode())
         return {"queries": queries.hexdigest(), "run": run.hexdigest()}
+
+
+def check_judged(run: Run, qrels: Qrels, name: str = "the run") -> None:
+    """Say that judgments do not belong to a run.
+
+    Args:
+        run, qrels: the rankings and the judgments.
+        name: what the run is called.
+
+    Raises:
+        InputError: they have no query in common; or ids that pandas made floats in one are whole in the other.
+    """
+    _refuse_floats(name, run, "the qrels", qrels)
+    for query in run.keys() & qrels.keys():
+        _refuse_floats(name, run[query], "the qrels", qrels[query])
+    if not run.keys() & qrels.keys():
+        raise InputError(
+            f"the qrels judge none of {name}'s queries; their first is {next(iter(qrels), None)!r}, {name}'s is "
+            f"{next(iter(run), None)!r}"
+        )
 
 
 def candidates(run: Run, top_k: int) -> Iterator[Candidate]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rank1_hf.evaluation import provenance, significance
 from rank1_hf.evaluation.agreement import Tokenize, agreement, kendall_taus, partings
+from rank1_hf.evaluation.candidates import check_judged
 from rank1_hf.evaluation.comparison import ComparisonReport, PairedMeasure
-from rank1_hf.evaluation.metrics import MEASURES, Values, aggregate, check_measures, measure
+from rank1_hf.evaluation.metrics import MEASURES, Values, aggregate, check_measures, coverage, measure, of_run
 from rank1_hf.evaluation.sides import Side, by_ids, read_side
 from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import Source
@@ -27,6 +28,7 @@ def compare(
     names: tuple[str, str] = ("A", "B"),
     corpus: Source | None = None,
     tokenize: Tokenize | None = None,
+    only_run_queries: bool = False,
 ) -> ComparisonReport:
     """Compare two sides. Differences are those of `b` from `a`.
 
@@ -40,6 +42,8 @@ def compare(
         corpus: the collection behind the ids of one side, where the other has texts alone.
         tokenize: gives the token ids of a chain, so that the report says at which token chains part. None: it says so
             where the judgments have traces, and else only at which character.
+        only_run_queries: leave judged queries that a side lacks out of its measures, instead of counting them as 0;
+            what is measured is then the queries that both sides have. Needs `qrels`.
 
     Raises:
         InputError: a side or the qrels cannot be read, the sides have nothing in common, or a measure cannot be
@@ -47,6 +51,8 @@ def compare(
     """
     if measures is not None:
         check_measures(measures)
+    if only_run_queries and qrels is None:
+        raise InputError("only_run_queries needs qrels: what two folders have measured is as it is")
     places: Places = {}
     sides = read_side(a, places), read_side(b, places)
     if corpus is not None and not _in_common(*sides):
@@ -58,8 +64,8 @@ def compare(
             f"{names[1]}" + ("" if corpus is not None else "; a collection would tell which text has which id")
         )
     grades = read_qrels(Path(qrels)) if isinstance(qrels, str | Path) else qrels
-    notes = list(_notes(sides, grades, names))
-    values = _measured(sides, grades, measures, names)
+    notes = list(_notes(sides, grades, names, only_run_queries))
+    values = _measured(sides, grades, measures, names, only_run_queries)
     if values is None:
         notes.append("nothing is measured; qrels would give measures")
     elif grades is None and not _measured_alike(sides):
@@ -109,17 +115,20 @@ def paired_measures(a: Values, b: Values) -> list[PairedMeasure]:
 
 
 def _measured(
-    sides: tuple[Side, Side], qrels: Qrels | None, measures: Sequence[str] | None, names: tuple[str, str]
+    sides: tuple[Side, Side],
+    qrels: Qrels | None,
+    measures: Sequence[str] | None,
+    names: tuple[str, str],
+    only_run_queries: bool,
 ) -> tuple[Values, Values] | None:
     """What is measured on either side; None where nothing can be."""
     if qrels is not None:
         for side, name in zip(sides, names, strict=True):
-            if not side.run.keys() & qrels.keys():
-                raise InputError(
-                    f"the qrels judge none of {name}'s queries; their first is {next(iter(qrels), None)!r}, "
-                    f"{name}'s is {next(iter(side.run), None)!r}"
-                )
-        first, second = (measure(qrels, side.run, measures or MEASURES) for side in sides)
+            check_judged(side.run, qrels, name)
+        first, second = (
+            measure(of_run(qrels, side.run) if only_run_queries else qrels, side.run, measures or MEASURES)
+            for side in sides
+        )
         return first, second
     a, b = (side.values for side in sides)
     if a is None or b is None:
@@ -143,11 +152,13 @@ def _common(a: Values, b: Values) -> dict[str, dict[str, tuple[float, float]]]:
     return {name: values for name, values in both.items() if values}
 
 
-def _notes(sides: tuple[Side, Side], qrels: Qrels | None, names: tuple[str, str]) -> Iterable[str]:
+def _notes(
+    sides: tuple[Side, Side], qrels: Qrels | None, names: tuple[str, str], only_run_queries: bool
+) -> Iterable[str]:
     """What one has to know about the two sides, a sentence each."""
     for side, name in zip(sides, names, strict=True):
-        if qrels is not None and (n_missing := len(qrels.keys() - side.run.keys())):
-            yield f"{name} lacks {n_missing} of the {len(qrels)} judged queries, which count as 0"
+        if qrels is not None:
+            yield from coverage(qrels, side.run, name, only_run_queries=only_run_queries)
         if not side.finished:
             yield f"{name} is a job that was stopped; its {len(side.judgments)} judgments so far are compared"
 

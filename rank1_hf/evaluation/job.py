@@ -28,6 +28,7 @@ from rank1_hf.evaluation.shards import Finished, Shard
 from rank1_hf.evaluation.task import Task
 from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document, InputError
+from rank1_hf.files.trec import TAG
 from rank1_hf.prompts.prompt import Pair, Passage, Query
 from rank1_hf.results.judgment import Judgment
 
@@ -59,6 +60,7 @@ class Outcome:
             judged is kept.
         metrics: the comparison; empty without qrels, and where the job was stopped.
         unmeasured: what is wrong with the measures that could not be computed of the new ranking, a sentence each.
+        coverage: which queries only the run or only the qrels have, a sentence each, where something was measured.
     """
 
     n_pairs: int
@@ -68,6 +70,7 @@ class Outcome:
     stopped: signal.Signals | OSError | None
     metrics: Sequence[Comparison] = ()
     unmeasured: Sequence[str] = ()
+    coverage: Sequence[str] = ()
 
 
 def run_job(
@@ -81,6 +84,8 @@ def run_job(
     costs: Callable[[Iterable[Pair]], Sequence[int]] | None = None,
     measures: Sequence[str] = MEASURES,
     run_json: bool = False,
+    tag: str = TAG,
+    only_run_queries: bool = False,
     show_progress: bool | None = None,
     provenance: Provenance | None = None,
 ) -> Outcome:
@@ -98,6 +103,8 @@ def run_job(
         costs: about how many tokens each pair takes, by which they are divided; None: all take the same.
         measures: what to measure, as ir_measures names it.
         run_json: whether to write the new run as run.json too.
+        tag: the last column of the new run.
+        only_run_queries: leave judged queries that the run lacks out of the measures, instead of counting them as 0.
         show_progress: None: only on a terminal.
         provenance: writes environment.json; None: it is not written.
 
@@ -109,7 +116,7 @@ def run_job(
         KeyboardInterrupt: while the collection was read. Its argument is the signal, where that was SIGTERM.
     """
     inputs.check()
-    task = Task(inputs.run, inputs.qrels, inputs.top_k, tuple(measures), run_json)
+    task = Task(inputs.run, inputs.qrels, inputs.top_k, tuple(measures), run_json, tag, only_run_queries)
     before = task.before()
     output.mkdir(parents=True, exist_ok=True)
     journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests(), "shard": None}
@@ -150,7 +157,10 @@ def run_job(
                 except OSError as error:
                     stopped = error
                 n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates(places))
-                return Outcome(len(places), n_scored, errors.n_pairs, errors.n_inputs, stopped, measured, unmeasured)
+                said = task.coverage() if measured else ()
+                return Outcome(
+                    len(places), n_scored, errors.n_pairs, errors.n_inputs, stopped, measured, unmeasured, said
+                )
 
 
 def stopped_by(interrupt: KeyboardInterrupt) -> signal.Signals:

@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from rank1_hf.files.inputs import InputError
+from rank1_hf.inputs.choices import did_you_mean
 
 try:
     import ir_measures
@@ -40,9 +41,11 @@ def _parsed(name: str) -> "Measure":
     except Exception as error:  # its parser lets through whatever Python's makes of the text
         if (usual := _usual_spelling(name)) is not None:
             return usual
+        base = re.match(r"\w*", name)[0]  # type: ignore[index]  # it matches nothing, too
+        meant = "" if base in ir_measures.measures.registry else did_you_mean(base, ir_measures.measures.registry)
         raise InputError(
             f"{name!r} is no measure that ir_measures knows; write it as in nDCG@10 or AP(rel=2), with a cutoff of at "
-            "least 1"
+            f"least 1{meant}"
         ) from error
 
 

@@ -96,7 +96,8 @@ def merge(folders: Iterable[Path], output: Path) -> Outcome:
             provenance.merge([each.path for each in shards], output)
             measured, unmeasured = outputs.write(output, task, journal, errors, task.before())
             n_pairs = sum(1 for _ in task.candidates())
-            return Outcome(n_pairs, journal.n_scored, errors.n_pairs, errors.n_inputs, None, measured, unmeasured)
+            said = task.coverage() if measured else ()
+            return Outcome(n_pairs, journal.n_scored, errors.n_pairs, errors.n_inputs, None, measured, unmeasured, said)
 
 
 def _distinct(folders: Iterable[Path]) -> list[Path]:

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -34,6 +34,7 @@ Values = dict[str, dict[str, float]]
 """measure -> query -> value."""
 
 _HIGHEST_OF_GDEVAL = 4  # grade
+_OF_JUDGMENTS = {"NumQ", "NumRel"}  # which ir_measures gives as 0 for a query that the run lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,34 @@ def check_measures(names: Iterable[str]) -> None:
         parse_measure(name)
 
 
+def of_run(qrels: Qrels, run: Run) -> Qrels:
+    """The judgments of the queries that a run ranks: those that trec_eval averages over, unless it is given -c."""
+    return {query: grades for query, grades in qrels.items() if run.get(query)}
+
+
+def coverage(qrels: Qrels, run: Run, name: str = "the run", *, only_run_queries: bool = False) -> Iterator[str]:
+    """Which queries only one of the two has, a sentence each.
+
+    Args:
+        qrels, run: the judgments and the rankings.
+        name: what the run is called.
+        only_run_queries: whether the judgments that are measured are those of `of_run`.
+    """
+    if n := len(qrels) - len(of_run(qrels, run)):
+        one = n == 1
+        verdict = ("is left out" if one else "are left out") if only_run_queries else f"count{'s' * one} as 0"
+        yield f"{n} judged {'query is' if one else 'queries are'} not in {name} and {verdict}"
+    if n := len(run.keys() - qrels.keys()):
+        yield f"{n} {'query' if n == 1 else 'queries'} of {name} {'has' if n == 1 else 'have'} no judgments"
+
+
 def measure(
     qrels: Qrels, run: Run, names: Sequence[str] = MEASURES, skip: Callable[[InputError], None] | None = None
 ) -> Values:
     """Each measure's value for each judged query; a query that the run lacks counts as 0.
 
-    Accuracy alone has no value for a query of which nothing relevant was retrieved.
+    What NumQ and NumRel count is independent of the run, so they count such a query too, as trec_eval -c does. Accuracy
+    alone has no value for a query of which nothing relevant was retrieved.
 
     Where the queries' ids are those of NevIR (`7_q1`, `7_q2`) or FollowIR (`7-og`, `7-changed`), their task's own
     measure is added, for each `7`.
@@ -141,6 +164,8 @@ def _compute(name: str, qrels: Qrels, run: Run) -> dict[str, float]:
         raise InputError(
             f"{name} cannot be computed: gdeval takes grades up to {_HIGHEST_OF_GDEVAL}, and the highest is {highest}"
         )
+    if parsed.NAME in _OF_JUDGMENTS:
+        run = {query: {"0": 1.0} for query in qrels}
     os.environ.setdefault("PERL_BADLANG", "0")  # gdeval is Perl, which otherwise complains of locales on stderr
     try:
         with warnings.catch_warnings():

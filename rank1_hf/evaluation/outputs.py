@@ -91,10 +91,11 @@ def write(
     reranked = _write_rankings(folder, task, journal, errors)
     if task.run_json or (folder / "run.json").exists():  # one that is there would say what was once
         write_json(folder / "run.json", reranked)
-    if task.qrels is None:
+    qrels = task.measured_qrels
+    if qrels is None:
         return [], []
     unmeasured: list[str] = []
-    after = metrics.measure(task.qrels, reranked, task.measures, lambda problem: unmeasured.append(str(problem)))
+    after = metrics.measure(qrels, reranked, task.measures, lambda problem: unmeasured.append(str(problem)))
     return write_metrics(folder, before, after), unmeasured
 
 
@@ -108,7 +109,7 @@ def _write_rankings(folder: Path, task: Task, journal: Journal, errors: "ErrorLi
         for query, ranking in rankings(task, journal):
             reranked[query] = {ranked.document: ranked.score for ranked in ranking}
             for rank, ranked in enumerate(ranking, start=1):
-                run.write(run_line(query, ranked.document, rank, _score(ranked.score)).encode())
+                run.write(run_line(query, ranked.document, rank, _score(ranked.score), task.tag).encode())
                 if ranked.judgment is not None:
                     record = _record(query, ranked.document, rank, ranked.judgment)
                     judgments.write(json_line(record))

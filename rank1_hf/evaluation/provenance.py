@@ -251,7 +251,8 @@ def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
         elif path.is_dir() and beir.find_file(path, "corpus.jsonl") is not None:
             found[option] = _named(path, beir.find_file(path, "corpus.jsonl"), beir.find_file(path, "queries.jsonl"))
             if "qrels" not in options:
-                found["qrels"] = _named(path, beir.qrels_file(path, options.get("split", "test")))
+                split = options.get("split") if beir.splits(path) else None  # else it is the run's
+                found["qrels"] = _named(path, beir.qrels_file(path, split))
         elif path.is_dir():
             found[option] = _named(path, *sorted(file for file in path.rglob("*") if file.is_file()))
     return {option: files for option, files in found.items() if files}

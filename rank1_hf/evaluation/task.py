@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from rank1_hf.evaluation.candidates import Candidate, candidates
-from rank1_hf.evaluation.metrics import Values, measure
-from rank1_hf.files.trec import Qrels, Run
+from rank1_hf.evaluation.metrics import Values, coverage, measure, of_run
+from rank1_hf.files.trec import TAG, Qrels, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Task:
         run, qrels, top_k: as in `Inputs`.
         measures: what to measure, as ir_measures names it; nothing without qrels.
         run_json: whether to write the new run as run.json too.
+        tag: the last column of the new run.
+        only_run_queries: whether judged queries that the run lacks are left out of the measures; else they count as 0.
     """
 
     run: Run
@@ -24,6 +26,8 @@ class Task:
     top_k: int
     measures: Sequence[str]
     run_json: bool
+    tag: str = TAG
+    only_run_queries: bool = False
 
     @property
     def n_places(self) -> int:
@@ -34,13 +38,25 @@ class Task:
         """The pairs to judge."""
         return candidates(self.run, self.top_k)
 
+    @property
+    def measured_qrels(self) -> Qrels | None:
+        """The judgments that are measured by; None: nothing is."""
+        return of_run(self.qrels, self.run) if self.only_run_queries and self.qrels is not None else self.qrels
+
+    def coverage(self) -> list[str]:
+        """Which queries only the run or only the judgments have, a sentence each."""
+        if self.qrels is None:
+            return []
+        return list(coverage(self.qrels, self.run, only_run_queries=self.only_run_queries))
+
     def before(self) -> Values:
         """The measures of the run as it was given.
 
         Raises:
             InputError: one cannot be computed.
         """
-        return {} if self.qrels is None else measure(self.qrels, self.run, self.measures)
+        qrels = self.measured_qrels
+        return {} if qrels is None else measure(qrels, self.run, self.measures)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""

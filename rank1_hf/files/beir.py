@@ -9,6 +9,7 @@ from pathlib import Path
 from rank1_hf.files.inputs import Document
 from rank1_hf.files.records import documents_of, queries_of
 from rank1_hf.files.trec import Qrels, read_qrels
+from rank1_hf.inputs.choices import must_be_one_of
 from rank1_hf.inputs.textfiles import InputError, Skip, read_jsonl, refuse
 from rank1_hf.prompts.prompt import Query, query_text
 
@@ -31,7 +32,7 @@ class Collection:
     qrels: Qrels
 
 
-def read_beir(folder: Path, split: str = "test") -> Collection:
+def read_beir(folder: Path, split: str | None = None) -> Collection:
     """Read a small BEIR folder whole.
 
     Raises:
@@ -50,17 +51,32 @@ def find_file(folder: Path, *names: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def qrels_file(folder: Path, split: str) -> Path | None:
+def splits(folder: Path) -> list[str]:
+    """The splits whose judgments a folder has, in `qrels/{split}.tsv`."""
+    files = (*folder.glob("qrels/*.tsv"), *folder.glob("qrels/*.tsv.gz"))
+    return sorted({file.name.removesuffix(".gz").removesuffix(".tsv") for file in files})
+
+
+def qrels_file(folder: Path, split: str | None = None) -> Path | None:
     """Where a folder's judgments are; None: it has none.
 
+    Args:
+        folder: the folder.
+        split: whose they are. None: "test", or a `qrels.tsv` of no split.
+
     Raises:
-        InputError: they are of other splits.
+        InputError: it has no such split.
     """
-    found = find_file(folder, f"qrels/{split}.tsv", "qrels.tsv", "qrels")
-    splits = {file.name.removesuffix(".gz").removesuffix(".tsv") for file in folder.glob("qrels/*.tsv*")}
-    if found is None and splits:
-        raise InputError(f"{folder / 'qrels'}: --split must be one of {', '.join(sorted(splits))}")
-    return found
+    known, wanted = splits(folder), split or "test"
+    if wanted in known:
+        return find_file(folder, f"qrels/{wanted}.tsv")
+    whole = find_file(folder, "qrels.tsv", "qrels")
+    if wanted == "test" and (whole is not None or not known):
+        return whole
+    if known:
+        raise InputError(f"{folder / 'qrels'}: {must_be_one_of('--split', split, known)}")
+    has = "no judgments" if whole is None else f"judgments of no split, in {whole.name}"
+    raise InputError(f"{folder} has {has}, and so no split {split!r}; leave out --split")
 
 
 def stream_documents(folder: Path, skip: Skip) -> Iterator[Document]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from rank1_hf.inputs import fields
+from rank1_hf.inputs.choices import must_be_one_of
 from rank1_hf.inputs.textfiles import InputError, csv_rows, parse_json, read_lines, read_text
 
 Value = TypeVar("Value", int, float)
@@ -48,14 +49,14 @@ class Content(Generic[Value]):
 
 
 def read_values(
-    path: Path, content: Content[Value], split: str = "test", subset: str | None = None
+    path: Path, content: Content[Value], split: str | None = None, subset: str | None = None
 ) -> dict[str, dict[str, Value]]:
     """Query id -> document id -> value, in the file's order.
 
     Args:
         path: the file.
         content: what it holds.
-        split, subset: of a file of MTEB's that has several.
+        split, subset: of a file of MTEB's that has several. No split: "test", or the only one.
 
     Raises:
         InputError: the file cannot be read, or what it says of a pair.
@@ -111,7 +112,7 @@ def has_subsets(path: Path) -> bool:
     )
 
 
-def _entries(path: Path, content: Content[Any], split: str, subset: str | None) -> Iterator[Entry]:
+def _entries(path: Path, content: Content[Any], split: str | None, subset: str | None) -> Iterator[Entry]:
     lines: Iterator[tuple[int, str]] = enumerate(read_lines(path), start=1)
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
@@ -172,7 +173,12 @@ def _columns(line: str, counts: Iterable[int]) -> list[str]:
 
 
 def _json_entries(
-    name: str, first: str, lines: Iterable[tuple[int, str]], content: Content[Any], split: str, subset: str | None
+    name: str,
+    first: str,
+    lines: Iterable[tuple[int, str]],
+    content: Content[Any],
+    split: str | None,
+    subset: str | None,
 ) -> Iterator[Entry]:
     if _is_row(first):
         rows = ((f"{name}, line {number}", line) for number, line in lines if line.strip())
@@ -200,22 +206,23 @@ def _object_entries(value: Mapping[str, Any], name: str) -> Iterator[Entry]:
             yield Entry(f"{name}, query {query}, document {document}", query, document, given)
 
 
-def _run_of(value: dict[str, Any], name: str, split: str, subset: str | None) -> Mapping[str, Any]:
+def _run_of(value: dict[str, Any], name: str, split: str | None, subset: str | None) -> Mapping[str, Any]:
     """The object {query id: {document id: value}} in a file that may have one for each subset and split."""
     value.pop("mteb_model_meta", None)
     if _depth(value) != 4:
         return value
-    part: dict[str, Any] = _part(value, subset, "--subset", name)
-    only = next(iter(part)) if len(part) == 1 else split
-    return dict(_part(part, only, "--split", name))
+    if list(value) == ["default"]:  # how MTEB calls the part of a task without subsets
+        subset = "default"
+    part: dict[str, Any] = _part(value, subset, "default", "--subset", name)
+    return dict(_part(part, split, "test", "--split", name))
 
 
-def _part(parts: dict[str, Any], wanted: str | None, option: str, name: str) -> Any:  # noqa: ANN401
-    if wanted is None or list(parts) == ["default"]:  # "default" is how MTEB calls the part of a task without subsets
-        wanted = next(iter(parts)) if len(parts) == 1 else "default"
-    if wanted not in parts:
-        raise InputError(f"{name}: {option} must be one of {', '.join(parts)}")
-    return parts[wanted]
+def _part(parts: dict[str, Any], wanted: str | None, usual: str, option: str, name: str) -> Any:  # noqa: ANN401
+    """The part that was asked for; where none was, the only one or the usual one."""
+    found = wanted or (next(iter(parts)) if len(parts) == 1 else usual)
+    if found not in parts:
+        raise InputError(f"{name}: {must_be_one_of(option, wanted, parts)}")
+    return parts[found]
 
 
 def _depth(value: object) -> int:

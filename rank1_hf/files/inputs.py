@@ -102,10 +102,12 @@ def document_of(
         return Document(value, where=where)
     if not isinstance(value, dict):
         raise InputError(f'{where}: must be a string or an object with a string "text"')
-    text = value.get(fields.find(value, text_names))
+    name = fields.find(value, text_names)
+    text = value.get(name)
     if not isinstance(text, str):
         has = ", ".join(map(repr, value)) or "nothing"
-        raise InputError(f'{where}: must be a string or an object with a string "text" (it has {has})')
+        meant = "" if name else fields.nearest(value, text_names)
+        raise InputError(f'{where}: must be a string or an object with a string "text" (it has {has}){meant}')
     title = value.get(fields.find(value, fields.TITLE))
     id_ = value.get(fields.find(value, id_names))
     return Document(

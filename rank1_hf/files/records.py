@@ -1,12 +1,14 @@
 """Queries from records, wherever these come from: lines of a BEIR folder, rows of a dataset, tuples of ir_datasets."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rank1_hf.files.inputs import Document, document_of
 from rank1_hf.inputs import fields
 from rank1_hf.inputs.textfiles import InputError, Skip
 from rank1_hf.prompts.prompt import Query
+
+_MOST_WRONG = 1000  # documents at a corpus's beginning
 
 Records = Iterable[tuple[str, Any]]
 """What a record is, as JSON has it, after where it stands."""
@@ -19,6 +21,27 @@ def documents_of(records: Records, skip: Skip) -> Iterator[Document]:
             yield _with_id(document_of(value, where))
         except InputError as error:
             skip(error)
+
+
+def check_documents(documents: Callable[[Skip], Iterator[Document]]) -> None:
+    """Refuse a corpus at once whose first documents have all the same thing wrong with them, such as another name for
+    their text, instead of saying it of each.
+
+    Args:
+        documents: gives them, and what is wrong with one to a `Skip`.
+
+    Raises:
+        InputError: there are none, or none of the first can be read: what is wrong with the first of them.
+    """
+    problems: list[InputError] = []
+
+    def skip(problem: InputError) -> None:
+        problems.append(problem)
+        if len(problems) == _MOST_WRONG:
+            raise problems[0]
+
+    if next(documents(skip), None) is None:
+        raise problems[0] if problems else InputError("the collection has no documents")
 
 
 def queries_of(records: Records, skip: Skip, instructions: Mapping[str, str] | None = None) -> dict[str, Query]:

@@ -15,6 +15,7 @@ from rank1_hf.files.inputs import Document
 from rank1_hf.files.records import documents_of, queries_of
 from rank1_hf.files.trec import Qrels, Run, best_first, read_qrels
 from rank1_hf.inputs import fields
+from rank1_hf.inputs.choices import did_you_mean, must_be_one_of
 from rank1_hf.inputs.textfiles import InputError, Skip
 from rank1_hf.prompts.prompt import Query
 
@@ -22,6 +23,7 @@ IR_DATASETS = "ir_datasets:"
 """What stands before an id of ir_datasets."""
 
 _SHOWN = 20  # parts in an error
+_OF_SPLITS = ("default", "qrels", "top_ranked")  # the parts that differ from split to split
 
 Read = Callable[[], Iterable[Any]]
 
@@ -42,39 +44,41 @@ class Source(Protocol):
         """The candidates to rerank, best first, if it has any."""
 
 
-def open_source(name: str, split: str = "test", subset: str | None = None, needs_subset: bool = True) -> Source:
+def open_source(name: str, split: str | None = None, subset: str | None = None, *, of_run: bool = False) -> Source:
     """Find out what a name means.
 
     Args:
         name: a folder with a `corpus.jsonl`, gzipped or not; `ir_datasets:` and an id; or a dataset of `datasets`, on
             disk or by its hub name.
-        split: of the judgments, where there are several.
+        split: of the judgments, where there are several. None: "test", or the only one.
         subset: of a dataset of `datasets` that has several, one for each language for example.
-        needs_subset: whether a collection that has no subsets is refused where one is named.
+        of_run: whether split and subset may be those of the run alone; else a collection that has none is refused.
 
     Raises:
-        InputError: it is nothing that can be read.
+        InputError: it is nothing that can be read, or has no such subset or split.
     """
     is_folder = beir.find_file(Path(name), "corpus.jsonl") is not None
-    if subset is not None and needs_subset and (is_folder or name.startswith(IR_DATASETS)):
+    if subset is not None and not of_run and (is_folder or name.startswith(IR_DATASETS)):
         raise InputError(f"{name} has no subsets: --subset is for datasets of Hugging Face's datasets and runs of MTEB")
     if name.startswith(IR_DATASETS):
-        return IrDataset(name.removeprefix(IR_DATASETS))
+        return IrDataset(name.removeprefix(IR_DATASETS), None if of_run else split)
     if is_folder:
-        return BeirFolder(Path(name), split)
+        if split is not None and not of_run:  # said now, or never where other judgments are used
+            beir.qrels_file(Path(name), split)
+        return BeirFolder(Path(name), split if beir.splits(Path(name)) or not of_run else None)
     if Path(name).is_file():
         raise InputError(f"{name} is a file; give the folder that has a corpus.jsonl and a queries.jsonl")
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise InputError(
             f"there is no folder {name}; give a collection's folder, a hub name, or {IR_DATASETS} and an id"
         )
-    return HubDataset(name, split, subset)
+    return HubDataset(name, split, subset, of_run=of_run)
 
 
 class BeirFolder:
     """A folder with `corpus.jsonl`, `queries.jsonl` and perhaps `qrels/{split}.tsv` or `qrels.tsv`."""
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, split: str | None = None) -> None:
         self._folder, self._split = folder, split
 
     def queries(self, skip: Skip) -> dict[str, Query]:
@@ -104,7 +108,7 @@ class HubDataset:
     for each: what `save_to_disk` wrote, or Parquet or JSON files.
     """
 
-    def __init__(self, name: str, split: str, subset: str | None = None) -> None:
+    def __init__(self, name: str, split: str | None = None, subset: str | None = None, *, of_run: bool = False) -> None:
         try:
             import datasets
         except ImportError as error:
@@ -112,11 +116,15 @@ class HubDataset:
                 f"{name} is no folder with a corpus.jsonl; for a dataset of the hub: pip install datasets"
             ) from error
         self._datasets = datasets
-        self._name, self._split, self._subset = name, split, subset
+        self._name, self._split, self._subset, self._of_run = name, split, subset, of_run
         with _explained(name if Path(name).exists() else f"{name}, which is no folder here, from the hub"):
             self._parts = self._find_parts()
-        if not self._has("corpus"):
-            raise InputError(f"{name} is no collection: it has neither a corpus.jsonl nor {self._lacking('corpus')}")
+        self._check_subset()
+        if (
+            split is not None and not of_run
+        ):  # said now, not behind a million queries, or never where other judgments are used
+            for content in filter(self._has, _OF_SPLITS):
+                self._part(content)
 
     def queries(self, skip: Skip) -> dict[str, Query]:
         """See `Source`."""
@@ -153,6 +161,20 @@ class HubDataset:
             return configs
         return {part.name: partial(self._load_folder, part) for part in folder.iterdir() if part.is_dir()}
 
+    def _check_subset(self) -> None:
+        if self._has("corpus"):
+            return
+        subsets = sorted({*_others(self._parts, "{}-corpus"), *_others(self._parts, "corpus-{}")})
+        if subsets:
+            raise InputError(f"{self._name}: {must_be_one_of('--subset', self._subset, subsets)}")
+        if "corpus" not in self._parts:
+            raise InputError(
+                f"{self._name} is no collection: it has neither a corpus.jsonl nor {self._lacking('corpus')}"
+            )
+        if not self._of_run:
+            raise InputError(f"{self._name} has no subsets, and so no {self._subset!r}; leave out --subset")
+        self._subset = None
+
     def _named(self, content: str) -> set[str]:
         """What the part with this content may be called."""
         return {content} if self._subset is None else {f"{self._subset}-{content}", f"{content}-{self._subset}"}
@@ -166,24 +188,32 @@ class HubDataset:
 
     def _rows(self, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows of a part, each after where it stands."""
-        for number, row in enumerate(self._raw_rows(content), start=1):
-            yield f"{self._name}, {content}, row {number}", row
+        part = self._part(content)
+        with _explained(self._name):
+            for number, row in enumerate(part, start=1):
+                yield f"{self._name}, {content}, row {number}", row
 
-    def _raw_rows(self, content: str) -> Iterator[dict[str, Any]]:
+    def _part(self, content: str) -> Iterable[dict[str, Any]]:
+        """The part with this content, of its split; what was saved without one is of "test"."""
         name = next(iter(self._named(content) & self._parts.keys()), None)
         if name is None:
             raise InputError(f"{self._name} has not {self._lacking(content)}")
         with _explained(self._name):
-            splits = self._parts[name]()
-            if not isinstance(splits, dict):
-                yield from splits
-                return
-            split = next((split for split in (self._split, content) if split in splits), None)
-            if split is None and len(splits) == 1:
-                (split,) = splits
-            if split is None:
-                raise InputError(f"{self._name}, {name}: --split must be one of {', '.join(splits)}")
-            yield from splits[split]
+            loaded = self._parts[name]()
+        splits = loaded if isinstance(loaded, dict) else {"test": loaded}
+        rows: Iterable[dict[str, Any]] = splits[self._split_of(content, name, splits)]
+        return rows
+
+    def _split_of(self, content: str, name: str, splits: Mapping[str, object]) -> str:
+        """The split of a part: the one that was asked for, or the one that is called like the part, or the only one;
+        of judgments and candidates not any other than was asked for.
+        """
+        found = next((split for split in (self._split or "test", content) if split in splits), None)
+        if found is None and len(splits) == 1 and (self._split is None or self._of_run or content not in _OF_SPLITS):
+            (found,) = splits
+        if found is None:
+            raise InputError(f"{self._name}, {name}: {must_be_one_of('--split', self._split, splits)}")
+        return found
 
     def _load_folder(self, folder: Path) -> Any:  # noqa: ANN401
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
@@ -194,7 +224,7 @@ class HubDataset:
 class IrDataset:
     """A dataset of ir_datasets, by its id."""
 
-    def __init__(self, id_: str) -> None:
+    def __init__(self, id_: str, split: str | None = None) -> None:
         try:
             import ir_datasets
         except ImportError as error:
@@ -204,7 +234,19 @@ class IrDataset:
             try:
                 self._dataset: Any = ir_datasets.load(id_)
             except KeyError:
-                raise InputError(f"ir_datasets has no dataset {id_!r}; https://ir-datasets.com lists them") from None
+                meant = did_you_mean(id_, ir_datasets.registry)
+                raise InputError(
+                    f"ir_datasets has no dataset {id_!r}; https://ir-datasets.com lists them{meant}"
+                ) from None
+        if not (self._dataset.has_docs() and self._dataset.has_queries()):
+            lacking = "queries" if self._dataset.has_docs() else "documents"
+            parts = [other for other in ir_datasets.registry if other.startswith(f"{id_}/")]
+            choice = f"; {must_be_one_of('the id', None, parts)}" if parts else ""
+            raise InputError(f"{self._name} has no {lacking} of its own{choice}")
+        if split is not None:
+            others = [f"{id_}/{split}", f"{id_.rpartition('/')[0]}/{split}"]
+            there = "".join(f", as {IR_DATASETS}{other}" for other in others if other in ir_datasets.registry)
+            raise InputError(f"{self._name} takes no --split: there a split has an id of its own{there}")
 
     def queries(self, skip: Skip) -> dict[str, Query]:
         """See `Source`."""
@@ -245,6 +287,16 @@ def _document(document: Any) -> dict[str, Any]:  # noqa: ANN401
     if {"title", "text"} <= set(document._fields):
         return {"_id": document.doc_id, "title": document.title, "text": document.text}
     return {"_id": document.doc_id, "text": _text(document)}
+
+
+def _others(names: Iterable[str], form: str) -> list[str]:
+    """What stands in names for {} of a form."""
+    before, _, behind = form.partition("{}")
+    return [
+        name[len(before) : len(name) - len(behind)]
+        for name in names
+        if name.startswith(before) and name.endswith(behind) and len(name) > len(form) - 2
+    ]
 
 
 def _cells(row: Mapping[str, Any], where: str, *columns: tuple[str, ...]) -> list[Any]:

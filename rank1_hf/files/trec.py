@@ -8,12 +8,16 @@ from pathlib import Path
 
 from rank1_hf.files.entries import Content, read_values
 from rank1_hf.inputs import fields
+from rank1_hf.inputs.textfiles import InputError
 
 Run = dict[str, dict[str, float]]
 """query id -> document id -> score; higher is better."""
 
 Qrels = dict[str, dict[str, int]]
 """query id -> document id -> grade."""
+
+TAG = "rank1-hf"
+"""What a run's last column says where nothing else is asked for."""
 
 _RUN = Content("query Q0 document rank score tag", {6: (0, 2, 4)}, fields.SCORE, fields.score_of)
 _QRELS = Content(
@@ -25,12 +29,12 @@ _QRELS = Content(
 )
 
 
-def read_run(path: Path, split: str = "test", subset: str | None = None) -> Run:
+def read_run(path: Path, split: str | None = None, subset: str | None = None) -> Run:
     """Read a run, each query's documents best first, those of equal score in the file's order.
 
     Args:
         path: the file, in any form that `entries` knows.
-        split, subset: of a file of MTEB's predictions that has several.
+        split, subset: of a file of MTEB's predictions that has several. No split: "test", or the only one.
 
     Raises:
         InputError: the file cannot be read, or a line of it; or two lines give a document different scores.
@@ -38,7 +42,7 @@ def read_run(path: Path, split: str = "test", subset: str | None = None) -> Run:
     return {query: best_first(scores) for query, scores in read_values(path, _RUN, split, subset).items()}
 
 
-def write_run(path: Path, run: Run, tag: str = "rank1-hf") -> None:
+def write_run(path: Path, run: Run, tag: str = TAG) -> None:
     """Write a run, each query's documents best first."""
     with path.open("w", encoding="utf-8") as file:
         for query, scores in run.items():
@@ -46,10 +50,21 @@ def write_run(path: Path, run: Run, tag: str = "rank1-hf") -> None:
                 file.write(run_line(query, document, rank, repr(score), tag))
 
 
-def run_line(query: str, document: str, rank: int, score: str, tag: str = "rank1-hf") -> str:
+def run_line(query: str, document: str, rank: int, score: str, tag: str = TAG) -> str:
     """A line of a run, divided by tabs where an id contains a space."""
     divider = "\t" if " " in query + document + tag else " "
     return divider.join((query, "Q0", document, str(rank), score, tag)) + "\n"
+
+
+def check_tag(tag: str) -> str:
+    """A run's tag, the last column of each of its lines, as it was given.
+
+    Raises:
+        InputError: it is empty, or has white space or something that cannot be printed in it.
+    """
+    if not tag or not tag.isprintable() or " " in tag:
+        raise InputError(f"a run's tag is one word without white space, as in bm25-rank1-7b, not {tag!r}")
+    return tag
 
 
 def read_qrels(path: Path) -> Qrels:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from numbers import Number
 from typing import Any
 
+from rank1_hf.inputs.choices import did_you_mean
 from rank1_hf.inputs.textfiles import InputError
 from rank1_hf.inputs.values import is_missing
 
@@ -48,8 +49,15 @@ def require(columns: Iterable[str], names: tuple[str, ...], where: str) -> str:
     found = _find(columns, names)
     if found is None:
         others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-        raise InputError(f'{where}: no "{names[0]}"{others}; there is {", ".join(map(repr, columns)) or "nothing"}')
+        there = ", ".join(map(repr, columns)) or "nothing"
+        raise InputError(f'{where}: no "{names[0]}"{others}; there is {there}{nearest(columns, names)}')
     return found
+
+
+def nearest(columns: Iterable[str], names: tuple[str, ...]) -> str:
+    """The end of a sentence that asks whether a column is meant that is spelled much like one of these names."""
+    known = [str(column) for column in columns]
+    return next(filter(None, (did_you_mean(name, known) for name in names)), "")
 
 
 def optional_text(value: object, name: str, where: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias, TypedDict
 
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
 from rank1_hf.chains.rules import DoNotThink, Rule
@@ -61,24 +61,26 @@ class PairOptions(JudgingOptions, total=False):
 
 def call_options(
     method: str,
-    model: PreTrainedModel,
+    decoder: Decoder | PlainDecoder,
     options: PairOptions,
     *,
     senseless: Mapping[str, str] = MappingProxyType({}),
     given: GivenChains | None = None,
+    watches: bool = False,
 ) -> "CallOptions":
     """The options that a method was called with, checked before any work.
 
     Args:
         method: its name.
-        model: what observers are checked against.
+        decoder: what observers are checked against.
         options: its keyword arguments.
         senseless: those that make no sense for it, and what to do instead.
         given: the chains that it was given.
+        watches: whether it watches pairs whatever the options are.
 
     Raises:
         TypeError: the method does not take one of them.
-        ValueError: one makes no sense.
+        ValueError: one makes no sense; or pairs are to be watched by the plain loop, which tells nobody about them.
     """
     found = CallOptions(given=given)
     for name, value in options.items():
@@ -89,21 +91,13 @@ def call_options(
         if name not in PairOptions.__annotations__:
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
     found = replace(found, **options)
-    n_layers, n_heads = n_layers_and_heads(model)
-    check_observers(found.observers, n_layers=n_layers, n_heads=n_heads)
-    return found
-
-
-def check_watching(decoder: Decoder | PlainDecoder, *, watches: bool) -> None:
-    """Refuse to watch pairs where the decoder tells nobody about them.
-
-    Raises:
-        ValueError: it is the plain loop.
-    """
-    if watches and isinstance(decoder, PlainDecoder):
+    if (watches or found.watches) and isinstance(decoder, PlainDecoder):
         raise ValueError(
             "engine='plain' has no traces and no observers (nor lens and stream); leave out engine, or these"
         )
+    n_layers, n_heads = n_layers_and_heads(decoder.model)
+    check_observers(found.observers, n_layers=n_layers, n_heads=n_heads)
+    return found
 
 
 _NO_ITERATOR = (

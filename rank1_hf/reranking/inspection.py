@@ -17,14 +17,7 @@ from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query
 from rank1_hf.reranking.call import Call
-from rank1_hf.reranking.call_options import (
-    CallOptions,
-    JudgingOptions,
-    OnJudgment,
-    PairOptions,
-    call_options,
-    check_watching,
-)
+from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
 from rank1_hf.reranking.cases import Rounding
 from rank1_hf.reranking.given_chains import Close, GivenChain, GivenChains
 from rank1_hf.reranking.verification import verify
@@ -107,7 +100,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense.
         """
-        asked = call_options("trace", self.model, options, senseless=_TRACES)
+        asked = call_options("trace", self.decoder, options, senseless=_TRACES, watches=True)
         wanted = TraceOptions(belief, lens=lens, attention=attention)
         judgment = self._judge_one(query, passage, replace(asked, trace=wanted))
         if judgment.trace is None:
@@ -121,7 +114,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense; see `PairOptions`.
         """
-        asked = call_options("lens", self.model, options, senseless=_TRACES)
+        asked = call_options("lens", self.decoder, options, senseless=_TRACES, watches=True)
         observer = LensObserver(self.model, self.encoder.true_id, self.encoder.false_id)
         judgment = self._judge_one(query, passage, replace(asked, observers=(*asked.observers, observer)))
         return observer.lens(judgment, self.encode(*unpack(asked.instructed((query, passage)))), self.encoder)
@@ -154,7 +147,7 @@ class InspectionMethods(ABC):
             TypeError, ValueError: an option makes no sense.
         """
         given = GivenChains([chain], None if resume else close)
-        asked = call_options("score_chain", self.model, options, senseless={} if resume else _DECODES, given=given)
+        asked = call_options("score_chain", self.decoder, options, senseless={} if resume else _DECODES, given=given)
         (judgment,) = self._judge_all([(query, passage)], None, False, asked)
         if judgment.error is not None:
             raise PairError(judgment.error)
@@ -227,7 +220,7 @@ class InspectionMethods(ABC):
             raise ValueError(f"there must be one chain for each of the {len(many)} pairs, not {n}")
         given = GivenChains(chains, close)
         every = PairOptions(**options, stream=False if stream is True else stream)
-        asked = call_options("score_chains", self.model, every, senseless=_DECODES, given=given)
+        asked = call_options("score_chains", self.decoder, every, senseless=_DECODES, given=given)
         return (self._stream_all if stream is True else self._judge_all)(many, batch_size, show_progress_bar, asked)
 
     def verify(
@@ -270,8 +263,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense; see `PairOptions`.
         """
-        asked = call_options("stream", self.model, options)
-        check_watching(self.decoder, watches=True)
+        asked = call_options("stream", self.decoder, options, watches=True)
         return self.locked_per_step(self._stream((query, passage), asked))
 
     def _stream(self, pair: Pair, asked: CallOptions) -> Generator[TokenEvent | Judgment]:

@@ -1,6 +1,7 @@
 """The command line: what goes in, what comes out on which stream, and the exit codes."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -231,6 +232,17 @@ def test_text_cannot_steer_the_terminal(script: Script) -> None:
 def test_text_that_combines_or_runs_right_to_left_stays_as_it_is(script: Script) -> None:
     text = "e\u0301 שלום \u200dمی\u200cخواهم 👩\u200d👩\u200d👧"
     assert text in run("rerank", QUERY, text).out
+
+
+def test_what_is_logged_is_said_on_stderr_while_the_command_runs(model: Path) -> None:
+    options = ("--model", model, "--max-new-tokens", 4, "--device", "cpu")
+    logger = logging.getLogger("rank1_hf")
+    before = logger.level, list(logger.handlers)
+    said = run("rerank", QUERY, *DOCS, *options).err.splitlines()
+    assert said[0].startswith(f"rank1-hf: model {model.name}, dtype float32, device cpu")
+    assert said[-1].startswith("rank1-hf: 3 of 3 pairs judged in ")
+    assert run("rerank", QUERY, *DOCS, *options, "--quiet").err == ""
+    assert (logger.level, logger.handlers) == before
 
 
 def test_quiet_says_nothing_on_stderr(script: Script) -> None:

@@ -114,6 +114,7 @@ def test_tokens_of_a_checkpoint_are_counted(folders: tuple[Path, Path], checkpoi
         (("a", "b", "--measure", "nDCG@ten"), 2, "no measure"),
         (("a", "b", "--measure", "P@7"), 2, "A has no P@7"),
         (("a", "b", "--format", "pdf"), 2, "--format"),
+        (("a", "b", "--only-run-queries"), 2, "--only-run-queries needs --qrels"),
         (("a", "b", "--corpus", "./missing"), 2, "there is no folder"),
         (("a",), 2, "Missing argument"),
         (("a", "b", "--html", "no/page.html"), 4, "cannot write no/page.html"),

@@ -74,6 +74,39 @@ def test_json_says_the_same(collection: Path, tmp_path: Path, model: Stub) -> No
     assert result.err == ""
 
 
+def test_queries_that_only_the_run_or_only_the_judgments_have_are_told(
+    collection: Path, tmp_path: Path, model: Stub
+) -> None:
+    qrels = collection / "qrels.tsv"
+    lines = [line for line in qrels.read_text().splitlines() if not line.startswith("q0\t")]
+    qrels.write_text("\n".join([*lines, "other\td0\t1", "another\td0\t1\n"]))
+    unjudged = "1 query of the run has no judgments"
+    for more, n, verdict in (((), 7, "count as 0"), (("--only-run-queries",), 5, "are left out")):
+        result = Result(*given(collection, tmp_path / "output", "--json", "--top-k", 2, "--measure", "AP", *more))
+        said = json.loads(result.out)
+        assert [row["n"] for row in said["metrics"]] == [n]
+        assert said["notes"] == [f"2 judged queries are not in the run and {verdict}", unjudged]
+        assert all(f"rank1-hf: {sentence}\n" in result.err for sentence in said["notes"])
+        assert len((tmp_path / "output" / "per_query.tsv").read_text().splitlines()) == n + 1
+
+
+def test_the_tag_is_the_last_column_of_the_run_and_merging_keeps_it(
+    collection: Path, tmp_path: Path, model: Stub
+) -> None:
+    def tags(folder: Path) -> set[str]:
+        return {line.split()[5] for line in (folder / "run.trec").read_text().splitlines()}
+
+    for name, more in (("plain", ()), ("whole", ("--tag", "bm25+stub"))):
+        assert Result(*given(collection, tmp_path / name, "--top-k", 2, *more)).code == 0
+    assert (tags(tmp_path / "plain"), tags(tmp_path / "whole")) == ({"rank1-hf"}, {"bm25+stub"})
+    shards = [tmp_path / "1", tmp_path / "2"]
+    for folder in shards:
+        shard = ("--shard", f"{folder.name}/2", "--tag", "bm25+stub", "--only-run-queries")
+        assert Result(*given(collection, folder, "--top-k", 2, *shard)).code == 0
+    assert merge(*shards, "-o", tmp_path / "merged").code == 0
+    assert tags(tmp_path / "merged") == {"bm25+stub"}
+
+
 def test_two_names_of_a_measure_give_equal_rows(collection: Path, tmp_path: Path, model: Stub) -> None:
     names = ("MRR@10", "RR@10", "AP", "MAP", "MRR@10")
     options = [part for name in names for part in ("--measure", name)]
@@ -384,6 +417,7 @@ def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, mode
         ({"--measure": "alpha_nDCG@10"}, "alpha_nDCG@10 cannot be computed"),
         ({"--measure": "Accuracy@1"}, "Accuracy@1 cannot be computed"),
         ({"--run-format": "xml"}, "--run-format"),
+        ({"--tag": "two words"}, "a run's tag is one word without white space"),
         ({"--prompt-template": "@no.txt"}, "cannot read no.txt"),
         ({"--task": "NoSuchTask"}, "no dataset prompt for NoSuchTask"),
         ({"--prompts": "some.json"}, "--prompts needs --task"),
@@ -394,6 +428,8 @@ def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, mode
         ({"--device": "toaster"}, "'toaster' is not a device"),
         ({"--quantization": "2bit"}, "quantization must be one of"),
         ({"--subset": "fas"}, "has no subsets"),
+        ({"--split": "dev"}, "judgments of no split, in qrels.tsv, and so no split 'dev'"),
+        ({"--task": "ArguAnna"}, "did you mean 'ArguAna'?"),
     ],
 )
 def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
@@ -406,6 +442,30 @@ def test_what_cannot_be_read_is_said_before_a_model_is_loaded(
     assert said in result.err
     assert not hasattr(model, "name")
     assert not Path("output").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("corpus", "corpus.jsonl, line 1: must be a string or an object with a string"),
+        ("queries", "queries.jsonl, line 1: must be a string or an object with a string"),
+        ("qrels", 'qrels.tsv, line 1: no "relevance"'),
+    ],
+)
+def test_a_column_that_is_missing_is_said_before_a_model_is_loaded(
+    collection: Path, tmp_path: Path, model: Any, part: str, said: str
+) -> None:
+    if part == "qrels":
+        lines = (collection / "qrels.tsv").read_text().replace("score", "stars")
+        (collection / "qrels.tsv").write_text(lines)
+    else:
+        row = '{"_id": "x", "body_text": "y"}\n'
+        (collection / f"{part}.jsonl").write_text(row * 3)
+    result = Result(*given(collection, tmp_path / "output"))
+    assert (result.code, said in result.err) == (2, True)
+    assert ("did you mean 'body_text'?" in result.err) is (part != "qrels")
+    assert not hasattr(model, "name")
+    assert not (tmp_path / "output").exists()
 
 
 def test_a_model_that_is_not_there(collection: Path, tmp_path: Path) -> None:

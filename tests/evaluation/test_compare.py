@@ -144,7 +144,7 @@ def test_queries_that_a_side_lacks_count_as_0_and_are_told(tmp_path: Path) -> No
     both = {f"q{n}": {"d": 1.0, "e": 0.5} for n in range(4)}
     report = compare({"q0": both["q0"]}, both, qrels=qrels, measures=["RR"], names=("first", "second"))
     assert (report.measures[0].a, report.measures[0].b, report.measures[0].wins) == (0.25, 1.0, 3)
-    assert report.notes == ["first lacks 3 of the 4 judged queries, which count as 0"]
+    assert report.notes == ["3 judged queries are not in first and count as 0"]
 
 
 # ---- agreement -------------------------------------------------------------------------------------------------------

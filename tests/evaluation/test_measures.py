@@ -226,6 +226,14 @@ def test_what_is_no_measure_is_named(name: str) -> None:
         check_measures(["AP", name])
 
 
+def test_the_measure_that_is_spelled_much_alike_is_asked_for() -> None:
+    for name, meant in (("nDGC@10", "nDCG"), ("Recal@10", "Recall"), ("acuracy", "Accuracy")):
+        with pytest.raises(InputError, match=rf"did you mean '{meant}'\?$"):
+            parse_measure(name)
+    with pytest.raises(InputError, match=r"of at least 1$"):
+        parse_measure("nDCG@ten")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

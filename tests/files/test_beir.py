@@ -1,14 +1,17 @@
 """BEIR folders."""
 
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rank1_hf.files.beir import SAMPLE, read_beir, read_queries, stream_documents
 from rank1_hf.files.inputs import Document, InputError
+from rank1_hf.files.records import check_documents
 from rank1_hf.files.sources import open_source
 from rank1_hf.files.trec import read_run
+from rank1_hf.inputs.textfiles import Skip
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 
@@ -65,6 +68,28 @@ def test_a_corpus_is_streamed_past_what_is_wrong_with_it(folder: Path) -> None:
     documents = list(stream_documents(folder, problems.append))
     assert [document.id for document in documents] == ["d1", "d2", "5"]
     assert [f"line {number}:" in str(problem) for number, problem in enumerate(problems, start=3)] == [True] * len(bad)
+
+
+def test_a_corpus_with_another_name_for_its_text_is_refused_at_once(folder: Path) -> None:
+    seen: list[InputError] = []
+
+    def read(skip: Skip) -> Iterator[Document]:
+        def note(problem: InputError) -> None:
+            seen.append(problem)
+            skip(problem)
+
+        return stream_documents(folder, note)
+
+    lines = ['{"_id": "d1", "title": "T", "texts": "one"}\n'] * 1500
+    (folder / "corpus.jsonl").write_text("".join(lines) + "nonsense\n")
+    with pytest.raises(InputError, match=r"line 1: .*it has '_id', 'title', 'texts'\); did you mean 'texts'\?"):
+        check_documents(read)
+    assert len(seen) == 1000  # and no more is read
+    (folder / "corpus.jsonl").write_text("".join(lines[:999]) + '{"_id": "d2", "text": "two"}\n')
+    check_documents(read)
+    (folder / "corpus.jsonl").write_text("")
+    with pytest.raises(InputError, match="no documents"):
+        check_documents(read)
 
 
 def test_queries_may_have_instructions(folder: Path) -> None:

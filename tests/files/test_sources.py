@@ -1,5 +1,6 @@
 """Collections from folders, `datasets` and `ir_datasets`: the same content, read from each."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -85,8 +86,14 @@ def test_a_repository_of_the_hub(tmp_path: Path, naming: str) -> None:
     run = source.run()
     assert run is not None
     assert list(run["q1"]) == ["d2", "d1"]
-    with pytest.raises(InputError, match=r"a part named corpus-rus or rus-corpus \(its parts: .*top_ranked"):
-        open_source(str(tmp_path), subset="rus")
+    said = "has no subsets, and so no 'fsa'" if naming == "{content}" else "--subset must be one of fas, not 'fsa'; did"
+    with pytest.raises(InputError, match=said):
+        open_source(str(tmp_path), subset="fsa")
+    if naming == "{content}":
+        check(open_source(str(tmp_path), subset="fsa", of_run=True))
+    else:
+        with pytest.raises(InputError, match=r"--subset must be one of fas$"):
+            open_source(str(tmp_path))
 
 
 def test_subsets_are_for_datasets_only(tmp_path: Path) -> None:
@@ -103,8 +110,51 @@ def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
     for split in ("validation", "train"):
         write_jsonl(tmp_path / "qrels" / f"{split}.jsonl", QRELS)
     assert open_source(str(tmp_path), split="train").qrels() == {"q1": {"d1": 2}}
-    with pytest.raises(InputError, match="qrels: --split must be one of "):
-        open_source(str(tmp_path)).qrels()
+    source = open_source(str(tmp_path))  # whose judgments may come from elsewhere
+    with pytest.raises(InputError, match=r"qrels: --split must be one of (train|validation), \w+$"):
+        source.qrels()
+    for split, meant in (("valid", "not 'valid'; did you mean 'validation'"), ("x", "not 'x'$")):
+        with pytest.raises(InputError, match=rf"qrels: --split must be one of (train|validation), \w+, {meant}"):
+            open_source(str(tmp_path), split=split)
+
+
+def test_the_only_split_is_taken_where_none_was_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    for part, rows in (("queries", QUERIES), ("corpus", CORPUS)):
+        save_to_disk(tmp_path / part, rows)
+    for part, rows in (("qrels", QRELS), ("top_ranked", RANKED)):
+        write_jsonl(tmp_path / part / "train.jsonl", rows)
+    check(open_source(str(tmp_path)))
+    check(open_source(str(tmp_path), split="train"))
+    for part in ("qrels", "top_ranked"):
+        with pytest.raises(InputError, match=f"{part}: --split must be one of train, not 'test'"):
+            open_source(str(tmp_path), split="test")
+        shutil.rmtree(tmp_path / part)
+    save_to_disk(tmp_path / "qrels", QRELS)  # of no split
+    check(open_source(str(tmp_path), split="test"))
+    with pytest.raises(InputError, match="qrels: --split must be one of test, not 'dev'"):
+        open_source(str(tmp_path), split="dev")
+    check(open_source(str(tmp_path), split="dev", of_run=True))
+
+
+def test_splits_of_a_beir_folder(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "queries.jsonl", QUERIES)
+    write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    with pytest.raises(InputError, match="no judgments, and so no split 'dev'; leave out --split"):
+        open_source(str(tmp_path), split="dev")
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\n")
+    for split in (None, "test"):
+        check(open_source(str(tmp_path), split=split))
+    with pytest.raises(InputError, match=r"judgments of no split, in qrels\.tsv, and so no split 'dev'"):
+        open_source(str(tmp_path), split="dev")
+    check(open_source(str(tmp_path), split="dev", of_run=True))  # the split of a run that has several
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    check(open_source(str(tmp_path)))
+    assert open_source(str(tmp_path), split="dev").qrels() == {"q1": {"d1": 1}}
+    for split in ("dve", "../qrels", "train"):
+        with pytest.raises(InputError, match=f"--split must be one of dev, not '{split}'"):
+            open_source(str(tmp_path), split=split, of_run=split == "train").qrels()
 
 
 def test_what_is_wrong_with_a_row_costs_no_other(tmp_path: Path) -> None:
@@ -145,7 +195,8 @@ def test_queries_of_ir_datasets_that_have_no_default_text() -> None:
         def queries_iter(self) -> Iterator[Query]:
             yield Query("q1", "what?", "that")
 
-    ir_datasets.registry.register("rank1-test-plain", ir_datasets.Dataset(Queries()))
+    dataset = ir_datasets.Dataset(Queries(), ir_datasets.formats.BaseDocs())
+    ir_datasets.registry.register("rank1-test-plain", dataset)
     assert open_source("ir_datasets:rank1-test-plain").queries(refuse) == {"q1": "what?"}
 
 
@@ -158,6 +209,13 @@ def test_a_name_that_means_nothing_is_named(tmp_path: Path) -> None:
     pytest.importorskip("ir_datasets")
     with pytest.raises(InputError, match="ir_datasets has no dataset 'no-such-set'"):
         open_source("ir_datasets:no-such-set")
+    with pytest.raises(InputError, match="did you mean 'beir/scifact/test'"):
+        open_source("ir_datasets:beir/scifact/tset")
+    with pytest.raises(InputError, match=r"beir has no documents of its own; the id must be one of beir/.* more$"):
+        open_source("ir_datasets:beir")
+    with pytest.raises(InputError, match=r"takes no --split: .* an id of its own, as ir_datasets:beir/scifact/train"):
+        open_source("ir_datasets:beir/scifact/test", split="train")
+    open_source("ir_datasets:beir/scifact/test", split="train", of_run=True)
     pytest.importorskip("datasets")
     with pytest.raises(InputError, match=r"neither a corpus\.jsonl nor a part named corpus \(its parts: none\)"):
         open_source(str(tmp_path))

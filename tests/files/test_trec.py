@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rank1_hf.files.inputs import InputError
-from rank1_hf.files.trec import Qrels, Run, read_qrels, read_run, write_run
+from rank1_hf.files.trec import Qrels, Run, check_tag, read_qrels, read_run, write_run
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 
@@ -94,3 +94,10 @@ def test_a_bad_judgment_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(f"{HEADER}{line}\n")
     with pytest.raises(InputError, match=r"qrels\.tsv, line 2"):
         read_qrels(path)
+
+
+@pytest.mark.parametrize("tag", ["", " ", "two words", "a\tb", "a\nb", "a\u00a0b", "a\u2003b", "\x1b[1m"])
+def test_a_tag_is_one_word(tag: str) -> None:
+    with pytest.raises(InputError, match="a run's tag is one word"):
+        check_tag(tag)
+    assert check_tag("bm25+rank1-7b_top100") == "bm25+rank1-7b_top100"

@@ -145,6 +145,20 @@ def test_without_hub_and_cache_a_command_ends_before_torch_is_imported(environme
     assert "Retrying" not in done.stderr
 
 
+@pytest.mark.parametrize(("given", "seconds"), [(None, 1.5), ("7", 7.0)])
+def test_how_long_the_hub_is_waited_for(given: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch):
+    asked: list[float] = []
+    monkeypatch.setattr(
+        huggingface_hub, "get_session", lambda: SimpleNamespace(head=lambda url, timeout: asked.append(timeout))
+    )
+    if given is None:
+        monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
+    else:
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", given)
+    assert hub_of_models._answers.__wrapped__("https://hub.example")
+    assert asked == [seconds]
+
+
 @pytest.mark.parametrize(
     ("error", "answers"), [(httpx.ReadTimeout("slow"), True), (httpx.ConnectError("refused"), False), (None, True)]
 )

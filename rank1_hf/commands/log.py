@@ -1,0 +1,36 @@
+"""What the package logs, on stderr while a command runs."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rank1_hf.commands.options import note
+from rank1_hf.viewing.printable import printable
+
+
+@contextmanager
+def log_on_stderr(quiet: bool) -> Iterator[None]:
+    """Say what is logged at INFO or above, or only warnings and errors where a command is to be quiet."""
+    logger, handler = logging.getLogger("rank1_hf"), _Notes()
+    level = logger.level
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Notes(logging.Handler):
+    """Says records as a command says its notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            with tqdm.external_write_mode(file=sys.stderr):  # a bar stands below what is said
+                note(printable(self.format(record)))
+        except Exception:
+            self.handleError(record)

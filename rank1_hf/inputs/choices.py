@@ -1,0 +1,35 @@
+"""What is said where a name is none of those there are."""
+
+import difflib
+from collections.abc import Iterable
+
+_SHOWN = 20
+
+
+def must_be_one_of(what: str, given: object, choices: Iterable[str]) -> str:
+    """A sentence: "--split must be one of dev, test, not 'tset'; did you mean 'test'?"
+
+    Args:
+        what: whose name it is.
+        given: the name; None: there is none, and several to choose from.
+        choices: the names there are; of many, the nearest are shown.
+    """
+    known = list(choices)
+    near = _nearest(str(given), known)
+    shown = known if len(known) <= _SHOWN else [*near, *(name for name in known if name not in near)][:_SHOWN]
+    more = f" and {len(known) - len(shown)} more" if len(shown) < len(known) else ""
+    instead = "" if given is None else f", not {given!r}{did_you_mean(str(given), known)}"
+    return f"{what} must be one of {', '.join(shown)}{more}{instead}"
+
+
+def did_you_mean(given: str, choices: Iterable[str]) -> str:
+    """The end of a sentence: "; did you mean 'test'?", or nothing where no name is spelled much like it."""
+    return "".join(f"; did you mean {name!r}?" for name in _nearest(given, choices)[:1])
+
+
+def _nearest(given: str, choices: Iterable[str]) -> list[str]:
+    """Names that are spelled much like another, whatever their case, the nearest first."""
+    by_spelling: dict[str, str] = {}
+    for name in choices:
+        by_spelling.setdefault(name.lower(), name)
+    return [by_spelling[name] for name in difflib.get_close_matches(given.lower(), by_spelling, n=3)]
