@@ -164,7 +164,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_command(in_a_folder_with_passages: Path, command: list[str], request: pytest.FixtureRequest):
     used = [each for each in OUTPUTS if any(word.split("/")[0] == each for word in command)]
-    if command[0] in ("compare", "measure") or "--like" in command:
+    if command[0] in ("compare", "explain", "measure") or "--like" in command:
         for each in set(used) - {command[command.index("--output") + 1] if "--output" in command else None}:
             shutil.copytree(request.getfixturevalue("outputs") / each, in_a_folder_with_passages / each)
     target = None
@@ -176,7 +176,7 @@ def test_command(in_a_folder_with_passages: Path, command: list[str], request: p
             assert CliRunner().invoke(app, earlier).exit_code == 0
     result = CliRunner().invoke(app, [*command, *SHORTER.get(tuple(command), [])])
     assert result.exit_code == 0, result.output
-    assert result.stdout
+    assert result.stdout or Path(command[command.index("--html") + 1]).is_file()
     if target is not None:
         assert [json.loads(line)["rank"] for line in result.stdout.splitlines()] == [1, 2]
 

@@ -61,7 +61,9 @@ def _words(context: typer.Context) -> Iterator[str]:
             yield (parameter.opts if value else parameter.secondary_opts)[0]
             continue
         for each in value if isinstance(value, list | tuple) else [value]:
-            yield from (parameter.opts[0], str(_plain(each)))
+            if parameter.param_type_name == "option":
+                yield parameter.opts[0]
+            yield str(_plain(each))
 
 
 def options_in_force(context: typer.Context) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import typer
 
 from rank1_hf.commands import options
 from rank1_hf.commands.options import TableFormat, fail, note
+from rank1_hf.commands.pages import write_page
 from rank1_hf.files.inputs import InputError
 
 if TYPE_CHECKING:
@@ -84,12 +85,9 @@ def compare(
     if html is None:
         return
     try:
-        report.to_html(html, source)
+        write_page(html, lambda path: report.to_html(path, source), quiet)
     except InputError as error:
         fail(str(error), options.BAD_INPUT)
-    except OSError as error:
-        fail(f"cannot write {html}: {error.strerror or error}", options.NOT_WRITTEN)
-    note(f"the page is in {html}", quiet)
 
 
 def _print(report: "ComparisonReport", form: TableFormat) -> None:

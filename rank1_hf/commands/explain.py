@@ -1,23 +1,27 @@
 """The command `rank1-hf explain`. As in `cli.py`, what takes seconds to import waits until it is needed."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
 from rank1_hf.commands import options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
+from rank1_hf.commands.pages import environment_beside, environment_of_call, write_page
 from rank1_hf.files.inputs import InputError
 from rank1_hf.prompts.prompt import PairError, query_text
-from rank1_hf.viewing.judgments import Judgments
 
 if TYPE_CHECKING:
+    from rank1_hf.results.judgment import Judgment
     from rank1_hf.viewing.pieces import Shade
+    from rank1_hf.viewing.report import PageOptions
 
 
 @takes_model_options()
 def explain(
+    context: typer.Context,
     chosen: ModelOptions,
     query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What is searched for.")] = None,
     documents: options.DocumentsArgument = None,
@@ -29,14 +33,21 @@ def explain(
     judgments: Annotated[
         Path | None,
         typer.Option(
-            help="Show what evaluate found, its judgments.jsonl or journal.jsonl, instead of judging. Needs --html."
+            help="Show what evaluate found, its folder or a file of judgments, instead of judging. Needs --html."
         ),
     ] = None,
     other: Annotated[
-        Path | None, typer.Option(help="A second judgments.jsonl of the same pairs, to stand beside the first.")
+        Path | None, typer.Option(help="A second folder or file of the same pairs, to stand beside the first.")
     ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="The collection of --judgments, as for evaluate, for the texts behind the ids.")
+    ] = None,
+    qrels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Relevance judgments, whose grades the page shows beside --judgments. Without it: those that evaluate "
+            "had, where their file is still there."
+        ),
     ] = None,
     shade: Annotated[
         str, typer.Option(help="What the tokens are shaded by in the terminal: entropy or margin.")
@@ -50,17 +61,17 @@ def explain(
     """Show what the model thought about each passage, and how sure it was: here, or with --html as a page.
 
     The page needs no network. It can be searched and sorted, and shows two runs side by side:
-    rank1-hf explain --judgments bf16/judgments.jsonl --other 4bit/judgments.jsonl --html report.html
+    rank1-hf explain --judgments bf16 --other 4bit --html report.html
     """
     by = _shade(shade)
     if judgments is not None:
-        _show_saved(query, judgments, other, corpus, html, quiet)
+        _show_saved(query, judgments, other, corpus, qrels, html, quiet)
         return
     try:
         if query is None:
             raise InputError("there is no query: give it as the first argument, or --judgments")
-        if other is not None or corpus is not None:
-            raise InputError("--other and --corpus go with --judgments")
+        if other is not None or corpus is not None or qrels is not None:
+            raise InputError("--other, --corpus and --qrels go with --judgments")
         asked, arguments = query_text(query), chosen.arguments()
         passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
@@ -78,7 +89,7 @@ def explain(
     except ValueError as error:
         fail(f"{error}; with --no-trace chains and scores are shown all the same", options.BAD_INPUT)
     if html is not None:
-        _write(Judgments(outcome.judgments, pairs), html, quiet)
+        _write(outcome.judgments, html, quiet, pairs=pairs, environments=[environment_of_call(context, reranker)])
     else:
         from rank1_hf.viewing.terminal import render
 
@@ -93,10 +104,19 @@ def _shade(name: str) -> "Shade":
 
 
 def _show_saved(
-    query: str | None, judgments: Path, other: Path | None, corpus: str | None, html: Path | None, quiet: bool
+    query: str | None,
+    judgments: Path,
+    other: Path | None,
+    corpus: str | None,
+    qrels: Path | None,
+    html: Path | None,
+    quiet: bool,
 ) -> None:
+    from rank1_hf.evaluation.provenance import own_qrels
     from rank1_hf.files.sources import open_source
-    from rank1_hf.viewing.saved import Places, pairs_of, read_judgments
+    from rank1_hf.files.trec import read_qrels
+    from rank1_hf.viewing.provenance import without_folders
+    from rank1_hf.viewing.saved import Places, ids_of, judgments_file, pairs_of, read_judgments
 
     places: Places = {}
     try:
@@ -104,26 +124,30 @@ def _show_saved(
             raise InputError("give a query and passages, or --judgments, not both")
         if html is None:
             raise InputError("--judgments needs --html, which says where to write the page")
-        first = read_judgments(judgments, places)
-        second = None if other is None else read_judgments(other, places)
-        first.pairs = pairs_of(places, None if corpus is None else open_source(corpus))
+        grades = None if qrels is None else read_qrels(qrels)
+        files = judgments_file(judgments), None if other is None else judgments_file(other)
+        first = read_judgments(files[0], places)
+        second = None if files[1] is None else read_judgments(files[1], places)
+        pairs = pairs_of(places, None if corpus is None else open_source(corpus))
     except InputError as error:
         fail(str(error), options.BAD_INPUT)
-    names = (str(judgments.parent), "" if other is None else str(other.parent))
-    _write(first, html, quiet, second, names)
+    environments = [environment_beside(file, quiet) for file in files]
+    names = ["" if file is None else without_folders(str(file.parent)) for file in files]
+    _write(
+        first,
+        html,
+        quiet,
+        pairs=pairs,
+        ids=ids_of(places),
+        qrels=grades or own_qrels(environments[0]),
+        other=second,
+        names=(names[0], names[1]),
+        environments=environments,
+    )
 
 
-def _write(
-    judgments: Judgments,
-    html: Path,
-    quiet: bool,
-    other: Judgments | None = None,
-    names: tuple[str, str] = ("this run", "other run"),
-) -> None:
-    if not options.speaks():
-        return
-    try:
-        judgments.to_html(html, other=other, names=names)
-    except OSError as error:
-        fail(f"cannot write {html}: {error.strerror or error}", options.NOT_WRITTEN)
-    note(f"the page is in {html}", quiet)
+def _write(judgments: "Sequence[Judgment]", html: Path, quiet: bool, **page: "Unpack[PageOptions]") -> None:
+    from rank1_hf.viewing.report import write_html
+
+    if options.speaks():
+        write_page(html, lambda path: write_html(judgments, path, **page), quiet)

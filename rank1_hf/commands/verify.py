@@ -9,6 +9,7 @@ import typer
 from rank1_hf.commands import options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
+from rank1_hf.commands.pages import environment_beside, environment_of_call, write_page
 from rank1_hf.files.completions import NAMES, check_names, read_completions
 from rank1_hf.files.inputs import InputError
 from rank1_hf.models.spellings import dtype_name
@@ -28,6 +29,7 @@ EXIT_CODES = (
 
 @takes_model_options()
 def verify(
+    context: typer.Context,
     chosen: ModelOptions,
     file: Annotated[
         Path,
@@ -114,7 +116,7 @@ def verify(
     if options.speaks():
         _show(found, judged, as_json=as_json, most=None if show_all else 20, quiet=quiet)
         if html is not None:
-            _write(found, html, file, quiet)
+            _write(found, html, file, judged, environment_of_call(context, reranker), quiet)
     n_wrong = len(found) - found.summary.n_agree + len(problems)
     raise typer.Exit(DISAGREE if n_wrong > threshold * (len(found) + len(problems)) else AGREE)
 
@@ -189,9 +191,22 @@ def _ndcg(found: "Verifications", qrels: dict[str, dict[str, int]], quiet: bool)
     return {"ndcg_theirs": ndcg(judged, theirs), "ndcg_ours": ndcg(judged, ours)}
 
 
-def _write(found: "Verifications", html: Path, file: Path, quiet: bool) -> None:
-    try:
-        found.to_html(html, names=("this model", str(file)))
-    except OSError as error:
-        fail(f"cannot write {html}: {error.strerror or error}", options.NOT_WRITTEN)
-    note(f"the page is in {html}", quiet)
+def _write(
+    found: "Verifications",
+    html: Path,
+    file: Path,
+    qrels: dict[str, dict[str, int]] | None,
+    made: dict[str, Any],
+    quiet: bool,
+) -> None:
+    from rank1_hf.evaluation.provenance import own_qrels
+    from rank1_hf.viewing.provenance import without_folders
+
+    environment = environment_beside(file, quiet)
+    names = "this model", without_folders(str(file))
+    grades = qrels or own_qrels(environment)
+    write_page(
+        html,
+        lambda path: found.to_html(path, names=names, qrels=grades, environments=(made, environment)),
+        quiet,
+    )

@@ -84,6 +84,8 @@ def compare(
         notes=notes,
         judgments=(list(judged[0].values()), list(judged[1].values())),
         places=places,
+        qrels=next(filter(None, (grades, *(provenance.own_qrels(side.environment) for side in sides))), None),
+        environments=(sides[0].environment, sides[1].environment),
     )
 
 

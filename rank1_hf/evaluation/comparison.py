@@ -10,10 +10,12 @@ from typing import Any
 from rank1_hf.evaluation.agreement import Agreement, Difference, Parting
 from rank1_hf.evaluation.significance import N_RESAMPLES
 from rank1_hf.files.sources import Source
+from rank1_hf.files.trec import Qrels
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.printable import one_line, start
+from rank1_hf.viewing.provenance import Environment, without_folders
 from rank1_hf.viewing.report import write_html
-from rank1_hf.viewing.saved import Places, pairs_of
+from rank1_hf.viewing.saved import Places, ids_of, pairs_of
 from rank1_hf.viewing.tables import Table
 
 _N_SHOWN = 10  # queries and chains in a table; the JSON has all
@@ -67,6 +69,8 @@ class ComparisonReport:
         notes: what one has to know about the sides, a sentence each.
         judgments: those of either side.
         places: the pairs that they are about.
+        qrels: the judgments of relevance, where they are known.
+        environments: how either side was made, where its folder says so.
     """
 
     names: tuple[str, str]
@@ -80,6 +84,8 @@ class ComparisonReport:
     notes: Sequence[str]
     judgments: tuple[Sequence[Judgment], Sequence[Judgment]]
     places: Places
+    qrels: Qrels | None = None
+    environments: tuple[Environment | None, Environment | None] = (None, None)
 
     def tables(self) -> list[Table]:
         """The figures: measures, wins and losses, agreement."""
@@ -136,10 +142,19 @@ class ComparisonReport:
             a,
             path,
             pairs=pairs_of(self.places, corpus),
+            ids=ids_of(self.places),
+            qrels=self.qrels,
             other=b,
             names=self.names,
-            tables=self.all_tables(),
+            environments=self.environments,
+            tables=self._without_folders().all_tables(),
         )
+
+    def _without_folders(self) -> "ComparisonReport":
+        """The same with the last parts alone of the paths that say where the sides are and how they were made."""
+        a, b = map(without_folders, self.sources)
+        made = [(what, without_folders(x), without_folders(y)) for what, x, y in self.environment]
+        return replace(self, sources=(a, b), environment=made)
 
     def _measure_table(self) -> Table:
         a, b = self.names

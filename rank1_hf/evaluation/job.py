@@ -30,7 +30,9 @@ from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.files.trec import TAG
 from rank1_hf.prompts.prompt import Pair, Passage, Query
+from rank1_hf.results.belief_curve import with_curve
 from rank1_hf.results.judgment import Judgment
+from rank1_hf.tracing.tracer import TraceOptions
 
 
 class Reranker(Protocol):
@@ -43,6 +45,7 @@ class Reranker(Protocol):
         batch_size: int | None,
         show_progress_bar: bool | None,
         stream: Literal[True],
+        trace: bool | TraceOptions,
     ) -> Iterator[Judgment]:
         """See `Rank1.judge`."""
 
@@ -84,6 +87,7 @@ def run_job(
     costs: Callable[[Iterable[Pair]], Sequence[int]] | None = None,
     measures: Sequence[str] = MEASURES,
     run_json: bool = False,
+    trace: bool = False,
     tag: str = TAG,
     only_run_queries: bool = False,
     show_progress: bool | None = None,
@@ -103,6 +107,7 @@ def run_job(
         costs: about how many tokens each pair takes, by which they are divided; None: all take the same.
         measures: what to measure, as ir_measures names it.
         run_json: whether to write the new run as run.json too.
+        trace: whether to read the belief behind each sentence and keep its curve with each judgment.
         tag: the last column of the new run.
         only_run_queries: leave judged queries that the run lacks out of the measures, instead of counting them as 0.
         show_progress: None: only on a terminal.
@@ -120,6 +125,7 @@ def run_job(
     before = task.before()
     output.mkdir(parents=True, exist_ok=True)
     journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests(), "shard": None}
+    decisive["trace"] = "sentences" if trace else None
     if shard is not None:
         decisive |= {"shard": str(shard), "top_k": inputs.top_k}
     with _terminable(), lock(output), outputs.ErrorList(output / "errors.jsonl") as errors:
@@ -143,7 +149,11 @@ def run_job(
                         if provenance is not None:
                             provenance.write(output, reranker)
                         for judgment in reranker.judge(
-                            pending, batch_size=batch_size, show_progress_bar=show_progress, stream=True
+                            pending,
+                            batch_size=batch_size,
+                            show_progress_bar=show_progress,
+                            stream=True,
+                            trace=TraceOptions(belief="sentences") if trace else False,
                         ):
                             pending.finish(judgment)
                     if shard is None:
@@ -196,8 +206,8 @@ class Pending:
             yield query, document.passage
 
     def finish(self, judgment: Judgment) -> None:
-        """Put a judgment into the journal."""
-        self._append(self._taken.pop(judgment.index), judgment)
+        """Put a judgment into the journal, without the trace that is as long as its chain."""
+        self._append(self._taken.pop(judgment.index), with_curve(judgment))
 
     def _append(self, candidate: Candidate, judgment: Judgment) -> None:
         self._journal.append({**judgment.to_dict(), **asdict(candidate)})

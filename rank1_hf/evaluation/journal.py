@@ -41,6 +41,7 @@ class Journal:
         n_pairs: how many pairs there are; indices are below this.
 
     Attributes:
+        settings: those given.
         n_scored: how many pairs have a score.
         n_unreadable: how many lines of the file could not be read, apart from a half-written last one.
 
@@ -51,6 +52,7 @@ class Journal:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], n_pairs: int) -> None:
         self._path = path
+        self.settings = dict(settings)
         self._offsets = array("q", [-1]) * n_pairs  # where each pair's last line starts
         self._scored = bytearray(n_pairs)
         self.n_scored = self.n_unreadable = 0

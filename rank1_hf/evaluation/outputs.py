@@ -11,11 +11,13 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from rank1_hf.chains.beliefs import CurvePoint
 from rank1_hf.evaluation import metrics
 from rank1_hf.evaluation.journal import Journal, json_line
 from rank1_hf.evaluation.task import Task
 from rank1_hf.files.inputs import InputError, read_lines
 from rank1_hf.files.trec import Run, run_line
+from rank1_hf.results.belief_curve import mean_entropy
 from rank1_hf.viewing.judgments import COLUMNS
 
 _COLUMNS = {"query": "string", "document": "string", "rank": "int64", **COLUMNS}
@@ -102,6 +104,7 @@ def write(
 def _write_rankings(folder: Path, task: Task, journal: Journal, errors: "ErrorList") -> Run:
     """Write run.trec and the judgments. Gives the new run."""
     reranked: Run = {}
+    is_traced = bool(journal.settings.get("trace"))
     with (
         replacing(folder / "run.trec") as run,
         replacing(folder / "judgments.jsonl") as judgments,
@@ -111,11 +114,11 @@ def _write_rankings(folder: Path, task: Task, journal: Journal, errors: "ErrorLi
             for rank, ranked in enumerate(ranking, start=1):
                 run.write(run_line(query, ranked.document, rank, _score(ranked.score), task.tag).encode())
                 if ranked.judgment is not None:
-                    record = _record(query, ranked.document, rank, ranked.judgment)
+                    record = _record(query, ranked.document, rank, ranked.judgment, is_traced)
                     judgments.write(json_line(record))
                     if record["error"] is not None:
                         errors.add_pair(query, ranked.document, record["error"])
-    _write_parquet(folder / "judgments.jsonl", folder / "judgments.parquet")
+    _write_parquet(folder / "judgments.jsonl", folder / "judgments.parquet", is_traced)
     return reranked
 
 
@@ -168,9 +171,13 @@ def _score(score: float) -> str:
     return f"{score:.9g}"
 
 
-def _record(query: str, document: str, rank: int, judgment: Mapping[str, Any]) -> dict[str, Any]:
+def _record(query: str, document: str, rank: int, judgment: Mapping[str, Any], is_traced: bool) -> dict[str, Any]:
     known = {"query": query, "document": document, "rank": rank, **judgment}
-    return {name: known[name] for name in _COLUMNS}
+    record = {name: known[name] for name in _COLUMNS}
+    if is_traced:
+        curve = known.get("belief") or []
+        record |= {"entropy": mean_entropy([CurvePoint.from_dict(point) for point in curve]), "belief": curve}
+    return record
 
 
 class ErrorList:
@@ -226,7 +233,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         new.unlink(missing_ok=True)
 
 
-def _write_parquet(source: Path, target: Path) -> None:
+def _write_parquet(source: Path, target: Path, is_traced: bool) -> None:
     """The judgments once more, for those who read tables; only where pyarrow is installed."""
     try:
         import pyarrow.parquet
@@ -234,6 +241,10 @@ def _write_parquet(source: Path, target: Path) -> None:
     except ImportError:
         return
     types = {name: getattr(pyarrow, type_)() for name, type_ in _COLUMNS.items()}
+    if is_traced:
+        whole, real = pyarrow.int64(), pyarrow.float64()
+        point = {"n_tokens": whole, "n_characters": whole, "score": real, "log_odds": real, "entropy": real}
+        types |= {"entropy": real, "belief": pyarrow.list_(pyarrow.struct(point))}
     schema = pyarrow.schema(types)
     with (
         open_json(source, parse_options=ParseOptions(explicit_schema=schema)) as batches,

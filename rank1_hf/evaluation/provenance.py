@@ -1,10 +1,11 @@
 """How a job was made: `environment.json` in its folder, and what differs when it is made again.
 
     {"environment": 1, "command": [...], "options": {...}, "versions": {...}, "device": {...}, "weights": "...",
-     "inputs": {option: {file: digest}}, "content": {part: digest}, "dtype": "...", "decoding": {...}, "earlier": [...]}
+     "date": "...", "inputs": {option: {file: digest}}, "content": {part: digest}, "dtype": "...", "decoding": {...},
+     "earlier": [...]}
 
-"earlier" has what else a job was made with that was stopped and went on elsewhere. Environment variables, which may
-hold tokens, are not in it, and the command has the options of `evaluate` alone.
+"date" is when the job was begun. "earlier" has what else a job was made with that was stopped and went on elsewhere.
+Environment variables, which may hold tokens, are not in it, and the command has the options of `evaluate` alone.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,10 @@ from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.outputs import replacing
 from rank1_hf.files import beir
 from rank1_hf.files.inputs import InputError, read_text
+from rank1_hf.files.trec import Qrels, read_qrels
 from rank1_hf.inputs.textfiles import parse_json
+from rank1_hf.models.hub import CheckpointError
+from rank1_hf.models.identity import checkpoint_identity
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +77,7 @@ class Provenance:
             "versions": versions(),
             "device": describe(device),
             "weights": weights,
+            "date": now(),
             "inputs": {
                 option: {name: _digest(file) for name, file in files.items()}
                 for option, files in input_files(options).items()
@@ -119,6 +125,7 @@ class Provenance:
         with suppress(InputError):  # whatever it holds, a job goes on
             before = read(folder) or {}
             earlier = before.pop("earlier", [])
+            facts["date"] = before.get("date", facts["date"])
             if any(differences(before, facts) if before else ()):
                 earlier.append(before)
         with replacing(folder / NAME) as file:
@@ -159,6 +166,35 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not all(isinstance(files, dict) for files in found["inputs"].values()):
         raise InputError(f'{path}: "inputs" must have an object for each option')
     return found
+
+
+def own_qrels(environment: Mapping[str, Any] | None) -> Qrels | None:
+    """The qrels that a job had, where their file is still there and the same; None elsewhere."""
+    if environment is None:
+        return None
+    files = input_files(environment["options"]).get("qrels", {})
+    with suppress(InputError):
+        for name, file in files.items():
+            if _digest(file) == environment["inputs"].get("qrels", {}).get(name):
+                return read_qrels(file)
+    return None
+
+
+def of_call(command: Sequence[str], options: Mapping[str, Any], reranker: object) -> dict[str, Any]:
+    """What `environment.json` would say of judgments that no job has made.
+
+    Args:
+        command: the command line, in words.
+        options: those in force by their names.
+        reranker: the model, which is loaded.
+    """
+    found = {"environment": FORMAT, "command": list(command), "options": dict(options), "versions": versions()}
+    loaded = _loaded(reranker)
+    with suppress(CheckpointError):
+        if loaded:
+            source = {name: options[name] for name in ("revision", "subfolder", "allow_pickles") if name in options}
+            loaded["weights"] = checkpoint_identity(options.get("model"), **source)
+    return {**found, "date": now(), "inputs": {}, **loaded}
 
 
 def merge(folders: Sequence[Path], output: Path) -> None:
@@ -221,6 +257,11 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def now() -> str:
+    """The date and the time, in ISO 8601 and UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def describe(device: "torch.device") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Run, best_first, read_run
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.judgments import Judgments
-from rank1_hf.viewing.saved import Places, holds_judgments, pairs_of, read_judgments
+from rank1_hf.viewing.saved import FILES, Places, holds_judgments, judgments_file, pairs_of, read_judgments
 from rank1_hf.viewing.texts import pair_texts
 
 
@@ -83,17 +83,12 @@ def by_ids(side: Side, places: Places, corpus: Source) -> Side:
 
 
 def _of_folder(folder: Path, places: Places) -> Side:
-    judgments, journal, run = (folder / name for name in ("judgments.jsonl", "journal.jsonl", "run.trec"))
-    file = next((each for each in (judgments, journal) if each.is_file()), None)
-    if file is None:
-        raise InputError(
-            f"{folder} is no output folder of evaluate: it has neither a {judgments.name} nor a {journal.name}"
-        )
+    file, run = judgments_file(folder), folder / "run.trec"
     side = _of_judgments(read_judgments(file, places), places)
     return replace(
         side,
         run=read_run(run) if run.is_file() else side.run,
-        finished=file is judgments,
+        finished=file.name == FILES[0],
         values=read_values(folder),
         environment=provenance.read(folder),
     )

@@ -9,10 +9,11 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from rank1_hf.chains.chain import Ended
 from rank1_hf.inputs import fields
 from rank1_hf.inputs.textfiles import InputError, Skip, format_of, read_jsonl, refuse
 from rank1_hf.inputs.values import is_missing, is_whole_number
@@ -20,11 +21,11 @@ from rank1_hf.results.completion import Completion
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "query": ("query", "query-text", "question"),
-    "passage": ("passage", "document", "document-text", "doc", "text", "contents"),
+    "passage": ("passage", "document", "document-text", "doc", "text", "contents", "content"),
     "title": ("title",),
     "instruction": ("instruction",),
-    "completion": ("completion", "chain", "generated-text", "generation", "output", "reasoning", "reasoning-content"),
-    "score": ("score", "relevance-score", "probability"),
+    "completion": ("chain", "completion", "generated-text", "reasoning", "reasoning-content", "generation", "output"),
+    "score": ("score", "relevance-score", "similarity", "probability"),
     "log_odds": ("log-odds", "logit-difference"),
     "label": ("label",),
     "prompt": ("prompt", "prompt-text"),
@@ -44,7 +45,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What a record tells, and the names that it usually has there; "-" is as good as "_", and case does not count."""
 
+OF_VERDICTS = (
+    *("query", "passage", "query_id", "document_id", "completion"),
+    *("score", "log_odds", "finish", "stop", "ended", "error"),
+)
+"""The names of `NAMES` that say which pair was judged, what was thought and what came of it."""
+
 _OPEN, _CLOSE = "<think>", "</think>"
+_PARQUET = b"PAR1"
 _OURS = {"query", "document", "score", "log_odds", "chain", "ended"}  # of a judgment, whose texts are elsewhere
 
 
@@ -61,9 +69,9 @@ def read_completions(path: Path, names: Mapping[str, str] | None = None, skip: S
         InputError: the file cannot be read.
     """
     check_names(names or {})
-    for where, record in _records(path, skip):
-        if isinstance(record, Mapping) and record.keys() == {"journal", "settings"}:
-            continue  # the head of a journal
+    for where, record in read_records(path, skip):
+        if is_journal_head(record):
+            continue
         try:
             yield completion_of(record, where, names)
         except InputError as error:
@@ -81,18 +89,32 @@ def check_names(names: Mapping[str, str]) -> None:
             raise InputError(f"there is no {name!r} to map a field to; there are {', '.join(NAMES)}")
 
 
-def completion_of(record: Any, where: str, names: Mapping[str, str] | None = None) -> Completion:  # noqa: ANN401
+def tells_completion(record: object) -> bool:
+    """Whether a record has a completion, and not a score alone."""
+    return isinstance(record, Mapping) and "completion" in _told(record, {}, "", ("completion",))
+
+
+def completion_of(
+    record: Any,  # noqa: ANN401
+    where: str,
+    names: Mapping[str, str] | None = None,
+    wanted: Collection[str] = NAMES.keys(),
+) -> Completion:
     """One record as a `Completion`; see `read_completions`.
+
+    Args:
+        record: as JSON has it.
+        where: where it stands, for messages.
+        names: see `read_completions`.
+        wanted: which of `NAMES` are read; what stands in the other fields does not matter.
 
     Raises:
         InputError: it is no object, or a field has a value that makes no sense.
     """
     if not isinstance(record, Mapping):
         raise InputError(f"{where}: a record must be an object, not {type(record).__name__}")
-    told = _told(record, names or {}, where)
+    told = _told(record, names or {}, where, wanted)
     text, opens_again, closes = _chain(told, where)
-    finish, stop = told.get("finish"), told.get("stop")
-    is_closed = True if closes else _is_closed(told, finish, stop, _CLOSE)
     ids = _ids(told.get("token_ids"), "token_ids", where)
     budget = _count(told.get("budget"), "budget", where)
     n_chain = _count(told.get("n_chain_tokens"), "n_chain_tokens", where)
@@ -103,8 +125,8 @@ def completion_of(record: Any, where: str, names: Mapping[str, str] | None = Non
         chain=text,
         token_ids=ids,
         opens_again=opens_again,
-        is_closed=is_closed,
-        score=_score(record, told, where),
+        ended="closed" if closes else _ended(told),
+        score=_score(told, where),
         log_odds=None if is_missing(told.get("log_odds")) else fields.score_of(told["log_odds"], where),
         label=told["label"] if isinstance(told.get("label"), bool) else None,
         answers=_answers(told.get("logprobs"), ids, where),
@@ -112,15 +134,24 @@ def completion_of(record: Any, where: str, names: Mapping[str, str] | None = Non
         prompt_ids=_ids(told.get("prompt_ids"), "prompt_ids", where),
         template=_text(told.get("template"), "template", where) or None,
         n_prompt_tokens=_count(told.get("n_prompt_tokens"), "n_prompt_tokens", where),
-        n_chain_tokens=budget if n_chain is None and finish == "length" else n_chain,
+        n_chain_tokens=budget if n_chain is None and told.get("finish") == "length" else n_chain,
         query_id=_id(told.get("query_id"), where),
         document_id=_id(told.get("document_id"), where),
-        error=_text(told.get("error"), "error", where) or None,
+        error=None if is_missing(told.get("error")) else str(told["error"]) or None,
     )
 
 
-def _records(path: Path, skip: Skip) -> Iterator[tuple[str, Any]]:
-    if format_of(path) != "parquet":
+def read_records(path: Path, skip: Skip = refuse) -> Iterator[tuple[str, Any]]:
+    """What a .jsonl or .parquet file holds, a record at a time, after where it stands.
+
+    Args:
+        path: the file; JSONL may be gzipped.
+        skip: called with what is wrong with one line.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if not is_parquet(path):
         yield from read_jsonl(path, skip)
         return
     try:
@@ -139,18 +170,40 @@ def _records(path: Path, skip: Skip) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path} cannot be read beyond row {number}: {error}") from error
 
 
-def _told(record: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
-    """What a record tells, under the names of `NAMES`."""
-    parts = [*_inner(record), record]  # what stands inside counts before what stands beside it
+def is_parquet(path: Path) -> bool:
+    """Whether a file is a Parquet file, by its first bytes; of what is no file, such as a pipe, by its name.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if format_of(path) == "parquet" or not path.is_file():
+        return format_of(path) == "parquet"
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PARQUET)) == _PARQUET
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def is_journal_head(record: object) -> bool:
+    """Whether a record is the first line of a journal, which is no judgment."""
+    return isinstance(record, Mapping) and record.keys() == {"journal", "settings"}
+
+
+def _told(record: Mapping[str, Any], names: Mapping[str, str], where: str, wanted: Collection[str]) -> dict[str, Any]:
+    """What a record tells, under those names of `NAMES` that are wanted."""
+    parts = [*_inner(record), record, *_plain_response(record)]  # what stands inside counts before what is beside it
     told: dict[str, Any] = {}
-    for name, usual in NAMES.items():
+    for name in wanted:
         for part in parts:
-            found = fields.find(part, usual)
+            found = fields.find(part, NAMES[name])
             if found is not None and not (is_missing(part[found]) and name in told):
                 told[name] = part[found]
                 break
-    if record.keys() >= _OURS and "passage" not in record:
+    if record.keys() >= _OURS and "passage" not in record and _are_ids(record["query"], record["document"]):
         told |= {"query_id": record["query"], "document_id": record["document"], "query": None, "passage": None}
+    elif is_missing(told.get("document_id")) and "passage" in record and _are_ids(record.get("document")):
+        told["document_id"] = record["document"]  # which is no text where there is another one
     for name, path in names.items():
         told[name] = _at(record, path, where)
     return told
@@ -186,6 +239,21 @@ def _inner(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield {"prompt_tokens": usage.get("prompt_tokens")}
 
 
+def _plain_response(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A completion that is called "response" and is text; `_inner` reads one that is an object."""
+    body = record.get("response")
+    if isinstance(body, str) and not body.lstrip().startswith("{"):
+        yield {"completion": body}
+
+
+def _are_ids(*values: object) -> bool:
+    """Whether all of them could be ids, and not only texts."""
+    try:
+        return bool([fields.id_of(value, "") for value in values])
+    except InputError:
+        return False
+
+
 def _at(value: Any, path: str, where: str) -> Any:  # noqa: ANN401
     """What stands in a record at a path."""
     for step in [path] if isinstance(value, Mapping) and path in value else path.split("."):
@@ -210,18 +278,19 @@ def _chain(told: Mapping[str, Any], where: str) -> tuple[str | None, bool, bool]
     return chain, opens_again, bool(close)
 
 
-def _is_closed(told: Mapping[str, Any], finish: Any, stop: Any, close: str) -> bool | None:  # noqa: ANN401
-    ended = told.get("ended")
+def _ended(told: Mapping[str, Any]) -> Ended | None:
+    """How a chain ended that does not hold its close; None where nothing says so."""
+    ended, finish, stop = (told.get(name) for name in ("ended", "finish", "stop"))
     if ended is not None:
-        return bool(ended == "closed")
+        return ended if ended in get_args(Ended) else "stopped"
     if finish == "stop":
         if isinstance(stop, str):
-            return close in stop
-        return False if "stop" in told else None  # vLLM: stopped by an EOS; others do not say by what
-    return None if finish is None else False
+            return "closed" if _CLOSE in stop else "stopped"
+        return "eos" if "stop" in told else None  # vLLM says by what; others do not
+    return None if finish is None else "budget" if finish == "length" else "stopped"
 
 
-def _score(record: Mapping[str, Any], told: Mapping[str, Any], where: str) -> float | None:
+def _score(told: Mapping[str, Any], where: str) -> float | None:
     """The score; NaN where its field is empty."""
     if "score" not in told:
         return None

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rank1_hf.chains.chain import Ended
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -15,7 +17,7 @@ class Completion:
         chain: the text behind `<think>`, without what closes it and stands behind that.
         token_ids: the ids that the engine has given for the completion, the closing marker and the answer included.
         opens_again: whether the completion begins with another `<think>`, which is no part of `chain`.
-        is_closed: whether the model has closed its chain itself.
+        ended: how the chain ended, as in `Judgment`.
         score, log_odds, label: the verdict. A score that is there and is no number is NaN.
         answers: token -> log-probability at the verdict, of as many as the engine has returned; by text or by id.
         prompt, prompt_ids: what the engine was given.
@@ -32,7 +34,7 @@ class Completion:
     chain: str | None = None
     token_ids: tuple[int, ...] | None = None
     opens_again: bool = False
-    is_closed: bool | None = None
+    ended: Ended | None = None
     score: float | None = None
     log_odds: float | None = None
     label: bool | None = None
@@ -45,3 +47,8 @@ class Completion:
     query_id: str | None = None
     document_id: str | None = None
     error: str | None = None
+
+    @property
+    def is_closed(self) -> bool | None:
+        """Whether the model has closed its chain itself."""
+        return None if self.ended is None else self.ended == "closed"

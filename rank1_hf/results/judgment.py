@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+from rank1_hf.chains.beliefs import CurvePoint
 from rank1_hf.chains.chain import Ended
 from rank1_hf.results.notebook import notebook_view
 from rank1_hf.results.trace import Trace
@@ -28,6 +29,8 @@ class Judgment:
         truncated: whether the passage was cut to fit.
         error: None, or why this pair has no score.
         trace: the chain token by token; None where not asked for.
+        belief: the belief curve, of judgments that are kept without their trace; `belief_curve` has that of both. None
+            where not asked for.
         cached: whether it comes from a score cache. Judgments are equal wherever they come from.
     """
 
@@ -42,6 +45,7 @@ class Judgment:
     truncated: bool
     error: str | None = None
     trace: Trace | None = field(default=None, repr=False)
+    belief: tuple[CurvePoint, ...] | None = field(default=None, repr=False)
     cached: bool = field(default=False, compare=False)
 
     @classmethod
@@ -65,9 +69,11 @@ class Judgment:
         return replace(self, index=index, trace=None if self.trace is None else self.trace.at(index))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON: NaN becomes None. The trace only where there is one."""
+        """All fields, ready for JSON: NaN becomes None. The trace and the belief curve only where there is one."""
         fields = asdict(replace(self, trace=None))
         del fields["trace"]
+        if self.belief is None:
+            del fields["belief"]
         if self.trace is not None:
             fields["trace"] = self.trace.to_dict()
         return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in fields.items()}

@@ -1,7 +1,7 @@
 """The lists that calls give: they become tables, pages, and what a notebook shows."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ class Judgments(list[Judgment]):
         *,
         other: Sequence[Judgment] | None = None,
         names: tuple[str, str] = ("this run", "other run"),
+        ids: Sequence[tuple[str, str]] = (),
+        qrels: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """Write one HTML page that shows everything, and needs no network; see `rank1_hf.viewing.report.write_html`.
 
@@ -61,8 +63,17 @@ class Judgments(list[Judgment]):
             path: the page.
             other: judgments of the same pairs by another model or in another precision, to stand beside these.
             names: what the two runs are called.
+            ids: the ids of each pair's query and document, in the order of the pairs.
+            qrels: {query id: {document id: grade}}, to stand beside the pairs, which then need their ids.
+
+        Raises:
+            ValueError: there are qrels and no ids.
+            OSError: the page cannot be written.
         """
-        write_html(self, path, pairs=self.pairs, other=other, names=names)
+        if qrels is not None and not ids:
+            raise ValueError("qrels need ids, the ids of each pair's query and document")
+        known = dict(enumerate(ids))
+        write_html(self, path, pairs=self.pairs, other=other, names=names, ids=known, qrels=qrels)
 
     def to_arrow(self) -> "pa.Table":
         """A row for each judgment, in order, with the `COLUMNS`; null where there is no score.

@@ -5,11 +5,12 @@ n_kept          how many of them the verdict saw
 divergence      where two chains part
 uncertainty     how unsure the model was of each, from 0 to 1
 belief          what the verdict would have been along the chain
+n_before        how many pieces there are before a place in the text
 """
 
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
@@ -39,7 +40,12 @@ def n_kept(judgment: Judgment) -> int:
     chain = "".join(parts)
     kept = cut_to_last_sentence(chain)
     end = chain.find(kept) + len(kept)
-    return len(parts) if not chain[end:].strip() else sum(1 for start in _starts(parts) if start < end)
+    return len(parts) if not chain[end:].strip() else n_before(parts, end)
+
+
+def n_before(parts: Sequence[str], character: int) -> int:
+    """How many pieces there are before a place in the text; the one that it is in is counted."""
+    return bisect_left(_starts(parts), character)
 
 
 def divergence(a: Judgment, b: Judgment) -> tuple[int, int] | None:
@@ -71,6 +77,8 @@ def uncertainty(trace: "Trace", by: Shade) -> list[float]:
 
 def belief(judgment: Judgment) -> list[tuple[int, float]]:
     """The belief curve, as (chain tokens, log_odds): what was read on the way, then the verdict. Empty without one."""
+    if judgment.belief is not None:
+        return [(point.n_tokens, point.log_odds) for point in judgment.belief]
     if judgment.trace is None or not judgment.trace.belief:
         return []
     end = judgment.n_chain_tokens

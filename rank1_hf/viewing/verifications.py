@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from rank1_hf.prompts.prompt import Pair
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.results.verification import MEANING, Kind, Verification
 from rank1_hf.viewing.printable import one_line
+from rank1_hf.viewing.provenance import Environment
 from rank1_hf.viewing.report import write_html
 
 Scores = dict[str, dict[str, float]]
@@ -109,8 +110,21 @@ class Verifications(list[Verification]):
                 theirs[query][document], ours[query][document] = each.their_log_odds, each.log_odds
         return dict(theirs), dict(ours)
 
-    def to_html(self, path: str | Path, *, names: tuple[str, str] = ("this model", "the records")) -> None:
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        names: tuple[str, str] = ("this model", "the records"),
+        qrels: Mapping[str, Mapping[str, int]] | None = None,
+        environments: tuple[Environment | None, Environment | None] = (None, None),
+    ) -> None:
         """Write one page with both sides of each record, and what was found; it needs no network.
+
+        Args:
+            path: the page.
+            names: what the two sides are called.
+            qrels: {query id: {document id: grade}}, to stand beside the records that have ids.
+            environments: how either side was made, as `environment.json` says it; None: not known.
 
         Raises:
             OSError: it cannot be written.
@@ -119,7 +133,22 @@ class Verifications(list[Verification]):
             each.index: [f"{finding.kind}: {MEANING[finding.kind]} ({finding.detail})" for finding in each.findings]
             for each in self
         }
-        write_html(self.ours, path, pairs=self.pairs, other=self.theirs, names=names, remarks=remarks)
+        ids = {
+            each.index: (each.query_id, each.document_id)
+            for each in self
+            if each.query_id is not None and each.document_id is not None
+        }
+        write_html(
+            self.ours,
+            path,
+            pairs=self.pairs,
+            ids=ids,
+            qrels=qrels,
+            other=self.theirs,
+            names=names,
+            environments=environments,
+            remarks=remarks,
+        )
 
     def render(self, *, most: int | None = 20) -> Group:
         """For a rich console: the summary, and a line for each record that does not agree.

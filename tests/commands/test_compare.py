@@ -1,7 +1,9 @@
 """`rank1-hf compare`: what goes in, what comes out, and the exit codes."""
 
 import json
+import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from rank1_hf.commands import cli
 from rank1_hf.evaluation.compare import compare
+from rank1_hf.files.trec import read_qrels
 from tests.evaluation.stub import Stub, run, write_collection
 from tests.evaluation.test_compare import Other, lines
 from tests.viewing.made import HOSTILE
@@ -96,6 +99,20 @@ def test_the_page(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert (result.code, f"the page is in {html}" in result.err) == (0, True)
     data: Any = Page(html.read_text()).data
     assert ("query 0" in data["queries"], data["tables"][0]["title"]) == (True, "Compared")
+    assert data["tables"][0]["rows"] == [["A", "a"], ["B", "b"]]
+    assert str(tmp_path.parent) not in html.read_text()  # nor any other folder of whoever made it
+    assert {row["grade"] for row in data["rows"]} == {None}
+    qrels = folders[0].parent / "collection" / "qrels.tsv"
+    copies = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders]
+    for folder in copies:
+        facts = {"environment": 1, "versions": {}, "options": {"qrels": str(qrels)}, "dtype": folder.name}
+        digest = f"sha256:{sha256(qrels.read_bytes()).hexdigest()}"
+        (folder / "environment.json").write_text(json.dumps(facts | {"inputs": {"qrels": {qrels.name: digest}}}))
+    assert Result(*copies, "--html", html).code == 0
+    data = Page(html.read_text()).data
+    assert ["dtype", "a", "b"] in data["made"]["rows"]
+    grades = read_qrels(qrels)
+    assert [row["grade"] for row in data["rows"]] == [grades[q].get(d) for q, d in (row["ids"] for row in data["rows"])]
 
 
 def test_tokens_of_a_checkpoint_are_counted(folders: tuple[Path, Path], checkpoint: Callable[..., Path]) -> None:

@@ -504,6 +504,7 @@ def test_a_model_judges_the_same_after_an_interrupt(
 ) -> None:
     collection = write_collection(tmp_path / "collection", n_queries=2)
     options = ("-m", checkpoint("qwen2"), "--max-new-tokens", 6, "--reproducible", "--batch-size", 4, "--top-k", 6)
+    options = (*options, "--trace")
     assert Result(*given(collection, tmp_path / "undisturbed", *options)).code == 0
     judge = reranker.Rank1._judge
 
@@ -519,6 +520,21 @@ def test_a_model_judges_the_same_after_an_interrupt(
     assert (result.code, "5 of 12" in result.err) == (130, True)
     assert Result(*given(collection, tmp_path / "output", *options)).code == 0
     assert results(tmp_path / "output") == results(tmp_path / "undisturbed")
+    records = [json.loads(line) for line in (tmp_path / "output" / "judgments.jsonl").read_text().splitlines()]
+    assert [record["belief"][-1]["log_odds"] for record in records] == [
+        pytest.approx(record["log_odds"], abs=1e-6) for record in records
+    ]
+
+
+def test_a_traced_job_is_another_job_than_one_that_is_not(collection: Path, tmp_path: Path, model: Stub) -> None:
+    assert Result(*given(collection, tmp_path / "plain")).code == 0
+    result = Result(*given(collection, tmp_path / "plain", "--trace"))
+    assert (result.code, 'trace was null, now "sentences"' in result.err) == (2, True)
+    assert Result(*given(collection, tmp_path / "traced", "--trace", "--cache", tmp_path / "cache")).code == 0
+    again = Result("--like", tmp_path / "traced", "--output", tmp_path / "again")
+    assert (again.code, "--cache keeps no belief curves" in again.err) == (0, True)
+    assert '"trace": "sentences"' in (tmp_path / "again" / "journal.jsonl").read_text()
+    assert Result("--like", tmp_path / "traced", "--output", tmp_path / "again", "--no-trace").code == 2
 
 
 @pytest.mark.parametrize("counting_from", [0, 1])

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from rank1_hf import reranker
 from rank1_hf.commands import cli
+from rank1_hf.files.trec import read_qrels
+from rank1_hf.models.identity import checkpoint_identity
 from rank1_hf.results.judgment import Interrupted, Judgment
 from rank1_hf.tracing import TraceOptions
 from rank1_hf.viewing.judgments import Judgments
@@ -108,10 +110,14 @@ def test_the_embedded_model_explains_itself(tmp_path: Path):
         (found,) = row["runs"]
         trace = found["trace"]
         assert len(found["pieces"]) == len(trace["entropies"]) == found["n_chain_tokens"]
-        assert found["belief"][-1] == [found["n_chain_tokens"], pytest.approx(found["log_odds"], abs=1e-3)]
+        assert found["belief"][-1][:2] == [found["n_chain_tokens"], pytest.approx(found["log_odds"], abs=1e-3)]
         assert trace["lens"][-1] == pytest.approx(found["log_odds"], abs=1e-3)
         assert len(trace["attention"]) == len(trace["prompt"]) == found["n_prompt_tokens"]
         assert "Passage: " in "".join(trace["prompt"])
+    made = dict(data_of(html)["made"]["rows"])
+    assert made["command"].startswith(f"rank1-hf explain {QUERY} 'A wing.' Flour. --html report.html")
+    assert made["weights"] == checkpoint_identity(None)
+    assert {"model", "dtype", "device", "started", "versions"} <= made.keys()
 
 
 def test_failures_and_interrupts_have_their_exit_codes(model: Scripted, tmp_path: Path):
@@ -135,10 +141,46 @@ def test_judgments_of_two_runs_stand_side_by_side(tmp_path: Path):
     files = ("--judgments", tmp_path / "bf16" / "judgments.jsonl", "--other", tmp_path / "4bit" / "judgments.jsonl")
     assert Result(*files, "--corpus", collection, "--html", html).code == 0
     data = data_of(html)
-    assert data["names"] == [str(tmp_path / "bf16"), str(tmp_path / "4bit")]
+    assert data["names"] == ["bf16", "4bit"]
     assert "query 0" in data["queries"]
     parting = [row["diverges"] for row in data["rows"] if row["diverges"] is not None]
     assert parting == [[1, 1]]
+
+
+def test_the_page_of_a_traced_job_has_ids_grades_its_belief_and_how_it_was_made(tmp_path: Path):
+    collection, folder = write_collection(tmp_path / "collection", n_queries=1), tmp_path / "job"
+    job = ("evaluate", "--corpus", collection, "--run", collection / "run.trec", "--output", folder, "--trace")
+    options = ("--top-k", 2, "--max-new-tokens", 24, "--device", "cpu", "--dtype", "float32")
+    assert CliRunner().invoke(cli.app, [*map(str, job + options)]).exit_code == 0
+    html = tmp_path / "page.html"
+    assert Result("--judgments", folder, "--html", html).code == 0
+    data = data_of(html)
+    grades = read_qrels(collection / "qrels.tsv")["q0"]
+    assert {tuple(row["ids"]): row["grade"] for row in data["rows"]} == {
+        ("q0", document): grades[document] for document in ("d0", "d3")
+    }
+    for row in data["rows"]:
+        (found,) = row["runs"]
+        assert found["belief"][-1][:3] == [
+            found["n_chain_tokens"],
+            pytest.approx(found["log_odds"], abs=1e-3),
+            len(found["pieces"]),
+        ]
+        assert found["entropy"] > 0
+    made = dict(data["made"]["rows"])
+    assert made["dtype"] == "float32"
+    assert made["command"].startswith("rank1-hf evaluate --corpus collection --output job --run run.trec --top-k 2")
+    assert str(tmp_path) not in html.read_text()
+    (collection / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t3\n")  # no longer that of the job
+    assert Result("--judgments", folder / "judgments.jsonl", "--html", html).code == 0
+    assert {row["grade"] for row in data_of(html)["rows"]} == {None}
+    assert (
+        Result("--judgments", folder / "judgments.jsonl", "--html", html, "--qrels", collection / "qrels.tsv").code == 0
+    )
+    assert {row["grade"] for row in data_of(html)["rows"]} == {3, None}
+    (folder / "environment.json").write_text("{")
+    result = Result("--judgments", folder / "judgments.jsonl", "--html", html)
+    assert (result.code, "the page does not say how" in result.err, data_of(html)["made"]) == (0, True, None)
 
 
 def test_a_page_that_cannot_be_written(model: Scripted, tmp_path: Path):
@@ -153,9 +195,11 @@ def test_a_page_that_cannot_be_written(model: Scripted, tmp_path: Path):
         ((), "there is no query"),
         ((QUERY, "a", "--file", "b.txt"), "not both"),
         ((QUERY, "a", "--other", "b.jsonl"), "go with --judgments"),
+        ((QUERY, "a", "--qrels", "b.tsv"), "go with --judgments"),
         ((QUERY, "a", "--shade", "time"), "entropy or margin"),
         ((QUERY, "--judgments", "b.jsonl", "--html", "b.html"), "not both"),
         (("--judgments", "b.jsonl"), "needs --html"),
+        (("--judgments", ".", "--html", "b.html"), "neither a judgments.jsonl nor a journal.jsonl"),
         (("--judgments", "b.jsonl", "--html", "b.html"), "cannot read b.jsonl"),
         ((" ", "a"), "the query is blank"),
     ],

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ def test_it_says_what_the_job_was_made_with(checkpoint: Callable[..., Path], col
     journal = json.loads((tmp_path / "output" / "journal.jsonl").read_text().splitlines()[0])["settings"]
     assert {name: journal[name] for name in ("queries", "run", "documents")}.items() <= found["content"].items()
     assert found["earlier"] == []
+    assert datetime.now(UTC) - datetime.fromisoformat(found["date"]) < timedelta(minutes=5)
+    folder = tmp_path / "output"
+    (folder / "environment.json").write_text(json.dumps(found | {"date": "2001-02-03T04:05:06+00:00"}))
+    (folder / "journal.jsonl").unlink()
+    assert Result(*given(collection, folder, *options, "--decoding", "batch_size=3")).code == 0
+    assert environment(folder)["date"] == "2001-02-03T04:05:06+00:00"  # when it was begun
 
 
 def test_the_command_can_be_given_again(collection: Path, tmp_path: Path, model: Any) -> None:
@@ -82,7 +89,8 @@ def test_the_command_can_be_given_again(collection: Path, tmp_path: Path, model:
     shutil.move(tmp_path / "output", tmp_path / "first")
     assert Result(*words).code == 0
     assert results(tmp_path / "output") == results(tmp_path / "first")
-    assert environment(tmp_path / "output") == environment(tmp_path / "first")
+    begun = {"date": environment(tmp_path / "first")["date"]}
+    assert environment(tmp_path / "output") | begun == environment(tmp_path / "first")
 
 
 def test_nothing_of_the_environment_s_variables_is_in_it(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -9,6 +10,7 @@ from typer.testing import CliRunner, Result
 from rank1_hf import Rank1
 from rank1_hf.commands import options
 from rank1_hf.commands.cli import app
+from tests.viewing.test_report import Page
 
 PAIRS = [("wings?", "A wing carries."), ("wings?", "Bread <b>is</b> food."), ("bread?", "Bread is food.")]
 
@@ -43,13 +45,19 @@ def test_records_that_agree(tmp_path: Path, records):
 def test_a_record_that_does_not(tmp_path: Path, records):
     page = tmp_path / "page.html"
     wrong = [{**records[0], "score": 0.5}, *records[1:]]
-    result = run(tmp_path, wrong, "--html", str(page))
+    (tmp_path / "qrels.txt").write_text("qw 0 d0 3\n")
+    result = run(tmp_path, wrong, "--html", str(page), "--qrels", str(tmp_path / "qrels.txt"))
     assert result.exit_code == 1
     assert "records.jsonl, line 1: stand-in score: 0.5" in " ".join(result.stdout.split())
     assert "1 stand-in score: The score is what engines give" in " ".join(result.stdout.split())
     html = page.read_text()
     assert "stand-in score: The score is what engines give" in html
     assert "<b>is</b>" not in html  # text of a passage is no markup
+    data: Any = Page(html).data
+    assert data["rows"][0]["ids"] == ["qw", "d0"]
+    assert [row["grade"] for row in data["rows"]] == [3, None, None]
+    assert ["dtype", "float32", ""] in data["made"]["rows"]
+    assert (data["names"], str(tmp_path) in html) == (["this model", "records.jsonl"], False)
     assert run(tmp_path, wrong, "--threshold", "0.34").exit_code == 0
 
 

@@ -14,6 +14,7 @@ from rank1_hf.files.sources import open_source
 from rank1_hf.files.trec import read_run
 from rank1_hf.prompts.prompt import Passage, Query, passage_text, query_text
 from rank1_hf.results.judgment import Judgment, sigmoid
+from tests.viewing.made import chain_text, traced
 
 SETTINGS = {"model": "stub", "max_new_tokens": 256}
 N_ROWS = 8
@@ -44,6 +45,22 @@ class Stub:
         log_odds = log_odds_of(query, passage)
         chain = f"\nIt says: {passage}\n"
         return Judgment(index, sigmoid(log_odds), log_odds, log_odds > 0, chain, 30, 5, "closed", False)
+
+
+class Traced(Stub):
+    """Leaves the trace that it is asked for; of one pair in seven it fails."""
+
+    asked: Any = None
+
+    def judge(self, pairs: Any, **options: Any) -> Iterator[Judgment]:
+        self.asked = options["trace"]
+        return super().judge(pairs, **options)
+
+    def judgment(self, index: int, query: str, passage: str) -> Judgment:
+        if passage.startswith("T7 "):
+            return Judgment.failed(index, "too long")
+        seed = int(passage[1:3])  # equal pairs have equal traces, wherever they stand
+        return traced(seed, log_odds_of(query, passage), chain_text(seed, 40)).at(index)
 
 
 def write_collection(folder: Path, n_queries: int = 6, n_documents: int = 40, depth: int = 20) -> Path:

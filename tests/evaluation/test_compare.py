@@ -299,8 +299,8 @@ def test_scores_of_0_and_1_are_compared_all_the_same(tmp_path: Path) -> None:
     [
         ({"qid": "q", "docid": "d", "chain": "x", "score": 1.5}, "line 2: the score of a judgment is a probability"),
         ({"qid": "q", "docid": "d", "chain": "x", "score": "high"}, "line 2: a score must be a number"),
-        ({"qid": "q", "docid": "d", "chain": 3, "score": 0.5}, "line 2: no judgment"),
-        ({"qid": "q", "docid": ["d"], "chain": "x", "score": 0.5}, "line 2: no judgment"),
+        ({"qid": "q", "docid": "d", "chain": 3, "score": 0.5}, 'line 2: "completion" must be a string, not 3'),
+        ({"qid": "q", "docid": ["d"], "chain": "x", "score": 0.5}, "line 2: an id must be a string"),
         ({"qid": "q", "docid": "d", "score": 0.5}, "line 2: no judgment"),
         ({"docid": "d", "chain": "x", "score": 0.5}, "line 2: no judgment"),
         (

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from rank1_hf.chains.beliefs import CurvePoint
 from rank1_hf.evaluation.candidates import Inputs
 from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.journal import JournalError, lock
@@ -21,8 +23,21 @@ from rank1_hf.evaluation.outputs import write_json
 from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import BeirFolder
 from rank1_hf.files.trec import Qrels, Run, read_qrels, read_run
+from rank1_hf.results.belief_curve import mean_entropy
 from rank1_hf.results.judgment import Judgment
-from tests.evaluation.stub import SETTINGS, Stub, inputs, log_odds_of, results, run, run_slowly, write_collection
+from rank1_hf.tracing import TraceOptions
+from rank1_hf.viewing.saved import read_judgments
+from tests.evaluation.stub import (
+    SETTINGS,
+    Stub,
+    Traced,
+    inputs,
+    log_odds_of,
+    results,
+    run,
+    run_slowly,
+    write_collection,
+)
 from tests.evaluation.tiny import run_tiny
 
 N_PAIRS = 6 * 15
@@ -84,6 +99,35 @@ def test_every_judgment_is_written_with_its_chain_and_its_rank(collection: Path,
         assert judgment["error"] is None
     parquet = pytest.importorskip("pyarrow.parquet")
     assert parquet.read_table(tmp_path / "judgments.parquet").to_pylist() == judgments
+
+
+def test_a_traced_job_keeps_the_belief_curve_in_the_place_of_the_trace(collection: Path, tmp_path: Path) -> None:
+    stub = Traced()
+    run_job(inputs(collection), tmp_path / "whole", SETTINGS, lambda: stub, trace=True, show_progress=False)
+    assert stub.asked == TraceOptions(belief="sentences")
+    for interrupted in (Traced(before_each=partial(_interrupt, at)) for at in (20, 40)):
+        load = partial(lambda stub: stub, interrupted)
+        run_job(inputs(collection), tmp_path / "output", SETTINGS, load, trace=True, show_progress=False)
+    run_job(inputs(collection), tmp_path / "output", SETTINGS, Traced, trace=True, show_progress=False)
+    assert results(tmp_path / "output") == results(tmp_path / "whole")
+    assert not any("trace" in record for record in lines(tmp_path / "output" / "journal.jsonl")[1:])
+    records = lines(tmp_path / "output" / "judgments.jsonl")
+    for record in records:
+        curve = [CurvePoint.from_dict(point) for point in record["belief"]]
+        assert (record["entropy"], bool(curve)) == (mean_entropy(curve), record["error"] is None)
+    assert pq.read_table(tmp_path / "output" / "judgments.parquet").to_pylist() == records
+    for name in ("judgments.jsonl", "judgments.parquet", "journal.jsonl"):
+        found = read_judgments(tmp_path / "output" / name, {})
+        assert {each.chain: each.belief for each in found if each.belief} == {
+            record["chain"]: tuple(map(CurvePoint.from_dict, record["belief"]))
+            for record in records
+            if record["belief"]
+        }
+
+
+def _interrupt(at: int, n_seen: int) -> None:
+    if n_seen == at:
+        raise KeyboardInterrupt
 
 
 def test_the_metrics_are_those_of_trec_eval_over_the_written_run(collection: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.prompt import Pair, passage_text
 from rank1_hf.prompts.shares import pair_costs
 from rank1_hf.results.judgment import Judgment
-from tests.evaluation.stub import SETTINGS, Stub, inputs, results, run, write_collection
+from tests.evaluation.stub import SETTINGS, Stub, Traced, inputs, results, run, write_collection
 from tests.evaluation.tiny import run_tiny
 
 N = 4
@@ -125,6 +125,17 @@ def test_merged_shards_are_the_files_of_one_job(shards: list[Path], whole: Path,
     assert results(tmp_path) == results(whole)
     assert (outcome.n_pairs, outcome.n_scored, outcome.n_failed, outcome.n_problems) == (90, 90, 0, 2)
     assert [row.measure for row in outcome.metrics] == ["AP", "nDCG@10"]
+
+
+def test_merged_shards_of_a_traced_job_have_its_belief_curves(collection: Path, tmp_path: Path):
+    run_shard(collection, tmp_path / "whole", "1/1", Traced(), shard=None, trace=True)
+    folders = run_all(collection, tmp_path / "shards", 2, stub=Traced(), trace=True)
+    merge(folders, tmp_path / "merged")
+    assert results(tmp_path / "merged") == results(tmp_path / "whole")
+    assert '"belief": [{"n_tokens": 0' in (tmp_path / "merged" / "judgments.jsonl").read_text()
+    run_shard(collection, tmp_path / "plain", "2/2")
+    with pytest.raises(MergeError, match=r'are not of one job .*trace is "sentences" and null'):
+        merge([folders[0], tmp_path / "plain"], tmp_path / "mixed")
 
 
 def test_the_order_of_the_folders_and_one_given_twice_change_nothing(shards: list[Path], whole: Path, tmp_path: Path):

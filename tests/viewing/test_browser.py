@@ -5,11 +5,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rank1_hf.results.belief_curve import with_curve
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.pieces import belief as belief_of
 from rank1_hf.viewing.report import write_html
@@ -66,8 +68,8 @@ def ranking(page: Any) -> list[str]:
 
 
 def unfold(page: Any, row: int = 0) -> None:
-    page.locator("summary").nth(row).click()
-    page.locator("details").nth(row).locator(".judgment").wait_for()
+    page.locator("#rows summary").nth(row).click()
+    page.locator("#rows details").nth(row).locator(".judgment").wait_for()
     painted(page)
 
 
@@ -217,6 +219,93 @@ def test_filters_and_orders(opened: Open):
     assert page.locator(".problem").inner_text() == "the passage must be a string"
 
 
+def test_what_was_judged_relevant_and_found_false_and_the_opposite(opened: Open):
+    judgments = [judgment(0, 2.0), judgment(1, -1.0), judgment(2, 1.0), judgment(3, -2.0), judgment(4, 3.0)]
+    texts = ["found", "missed", "wrong", "right", "unknown"]
+    page = opened(
+        judgments,
+        pairs=[(QUERY, text) for text in texts],
+        ids={index: ("q1", f"d{index}") for index in range(5)},
+        qrels={"q1": {"d0": 2, "d1": 1, "d2": 0, "d3": -1}},
+    )
+    assert page.locator("#rows .ids").all_inner_texts()[0] == "query q1 · document d4"
+    assert page.locator("#rows .chip").all_inner_texts() == ["no grade", "grade 2", "grade 0", "grade 1", "grade -1"]
+    for label, expected in (
+        ("relevant", ["found", "missed"]),
+        ("not relevant", ["wrong", "right"]),
+        ("without a grade", ["unknown"]),
+        ("judged relevant, found false", ["missed"]),
+        ("judged not relevant, found true", ["wrong"]),
+    ):
+        page.select_option("#judged", label=label)
+        assert ranking(page) == expected, label
+    assert "1 judged relevant, found false · 1 judged not relevant, found true" in page.inner_text("#summary")
+    page.select_option("#judged", label="all")
+    page.fill("#search", "d2")
+    assert ranking(page) == ["wrong"]
+    opened(judgments, pairs=PAIRS)
+    assert page.locator("#judging").is_hidden()
+
+
+ENVIRONMENT = {
+    "command": ["rank1-hf", "evaluate", "--corpus", "/home/alice/scifact", "--note", HOSTILE],
+    "options": {"model": "jhu-clsp/rank1-7b"},
+    "versions": {"torch": "2.13.0"},
+    "device": {"type": "cpu", "name": "EPYC"},
+    "dtype": "bfloat16",
+    "date": "2026-11-28T18:00:00+00:00",
+}
+
+
+def test_the_head_says_how_it_was_made(opened: Open):
+    page = opened([judgment(0)], pairs=PAIRS, environments=[ENVIRONMENT])
+    made = page.locator("#made")
+    assert (
+        made.locator("summary").inner_text()
+        == "How it was made: jhu-clsp/rank1-7b · bfloat16 · cpu, EPYC · 2026-11-28 18:00 UTC"
+    )
+    made.locator("summary").click()
+    assert "rank1-hf evaluate --corpus scifact --note" in made.locator("table").inner_text()
+    assert (page.evaluate("window.hacked"), "alice" in page.content()) == (None, False)
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.closest('#rows') !== null")
+
+
+def test_the_legend_says_what_is_there_and_nothing_else(opened: Open):
+    page = opened([judgment(0)], pairs=PAIRS)
+    assert page.locator("#legend").inner_text().split("\n") == [
+        "teal: true, found relevant",
+        "the bar and the number: the score, p(true)",
+    ]
+    judged = [traced(0, 1.0, prompt=PROMPT), judgment(1, -1.0, "It. But", ended="budget")]
+    qrels = {"q": {"d": 1}}
+    page = opened(judged, pairs=PAIRS, other=[traced(0, -1.0)], ids={0: ("q", "d")}, qrels=qrels)
+    text = page.locator("#legend").inner_text()
+    for part in ("teal", "clay", "the bar", "the judged grade", "amber", "blue", "violet and ≠", "dropped when"):
+        assert part in text
+    assert page.locator("#legend li").count() == 8
+
+
+def test_a_curve_that_was_kept_without_its_trace(opened: Open):
+    judged = with_curve(traced(0, 2.0, chain_text(0, 40)))
+    page = opened([judged], pairs=PAIRS)
+    assert page.locator("#shading").is_visible()
+    assert page.locator("#shade option").all_inner_texts() == ["entropy", "none"]
+    unfold(page)
+    curve = page.locator(".curve")
+    assert curve.locator("circle").count() == len(judged.belief)
+    assert curve.locator(".last").text_content() == "+2.0"
+    assert "if the chain were closed there" in curve.locator("figcaption").inner_text()
+    curve.locator("circle").nth(1).hover()
+    point = judged.belief[1]
+    assert f"token {point.n_tokens}: log-odds" in page.inner_text("#tip")
+    words = page.locator(".chain .t").all()
+    marked = [each.get_attribute("class").endswith("point") for each in words].index(True)
+    assert "".join(each.text_content() for each in words[: marked + 1]) == judged.chain[: point.n_characters].lstrip()
+    level = round(9 * (1 - math.exp(-point.entropy)))
+    assert f"e{level}" in words[0].get_attribute("class").split()
+
+
 def test_two_runs_and_where_they_part(opened: Open):
     def run(*chains: tuple[float, list[str]]) -> list[Judgment]:
         return [
@@ -246,7 +335,11 @@ def test_hostile_texts_are_text(opened: Open):
         pairs=[(HOSTILE, HOSTILE)] * 3,
         other=[judgment(0, -1.0, HOSTILE + " more")],
         names=(HOSTILE, HOSTILE),
+        ids={index: (f"{HOSTILE} {index}", HOSTILE) for index in range(3)},
+        qrels={f"{HOSTILE} 0": {HOSTILE: 2}},
+        environments=[{"options": {"model": HOSTILE}, "command": [HOSTILE], "dtype": HOSTILE}, None],
     )
+    assert HOSTILE[:40] in page.locator("#rows .ids").first.inner_text()
     page.click("#all")
     page.locator("details").nth(2).locator(".problem").first.wait_for()
     painted(page)
@@ -305,11 +398,68 @@ def test_paper_is_white_and_has_no_controls(opened: Open):
     assert page.locator(".chain").is_visible()
 
 
-def test_it_fits_a_telephone(opened: Open):
-    page = opened([traced(0, chain=chain_text(0))], pairs=PAIRS)
-    page.set_viewport_size({"width": 360, "height": 740})
+COLUMNS = ("measure", "a", "b", "diff.", "t-test", "Holm", "perm.", "Holm")
+WIDE = Table("Measures", COLUMNS, [("nDCG@10", *["0.1234"] * 7)])
+
+
+@pytest.mark.parametrize(("width", "two"), [(360, False), (320, True), (768, True)])
+def test_it_fits_a_telephone(opened: Open, width: int, two: bool):
+    """Everything is there without scrolling sideways, and both scores are in sight."""
+    chains = [traced(0, chain=chain_text(0)), judgment(1, -1.0)]
+    others = [with_curve(traced(0, -2.0, chain_text(1)))] if two else None
+    page = opened(
+        chains, pairs=[(QUERY, "W" * 200), PAIRS[1]], other=others, names=("bf16", "n" * 80), tables=[WIDE],
+        ids={0: ("q" * 90, "d" * 90)}, qrels={"q" * 90: {"d" * 90: 1}}, environments=[ENVIRONMENT] * 2,
+    )  # fmt: skip
+    page.set_viewport_size({"width": width, "height": 740})
+    page.click("#made summary")
+    page.click("#rows summary")
+    page.locator(".judgment").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = boxes(page, "#rows details:first-child .score")
+    assert len(found) == 1 + two
+    assert all(0 <= left < right <= width for left, _, right, _ in found)
+    assert overlaps(found) == []
+    too_wide = "nodes => nodes.filter(node => node.scrollWidth > node.clientWidth).length"
+    assert page.locator(".table").evaluate_all(too_wide) == 0
+
+
+def boxes(page: Any, selector: str) -> list[tuple[float, float, float, float]]:
+    """Left, top, right and bottom of all that is shown."""
+    rectangles = "nodes => nodes.map(node => node.getBoundingClientRect())"
+    found = page.locator(selector).evaluate_all(rectangles + ".map(box => [box.left, box.top, box.right, box.bottom])")
+    return [tuple(each) for each in found if each[0] < each[2] and each[1] < each[3]]
+
+
+def overlaps(boxes: list[tuple[float, float, float, float]]) -> list[Any]:
+    """The pairs of boxes that have more in common than an edge."""
+    return [
+        (a, b)
+        for a, b in combinations(boxes, 2)
+        if min(a[2], b[2]) - max(a[0], b[0]) > 0.5 and min(a[3], b[3]) - max(a[1], b[1]) > 0.5
+    ]
+
+
+@pytest.mark.parametrize("paper", [(680, 970), (1010, 640)])  # A4 without its margins, upright and on its side
+def test_charts_do_not_overlap_on_paper(opened: Open, paper: tuple[int, int]):
+    judgments = [traced(0, 3.0, chain_text(0, 60), prompt=PROMPT)]
+    others = [traced(0, -3.0, chain_text(9, 60))]
+    page = opened(judgments, pairs=PAIRS, other=others, environments=[ENVIRONMENT, None])
     unfold(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.set_viewport_size({"width": paper[0], "height": paper[1]})
+    page.emulate_media(media="print")
+    figures = boxes(page, "figure")
+    assert len(figures) == 2 * 2  # runs, belief and lens
+    assert overlaps([*figures, *boxes(page, ".chain, .end, .facts, .passage, #rows summary")]) == []
+    labels = boxes(page, "figure svg text")
+    assert len(labels) >= 4 * len(figures)
+    assert overlaps(labels) == []
+    assert all(any(x <= a and y <= b and c <= z and d <= w for x, y, z, w in figures) for a, b, c, d in labels)
+    breaks = page.locator("figure").evaluate_all("nodes => nodes.map(node => getComputedStyle(node).breakInside)")
+    assert set(breaks) == {"avoid"}
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#made table").is_visible()
+    assert page.locator("#legend").is_visible()
 
 
 def test_tables_stand_above_the_judgments(opened: Open):

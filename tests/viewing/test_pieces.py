@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.prompts.chain_text import cut_to_last_sentence
+from rank1_hf.results.belief_curve import with_curve
 from rank1_hf.viewing.pieces import belief, divergence, n_kept, pieces, uncertainty
 from tests.viewing.made import judgment, trace_of, traced
 
@@ -80,7 +81,8 @@ def test_the_pieces_before_the_parting_are_equal_and_it_is_where_they_differ(fir
 def test_the_belief_curve_ends_in_the_verdict():
     points = [BeliefPoint(0, -1.0), BeliefPoint(2, 0.5), BeliefPoint(3, 1.9)]
     trace = trace_of(0, ["It", " is", "."], belief=points)
-    assert belief(judgment(0, 2.0, "It is.", trace=trace, n_chain_tokens=3)) == [(0, -1.0), (2, 0.5), (3, 2.0)]
+    judged = judgment(0, 2.0, "It is.", trace=trace, n_chain_tokens=3)
+    assert belief(judged) == belief(with_curve(judged)) == [(0, -1.0), (2, 0.5), (3, 2.0)]
     assert belief(judgment(0)) == belief(judgment(0, trace=trace_of(0, ["a"], belief=[]))) == []
 
 

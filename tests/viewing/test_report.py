@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rank1_hf.results.belief_curve import with_curve
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.judgments import Judgments
 from rank1_hf.viewing.report import page, report_data, write_html
@@ -107,6 +108,47 @@ def test_two_runs_are_matched_by_index_and_part_where_they_differ():
     assert found == [(1, [2.0, -2.0], (1, 1)), (0, [1.0, None], None), (2, [None, 3.0], None)]
 
 
+IDS = {0: ("q1", "d1"), 1: ("q1", "d2"), 2: ("q2", "d1")}
+ENVIRONMENT = {"environment": 1, "options": {"model": "jhu-clsp/rank1-7b"}, "dtype": "bfloat16"}
+
+
+def test_ids_and_grades_stand_beside_their_pairs():
+    qrels = {"q1": {"d1": 0, "d2": 3}, "q2": {"d2": 1}}
+    data = report_data([judgment(index) for index in range(4)], pairs=[*PAIRS, PAIRS[0]], ids=IDS, qrels=qrels)
+    found = {row["index"]: (row["ids"], row["grade"]) for row in data["rows"]}
+    assert found == {0: (("q1", "d1"), 0), 1: (("q1", "d2"), 3), 2: (("q2", "d1"), None), 3: (None, None)}
+
+
+def test_ids_and_qrels_of_a_call(tmp_path: Path):
+    judged = Judgments([judgment(0), judgment(1)], PAIRS[:2])
+    judged.to_html(tmp_path / "page.html", ids=[IDS[0], IDS[1]], qrels={"q1": {"d2": 1}})
+    data = Page((tmp_path / "page.html").read_text()).data
+    assert [(row["ids"], row["grade"]) for row in data["rows"]] == [(["q1", "d1"], None), (["q1", "d2"], 1)]
+    with pytest.raises(ValueError, match="qrels need ids"):
+        judged.to_html(tmp_path / "page.html", qrels={"q1": {"d2": 1}})
+
+
+def test_how_the_runs_were_made_is_in_the_head():
+    data = report_data([judgment(0)], environments=[ENVIRONMENT])
+    assert data["made"]["columns"] == ("", "this run")
+    assert ("dtype", "bfloat16") in data["made"]["rows"]
+    both = report_data([judgment(0)], other=[judgment(0)], names=("a", "b"), environments=[None, ENVIRONMENT])
+    assert ("dtype", "", "bfloat16") in both["made"]["rows"]
+    assert report_data([judgment(0)])["made"] is None
+
+
+def test_a_belief_curve_is_shown_without_its_trace_as_with_it():
+    judged = traced(0, 2.0, chain_text(0, 40))
+    with_trace, kept = (report_data([each])["rows"][0]["runs"][0] for each in (judged, with_curve(judged)))
+    assert [point[:2] for point in kept["belief"]] == [
+        (n_tokens, pytest.approx(log_odds, abs=1e-4)) for n_tokens, log_odds, *_ in with_trace["belief"]
+    ]
+    assert kept["entropy"] == pytest.approx(with_trace["entropy"], abs=1e-3)
+    for (n_tokens, _, n_words, _), (_, _, n_pieces, _) in zip(kept["belief"], with_trace["belief"], strict=True):
+        texts = "".join(kept["pieces"][:n_words]), "".join(with_trace["pieces"][:n_pieces])
+        assert texts[0] == texts[1], n_tokens
+
+
 def test_a_page_holds_its_data_and_needs_nothing_else(tmp_path: Path):
     judgments = [traced(index, 1.0 - index, chain_text(index), prompt="Is this a wing?") for index in range(3)]
     Judgments(judgments, PAIRS).to_html(tmp_path / "report.html")
@@ -133,10 +175,21 @@ def test_the_policy_allows_the_page_s_own_style_and_script_by_hash_and_nothing_e
 def test_hostile_texts_stay_data():
     hostile = traced(0, chain=HOSTILE, prompt=HOSTILE)
     failed = Judgment.failed(1, HOSTILE)
+    environment = {"options": {"model": HOSTILE}, "command": [HOSTILE], "device": {"name": HOSTILE}, "dtype": HOSTILE}
     plain = page(report_data([traced(0), failed], pairs=[("q", "p"), ("q", "p")], names=("a", "b")))
-    evil = page(report_data([hostile, failed], pairs=[(HOSTILE, HOSTILE), (HOSTILE, HOSTILE)], names=(HOSTILE, "b")))
+    evil = page(
+        report_data(
+            [hostile, failed],
+            pairs=[(HOSTILE, HOSTILE), (HOSTILE, HOSTILE)],
+            ids={0: (HOSTILE, HOSTILE)},
+            qrels={HOSTILE: {HOSTILE: 1}},
+            environments=[environment],
+            names=(HOSTILE, "b"),
+        )
+    )
     assert [tag for tag, _ in Page(evil).tags] == [tag for tag, _ in Page(plain).tags]
     assert Page(evil).data["passages"] == [HOSTILE]
+    assert [(row["ids"], row["grade"]) for row in Page(evil).data["rows"]] == [([HOSTILE, HOSTILE], 1), (None, None)]
     assert Page(evil).data["rows"][1]["runs"][0]["error"] == HOSTILE
     assert "hacked = true</script>" not in evil
 

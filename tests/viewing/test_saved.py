@@ -10,7 +10,7 @@ import pytest
 from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import open_source
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.viewing.saved import Places, pairs_of, read_judgments
+from rank1_hf.viewing.saved import Places, holds_judgments, pairs_of, read_judgments
 from tests.evaluation.stub import Stub, run, write_collection
 from tests.viewing.made import judgment
 
@@ -79,3 +79,63 @@ def test_a_second_judgment_of_a_pair_that_differs_is_refused(tmp_path: Path):
     path.write_text("\n".join(lines))
     with pytest.raises(InputError, match="line 3: another judgment of query q and document d"):
         read_judgments(path, {})
+
+
+# ---- what others write -----------------------------------------------------------------------------------------------
+
+PAIR = {"qid": "q", "docid": "d"}
+THOUGHT = {"score": 0.75, "completion": "\nSo.</think> true"}
+
+
+@pytest.mark.parametrize(
+    ("record", "key"),
+    [
+        (PAIR | THOUGHT, ("q", "d")),
+        ({"query_id": 7, "corpus-id": 8} | THOUGHT, ("7", "8")),
+        ({"query": "wings?", "passage": "A wing."} | THOUGHT, ("wings?", "A wing.")),
+        ({"question": "wings?", "content": "A wing.", "title": "Wings"} | THOUGHT, ("wings?", "A wing.")),
+        ({"query": 7, "contents": "A\nwing."} | THOUGHT, ("7", "A\nwing.")),
+        ({"query": "wings?", "document": "d", "passage": "A wing."} | THOUGHT, ("wings?", "d")),
+        (PAIR | {"similarity": "0.75", "response": "<think>\nSo.</think> true"}, ("q", "d")),
+        (PAIR | {"score": 0.75, "reasoning": "\nSo.", "output": "true", "finish": "stop"}, ("q", "d")),
+        (PAIR | {"score": 0.75, "generation": "\nSo.", "logprobs": [-0.1], "prompt": [{"role": "user"}]}, ("q", "d")),
+        (PAIR | {"score": 0.75, "outputs": [{"text": "\nSo.", "finish_reason": "stop"}]}, ("q", "d")),
+        (PAIR | {"score": 0.75, "response": {"choices": [{"text": "\nSo.</think> true"}]}}, ("q", "d")),
+        (PAIR | {"score": 0.75, "choices": [{"message": {"reasoning": "\nSo.", "content": "true"}}]}, ("q", "d")),
+    ],
+)
+def test_records_of_others_in_all_their_forms(tmp_path: Path, record: dict, key: tuple[str, str]):
+    path, places = tmp_path / "others.jsonl", Places()
+    path.write_text(json.dumps(record))
+    assert holds_judgments(path)
+    (found,) = read_judgments(path, places)
+    assert (list(places), found.score, found.label, found.chain) == ([key], 0.75, True, "\nSo.")
+    assert (found.log_odds, found.ended) == (pytest.approx(math.log(3)), "closed")
+
+
+@pytest.mark.parametrize(
+    ("fields", "ended"),
+    [
+        ({}, "closed"),
+        ({"finish": "length"}, "budget"),
+        ({"finish_reason": "length"}, "budget"),
+        ({"finish_reason": "stop", "stop_reason": None}, "eos"),
+        ({"finish_reason": "length", "completion": "So.</think> false"}, "closed"),
+        ({"ended": "context"}, "context"),
+    ],
+)
+def test_how_chains_of_others_ended(tmp_path: Path, fields: dict, ended: str):
+    (tmp_path / "others.jsonl").write_text(json.dumps(PAIR | {"score": 0.5, "completion": "So."} | fields))
+    assert [each.ended for each in read_judgments(tmp_path / "others.jsonl", {})] == [ended]
+
+
+def test_stated_log_odds_and_what_failed(tmp_path: Path):
+    records = [PAIR | THOUGHT | {"log_odds": 1.5}, {"qid": "q", "docid": "e", "score": None, "error": {"code": 500}}]
+    (tmp_path / "others.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    first, second = read_judgments(tmp_path / "others.jsonl", {})
+    assert (first.log_odds, second.error) == (1.5, "{'code': 500}")
+
+
+def test_a_run_in_json_lines_holds_no_judgments(tmp_path: Path):
+    (tmp_path / "run.jsonl").write_text('{"qid": "q", "docid": "d", "score": 3.5, "text": "A wing."}')
+    assert not holds_judgments(tmp_path / "run.jsonl")

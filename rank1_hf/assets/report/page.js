@@ -42,23 +42,35 @@ const bothScored = (row) => two && row.runs.every(scored);
 const verdictsDiffer = (row) => bothScored(row) && row.runs[0].label !== row.runs[1].label;
 const logOdds = (run) => run.log_odds ?? (run.label ? Infinity : -Infinity); // JSON has no infinity
 const difference = (row) => (bothScored(row) ? Math.abs(logOdds(row.runs[0]) - logOdds(row.runs[1])) || 0 : -1);
-const entropy = (run) => mean((run.trace?.entropies ?? []).filter((value) => value !== null)); // null: not the model's choice
+const relevant = (row) => row.grade !== null && row.grade > 0;
+const irrelevant = (row) => row.grade !== null && row.grade <= 0;
 const queryOf = (row) => data.queries[row.query] ?? null;
 const passageOf = (row) => data.passages[row.passage] ?? null;
 const searched = (row) =>
-  (row.text ??= [queryOf(row), passageOf(row), ...row.runs.map((run) => run?.pieces.join(""))].join("\n").toLowerCase());
+  (row.text ??= [queryOf(row), passageOf(row), ...(row.ids ?? []), ...row.runs.map((run) => run?.pieces.join(""))].join("\n").toLowerCase());
 const any = (test) => (row) => row.runs.some((run) => run !== null && test(run));
 const everything = () => true;
 
 // ---- what can be chosen: a label, and a test or the key of an order (smallest first)
 
-const traced = data.rows.some((row) => row.runs.some((run) => run?.trace));
+const some = (test) => data.rows.some(any(test));
+const traced = some((run) => run.trace);
+const doubted = some((run) => run.entropy !== null);
+const judged = data.rows.some((row) => row.grade !== null);
 const choices = {
   verdict: [
     ["all", everything],
     ["true", any((run) => run.label === true)],
     ["false", any((run) => run.label === false)],
     ["none: could not be judged", any((run) => run.error !== null)],
+  ],
+  judged: [
+    ["all", everything],
+    ["relevant", relevant],
+    ["not relevant", irrelevant],
+    ["without a grade", (row) => row.grade === null],
+    ["judged relevant, found false", (row) => relevant(row) && row.runs.some((run) => run?.label === false)],
+    ["judged not relevant, found true", (row) => irrelevant(row) && row.runs.some((run) => run?.label === true)],
   ],
   ended: [
     ["all", everything],
@@ -77,11 +89,12 @@ const choices = {
     ["as given", (row) => row.index],
     ["least sure verdict", (row) => (scored(first(row)) ? Math.abs(logOdds(first(row))) : Infinity)],
     ["longest chain", (row) => -first(row).n_chain_tokens],
-    ...(traced ? [["most doubt on the way", (row) => -entropy(first(row))]] : []),
+    ...(doubted ? [["highest mean entropy", (row) => -(first(row).entropy ?? 0)]] : []),
     ...(two ? [["largest difference", (row) => -difference(row)]] : []),
   ],
-  shade: [["entropy"], ["margin"], ["none"]],
+  shade: [["entropy"], ...(traced ? [["margin"]] : []), ["none"]],
 };
+const filters = ["verdict", "judged", "ended", "differ"];
 const chosen = (name) => choices[name][byId(name).selectedIndex];
 
 // ---- the ranking
@@ -92,7 +105,7 @@ let shown = [];
 
 function select() {
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const tests = ["verdict", "ended", "differ"].map((name) => chosen(name)[1]).filter((test) => test !== everything);
+  const tests = filters.map((name) => chosen(name)[1]).filter((test) => test !== everything);
   const key = chosen("order")[1];
   shown = data.rows
     .filter((row) => tests.every((test) => test(row)) && words.every((word) => searched(row).includes(word)))
@@ -132,26 +145,30 @@ function cells(row) {
   const text = passageOf(row) ?? run.error ?? run.pieces.join("");
   const what = el("span", { class: "what" }, el("span", {}, text.slice(0, 300).trim() || "(no text)"));
   if (data.queries.length > 1) what.append(el("span", { class: "asked" }, (queryOf(row) ?? "").slice(0, 300)));
+  const named = row.ids && (row.ids[0] !== queryOf(row) || row.ids[1] !== passageOf(row));
+  if (named) what.append(el("span", { class: "ids" }, `query ${row.ids[0].slice(0, 100)} · document ${row.ids[1].slice(0, 100)}`));
   const chips = el("span", { class: "chips" });
+  if (judged) chips.append(el("span", { class: relevant(row) ? "chip relevant" : "chip" }, row.grade === null ? "no grade" : `grade ${row.grade}`));
   if (verdictsDiffer(row)) chips.append(el("span", { class: "chip parts" }, "verdicts differ"));
   else if (row.diverges) chips.append(el("span", { class: "chip parts" }, "chains part"));
   if (row.remarks.length) chips.append(el("span", { class: "chip parts" }, row.remarks.map((each) => each.split(":")[0]).join(", ")));
-  if (row.runs.some(forced)) chips.append(el("span", { class: "chip" }, `forced: ${row.runs.find(forced).ended}`));
+  if (row.runs.some(forced)) chips.append(el("span", { class: "chip" }, `closed by force: ${row.runs.find(forced).ended}`));
   if (row.runs.some((each) => each?.truncated)) chips.append(el("span", { class: "chip" }, "passage cut"));
   return [
     el("span", { class: "rank" }, run.rank ?? "–"),
-    ...row.runs.map(scoreView),
+    el("span", { class: "scores" }, ...row.runs.map(scoreView)),
     el("span", { class: "n" }, scored(run) ? whole(run.n_chain_tokens) : "–"),
     what,
     chips,
   ];
 }
 
-function scoreView(run) {
-  if (!scored(run)) return el("span", { class: "score no-score" }, run === null ? "not in this run" : "no score");
+function scoreView(run, number) {
+  const name = { "data-run": visible(data.names[number]) };
+  if (!scored(run)) return el("span", { ...name, class: "score no-score" }, run === null ? "not in this run" : "no score");
   const bar = el("span", { class: "bar" });
   bar.style.setProperty("--share", `${100 * run.score}%`);
-  return el("span", { class: run.label ? "score yes" : "score" }, bar, el("span", {}, run.score.toFixed(3)), el("span", {}, run.label));
+  return el("span", { ...name, class: run.label ? "score yes" : "score" }, bar, el("span", {}, run.score.toFixed(3)), el("span", {}, run.label));
 }
 
 // ---- one judgment
@@ -168,16 +185,18 @@ function judgmentView(row) {
 }
 
 function runView(run, number, parting) {
-  const thought = el("div", { class: "thought" }, el("h3", {}, two ? data.names[number] : run?.trace ? "Chain, darker where the model was less sure" : "Chain"));
+  const thought = el("div", { class: "thought" }, el("h3", {}, two ? data.names[number] : typeof run?.entropy === "number" ? "Chain, darker where the model was less sure" : "Chain"));
   const section = el("section", { class: "run" }, thought);
   if (!scored(run)) {
-    thought.append(el("p", { class: "problem" }, run === null ? "This run has no such pair." : run.error));
+    thought.append(el("p", { class: "problem" }, run === null ? "This run does not have this pair." : run.error));
     return section;
   }
   const trace = run.trace;
+  const entropies = trace ? trace.entropies : entropiesOfWords(run);
   const spans = run.pieces.map((piece, i) => {
     const span = el("span", { class: "t" }, i === 0 ? piece.trimStart() : piece);
-    if (trace) span.classList.add(`e${level(1 - Math.exp(-trace.entropies[i]))}`, `m${level(Math.exp(-(trace.margins[i] ?? Infinity)))}`);
+    if (entropies[i]) span.classList.add(`e${level(1 - Math.exp(-entropies[i]))}`);
+    if (trace) span.classList.add(`m${level(Math.exp(-(trace.margins[i] ?? Infinity)))}`);
     if (i >= run.kept) span.classList.add("dropped");
     if (i === parting) span.classList.add("parts");
     return span;
@@ -186,25 +205,30 @@ function runView(run, number, parting) {
   if (parting === spans.length) chain.append(el("span", { class: "t parts" }, " ends here, the other goes on"));
   const plots = el("div", { class: "plots" });
   thought.append(chain, endView(run), el("p", { class: "facts" }, facts(run)));
-  if (trace) {
-    let belief = null;
-    if (run.belief.length) {
-      belief = curve("Belief: log-odds if closed here", run.belief, "token", (n) => {
-        spans.forEach((span, i) => span.classList.toggle("point", i === n - 1));
-      });
-      plots.append(belief.node);
-    }
-    if (trace.lens) plots.append(curve("Lens: log-odds read from each layer", trace.lens.map((y, i) => [i, y]), "layer").node);
-    if (spans.length) {
-      chain.setAttribute("aria-label", "Chain. The arrow keys go from token to token.");
-      inspectable(chain, spans, (i) => tokenTip(run, i), (i) => belief?.cursor(i));
-    }
+  let belief = null;
+  if (run.belief.length) {
+    belief = curve("Belief: log-odds if closed here", run.belief, "token", CAPTIONS.belief, (point) => {
+      spans.forEach((span, i) => span.classList.toggle("point", point !== null && i === point[2] - 1));
+    });
+    plots.append(belief.node);
+  }
+  if (trace?.lens) plots.append(curve("Lens: log-odds read from each layer", trace.lens.map((y, i) => [i, y]), "layer", CAPTIONS.lens).node);
+  if (trace && spans.length) {
+    chain.setAttribute("aria-label", "Chain. The arrow keys go from token to token.");
+    inspectable(chain, spans, (i) => tokenTip(run, i), (i) => belief?.cursor(i));
   }
   if (plots.childElementCount) {
     section.classList.add("traced");
     section.append(plots);
   }
   return section;
+}
+
+// Of a chain that was kept without its trace only the mean over each sentence is known.
+function entropiesOfWords(run) {
+  const found = [];
+  for (const [, , stop, entropy] of run.belief) while (found.length < stop) found.push(entropy);
+  return found;
 }
 
 function endView(run) {
@@ -219,7 +243,7 @@ function endView(run) {
   const dropped = run.kept < run.pieces.length ? "The unfinished sentence was dropped and the chain " : "The chain was ";
   return el(
     "p", { class: "end" },
-    how && el("span", { class: "forced" }, how, dropped, "closed for it. "),
+    how && el("span", { class: "forced" }, how, dropped, "closed for the model. "),
     el("code", {}, "</think>"), " ", verdict, ` with p ${run.score.toFixed(4)}, log-odds ${signed(logOdds(run))}`,
   );
 }
@@ -228,7 +252,7 @@ function facts(run) {
   const said = [`rank ${run.rank}`];
   if (run.n_prompt_tokens) said.push(`prompt ${several(run.n_prompt_tokens, "token")}`, `chain ${several(run.n_chain_tokens, "token")}`);
   if (run.truncated) said.push("the passage was cut at its end to fit");
-  if (run.trace) said.push(`entropy ${entropy(run).toFixed(2)} nats a token`);
+  if (run.entropy !== null) said.push(`entropy ${run.entropy.toFixed(2)} nats a token`);
   if (run.trace?.seconds) said.push(`${run.trace.seconds.toFixed(1)} s`);
   return said.join(" · ");
 }
@@ -304,7 +328,7 @@ function tokenTip(run, i) {
   const line = (text, share) => el("tr", {}, el("td", {}, el("code", {}, spaces(text))), el("td", {}, share === null ? "" : percent(share)));
   const p = logprobs[i] === null ? null : Math.exp(logprobs[i]);
   const said = [el("table", {}, line(run.pieces[i], p))];
-  if (p === null) said.push(el("p", {}, `token ${i + 1} · put there, not said by the model`));
+  if (p === null) said.push(el("p", {}, `token ${i + 1} · inserted, not generated by the model`));
   else {
     said[0].append(line(alternatives[i], p * Math.exp(-(margins[i] ?? Infinity))));
     said.push(el("p", {}, `token ${i + 1} · entropy ${entropies[i].toFixed(2)} nats · margin ${margins[i]?.toFixed(2) ?? "∞"}`));
@@ -316,7 +340,12 @@ function tokenTip(run, i) {
 
 // ---- curves of log-odds
 
-function curve(title, points, unit, onPoint = () => {}) {
+const CAPTIONS = {
+  belief: "A dot: the verdict if the chain were closed there. The large dot: the verdict. Above the dotted line: true.",
+  lens: "A dot: the verdict read from one layer. The large dot: the last layer. Above the dotted line: true.",
+};
+
+function curve(title, points, unit, caption, onPoint = () => {}) {
   const [width, height, left, right, top, bottom] = [280, 132, 36, 38, 10, 20];
   const ys = points.map(([, y]) => y).filter((y) => y !== null);
   const [low, high] = [Math.min(0, ...ys), Math.max(0, ...ys, Math.min(...ys) < 0 ? 0 : 1)];
@@ -326,10 +355,12 @@ function curve(title, points, unit, onPoint = () => {}) {
   const [lastX, lastY] = points.at(-1);
   const sign = (value) => (value > 0 ? "yes" : "");
   const cursor = svg("line", { class: "cursor", y1: top, y2: height - bottom, visibility: "hidden" });
-  const dots = points.map(([n, value]) => {
-    const dot = svg("circle", { class: sign(value), cx: x(n), cy: y(value), r: n === lastX ? 4.5 : 3.25 });
+  const radius = points.length > 24 ? 1.75 : 3.25;
+  const dots = points.map((point) => {
+    const [n, value] = point;
+    const dot = svg("circle", { class: sign(value), cx: x(n), cy: y(value), r: n === lastX ? 4.5 : radius });
     dot.addEventListener("mouseenter", () => {
-      onPoint(n);
+      onPoint(point);
       showTip(dot, [el("span", {}, `${unit} ${n}: log-odds ${signed(value)}, p ${(1 / (1 + Math.exp(-value))).toFixed(3)}`)]);
     });
     dot.addEventListener("mouseleave", () => (onPoint(null), (tip.hidden = true)));
@@ -350,7 +381,7 @@ function curve(title, points, unit, onPoint = () => {}) {
     svg("text", { class: `last ${sign(lastY)}`, x: x(lastX) + 8, y: y(lastY) + 4 }, signed(lastY, 1)),
   );
   return {
-    node: el("figure", { class: "curve" }, el("h3", {}, title), chart),
+    node: el("figure", { class: "curve" }, el("h3", {}, title), chart, el("figcaption", {}, caption)),
     cursor(n) {
       cursor.setAttribute("visibility", n === null ? "hidden" : "visible");
       if (n !== null) for (const side of ["x1", "x2"]) cursor.setAttribute(side, x(n));
@@ -361,12 +392,18 @@ function curve(title, points, unit, onPoint = () => {}) {
 // ---- tables
 
 function tableView({ title, columns, rows, n_texts: texts, note }) {
-  const line = (tag, cells) => el("tr", {}, ...cells.map((cell, i) => el(tag, i < texts ? {} : { class: "number" }, cell)));
+  const attributes = (i) => ({ "data-column": visible(columns[i]), ...(i < texts ? {} : { class: "number" }) });
+  const line = (tag, cells) => el("tr", {}, ...cells.map((cell, i) => el(tag, attributes(i), ...(cell === "" ? [] : [cell]))));
   const table = el("table", {}, el("thead", {}, line("th", columns)), el("tbody", {}, ...rows.map((row) => line("td", row))));
   return el("section", { class: "table" }, el("h2", {}, title), table, note ? el("p", {}, note) : null);
 }
 
 // ---- the head, the controls and the keyboard
+
+function counted(label) {
+  const [, test] = choices.judged.find(([name]) => name === label);
+  return `${whole(data.rows.filter(test).length)} ${label}`;
+}
 
 function summary() {
   const runs = data.rows.map((row) => row.runs[0]).filter(scored);
@@ -380,10 +417,37 @@ function summary() {
   } else if (runs.length) {
     said.push(`${whole(runs.filter((run) => run.label).length)} found relevant`);
     said.push(`chains of ${Math.round(mean(runs.map((run) => run.n_chain_tokens)))} tokens on average`);
+    if (judged) said.push(...["judged relevant, found false", "judged not relevant, found true"].map(counted));
     if (runs.some(forced)) said.push(`${whole(runs.filter(forced).length)} closed by force`);
   }
   if (lost) said.push(`${whole(lost)} could not be judged`);
   return said.join(" · ");
+}
+
+function madeView(made) {
+  const row = (name) => made.rows.find(([label]) => label === name)?.slice(1) ?? [];
+  const short = [...new Set(["model", "dtype", "device", "started"].flatMap(row).filter(Boolean))].join(" · ");
+  return el("details", { id: "made" }, el("summary", {}, `How it was made${short ? `: ${short}` : ""}`), tableView(made));
+}
+
+function legend() {
+  const swatch = (colour) => {
+    const mark = el("span", { class: "mark swatch" });
+    mark.style.setProperty("--of", `var(--${colour})`);
+    return mark;
+  };
+  const sample = (name, text) => el("span", { class: `mark ${name}` }, text);
+  const has = (test) => data.rows.some((row) => row.runs.some((run) => scored(run) && test(run)));
+  return [
+    [has((run) => run.label), swatch("true"), "teal: true, found relevant"],
+    [has((run) => !run.label), swatch("false"), "clay: false, found not relevant"],
+    [has(everything), sample("bar", ""), "the bar and the number: the score, p(true)"],
+    [judged, sample("chip", "grade"), "the judged grade: 1 or more is relevant"],
+    [doubted, swatch("doubt"), `amber: the darker a ${traced ? "token" : "word"}, the less sure the model was`],
+    [has((run) => run.trace?.attention), swatch("attention"), "blue: the darker a token of the prompt, the more the verdict attends to it"],
+    [two, swatch("parts"), "violet and ≠: where the two chains part"],
+    [has((run) => run.kept < run.pieces.length), sample("t dropped", "text"), "struck through: dropped when the chain was closed for the model"],
+  ].filter(([there]) => there).map(([, mark, text]) => el("li", {}, mark, text));
 }
 
 function toggleAll() {
@@ -399,7 +463,7 @@ function toggleAll() {
 
 function showEverything() {
   byId("search").value = "";
-  for (const name of ["verdict", "ended", "differ"]) byId(name).selectedIndex = 0;
+  for (const name of filters) byId(name).selectedIndex = 0;
   select();
 }
 
@@ -410,7 +474,7 @@ function onKey(event) {
     if (event.key === "Escape") target.blur();
     return;
   }
-  const row = target.closest("details");
+  const row = target.closest("#rows details");
   if (event.key === "/") {
     event.preventDefault();
     byId("search").focus();
@@ -432,10 +496,12 @@ function start() {
   byId("query").append(visible(query));
   byId("query").hidden = query === "";
   byId("summary").append(summary());
+  if (data.made) document.querySelector("header").append(madeView(data.made));
+  byId("legend").append(...legend());
   byId("tables").append(...data.tables.map(tableView));
-  for (const name of ["summary", "controls", "judgments"]) byId(name).hidden = data.tables.length > 0 && data.rows.length === 0;
+  for (const name of ["summary", "controls", "legend", "judgments"]) byId(name).hidden = data.tables.length > 0 && data.rows.length === 0;
   byId("heading").append(
-    el("span", {}, ""), ...data.names.map((name) => el("span", {}, two ? name : "score")),
+    el("span", {}, ""), el("span", { class: "scores" }, ...data.names.map((name) => el("span", {}, two ? name : "score"))),
     el("span", { class: "n" }, "tokens"), el("span", {}, data.passages.length ? "passage" : "chain"),
   );
   for (const [name, options] of Object.entries(choices)) {
@@ -443,7 +509,8 @@ function start() {
     byId(name).addEventListener("change", select);
   }
   byId("comparing").hidden = !two;
-  byId("shading").hidden = !traced;
+  byId("judging").hidden = !judged;
+  byId("shading").hidden = !doubted;
   const shade = () => (list.dataset.shade = chosen("shade")[0]);
   byId("shade").addEventListener("change", shade);
   shade();
@@ -453,7 +520,10 @@ function start() {
   byId("all").addEventListener("click", toggleAll);
   document.addEventListener("keydown", onKey);
   document.addEventListener("scroll", () => (fillScreen(), (tip.hidden = true)), { passive: true });
-  addEventListener("beforeprint", () => more(shown.length));
+  addEventListener("beforeprint", () => {
+    more(shown.length);
+    if (data.made) byId("made").open = true;
+  });
   addEventListener("resize", fillScreen);
   select();
 }
