@@ -24,9 +24,10 @@ from rank1_hf.prompts.pair_encoder import MAX_LENGTH, PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, Query, Truncation
 from rank1_hf.prompts.shares import own_share
+from rank1_hf.reranking.as_loaded import AsLoaded
 from rank1_hf.reranking.caching import CachingMethods
 from rank1_hf.reranking.call import Call, collect
-from rank1_hf.reranking.call_options import CallOptions, PairOptions, call_options
+from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
 from rank1_hf.reranking.in_force import in_force, model_name
 from rank1_hf.reranking.inspection import InspectionMethods
@@ -70,7 +71,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         decoding: what the engine does beyond the plain loop, as `DecodingOptions` or as text ("speculate=off"); for
             example `DecodingOptions(kv_cache_tokens=100_000, reproducible=True)`.
         engine: "paged", many pairs at a time; or "plain", one pair at a time by `decoding/plain.py`, which is what
-            everything else is compared with. It has no traces, observers or early exit.
+            everything else is compared with. It has no traces, observers, lens or streams of tokens.
         cache: a file of judgments, or a `ScoreCache`: a pair that was judged before, and all the same, is not decoded
             again. See `deciding_facts` for what must be the same.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
@@ -169,6 +170,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             self.decoder = Decoder(self.model, rules, **answers, rethinks=rethink, options=decoding)
             if self.decoder.options.graphs:
                 self.decoder.warm_up(self.encoder.encode("?", "").ids)
+        self._as_loaded = None if self._cache is None else AsLoaded(self.model, self.decoder)
         for line in in_force(self.decoder):
             logger.info("%s", line)
 
@@ -217,7 +219,6 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         *,
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
-        stream: Literal[False] = ...,
         **options: Unpack[PairOptions],
     ) -> Judgments: ...
 
@@ -229,7 +230,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         stream: Literal[True],
-        **options: Unpack[PairOptions],
+        **options: Unpack[JudgingOptions],
     ) -> Iterator[Judgment]: ...
 
     def judge(
@@ -238,8 +239,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-        stream: bool = False,
-        **options: Unpack[PairOptions],
+        stream: bool | OnJudgment | None = False,
+        **options: Unpack[JudgingOptions],
     ) -> Judgments | Iterator[Judgment]:
         """Think about every pair. A pair that cannot be judged gets a judgment with an `error`; the others are
         unharmed.
@@ -251,12 +252,13 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 unless it has a logits processor, which may sample.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: on a terminal; elsewhere a line is logged every minute. False: neither.
-            stream: yield judgments as they finish, each with its `index`, taking pairs as there is room for them.
+            stream: True: yield judgments as they finish, each with its `index`, taking pairs as there is room for
+                them. A function: call it with each then, and return them all in the end.
             options: instruction, think, rule, logits_processor, trace, observers, resume_from: see `PairOptions`.
 
         Returns:
-            A list in input order, which can also write itself as a table or an HTML page, or with `stream` an iterator
-            in the order of finishing. A warning is given where nearly all chains ran to their budget.
+            A list in input order, which can also write itself as a table or an HTML page, or with `stream=True` an
+            iterator in the order of finishing. A warning is given where nearly all chains ran to their budget.
 
         Raises:
             TypeError: `pairs` is not a collection of pairs.
@@ -264,26 +266,27 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 pairs; or what is asked for is not in the model, or makes no sense.
             PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is
                 decoded (where `pairs` is a list).
-            Interrupted: Ctrl-C; it carries what was finished (not with `stream`, where you have it already) and what
-                was thought besides, for `resume_from`.
+            Interrupted: Ctrl-C; it carries what was finished (not of a stream) and what else was thought.
         """
-        asked = call_options("judge", self.model, options)
-        many = as_pairs(pairs)
-        if not stream:
-            return self._judge_all(
-                many if isinstance(many, Sequence) else list(many), batch_size, show_progress_bar, asked
-            )
-        if self._processes is not None:
-            raise ValueError("the judgments of several processes come together at the end; leave stream out")
-        batch_size = self._check(many, batch_size, asked)
-        total = len(many) if isinstance(many, Sized) else None
-        indexed = in_decoding_order(many) if isinstance(many, Sequence) else enumerate(many)
-        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, asked))
+        every = PairOptions(**options, stream=False if stream is True else stream)
+        asked, many = call_options("judge", self.decoder, every), as_pairs(pairs)
+        if stream is True:
+            return self._stream_all(many, batch_size, show_progress_bar, asked)
+        many = many if isinstance(many, Sequence) else list(many)
+        return self._judge_all(many, batch_size, show_progress_bar, asked)
+
+    def _stream_all(
+        self, pairs: Iterable[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
+    ) -> Iterator[Judgment]:
+        batch_size = self._check(pairs, batch_size, options, streams=True)
+        total = len(pairs) if isinstance(pairs, Sized) else None
+        indexed = in_decoding_order(pairs) if isinstance(pairs, Sequence) else enumerate(pairs)
+        return self.locked_per_step(self._judge(indexed, total, batch_size, show_progress_bar, options))
 
     def _judge_all(
         self, pairs: Sequence[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
     ) -> Judgments:
-        batch_size = self._check(pairs, batch_size, options)
+        batch_size = self._check(pairs, batch_size, options, streams=bool(options.stream))
         if self._processes is not None:
             share = own_share(list(pairs), self.pair_encoder, self._processes.n, self._processes.index)
             show = show_progress_bar if self._processes.index == 0 else False
@@ -294,8 +297,12 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             judged = self._judge(in_decoding_order(pairs), len(pairs), batch_size, show_progress_bar, options)
             return Judgments(collect(judged), pairs)
 
-    def _check(self, pairs: Iterable[Pair], batch_size: int | None, options: CallOptions) -> int | None:
+    def _check(
+        self, pairs: Iterable[Pair], batch_size: int | None, options: CallOptions, *, streams: bool
+    ) -> int | None:
         """Refuse before any work what cannot be done. Returns the batch size."""
+        if streams and self._processes is not None:
+            raise ValueError("the judgments of several processes come together at the end; leave stream out")
         if isinstance(pairs, Sequence):
             self.pair_encoder.check_lengths(pairs if options.instruction is None else [*map(options.instructed, pairs)])
         return None if batch_size is None else whole_number("batch_size", batch_size, least=1)
@@ -315,8 +322,6 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         show: bool | None,
         options: CallOptions,
     ) -> Generator[Judgment]:
-        if options.watches and isinstance(self.decoder, PlainDecoder):
-            raise ValueError("engine='plain' has no traces and no observers; leave out engine, or these")
         call = Call(self.pair_encoder, self.model, pairs, options, cached=self.cached_judgments(options, batch_size))
         with Progress(total, show, self.decoder.stats) as progress, call.interruptible():
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache
-from rank1_hf.decoding.modules import have_hooks, identities
+from rank1_hf.decoding.modules import ModuleState, hooks_of
 from rank1_hf.decoding.step import RowSlice, TokenStep, fill_placeholders
 from rank1_hf.decoding.tensors import tensor_on
 from rank1_hf.models.memory import MAX_CAPTURED_TOKENS
@@ -88,23 +88,22 @@ class DecodeGraphs:
         self._graphs: dict[tuple[int, int], Graph] = {}
         self._n_moves = 0  # of the pools; a graph knows them by their addresses
         self._works = True
-        self._of: list[int] = []  # the modules that are captured
-        self._has_hooks = False
+        self._captured_state = ModuleState()
+        self._hooks = hooks_of(())
 
     def begin(self) -> None:
         """A run begins: notice what has been done to the model since the last one."""
         modules = list(self._model.modules())
-        found = identities(modules)
-        if found != self._of:
+        if not self._captured_state.is_of(modules):
             self.clear()
-            self._of = found
-        self._has_hooks = have_hooks(modules)
-        if self._has_hooks:
+            self._captured_state = ModuleState(modules)
+        self._hooks = hooks_of(modules)
+        if any(self._hooks):
             logger.warning("the model has forward hooks, which a replay would leave out: steps run without CUDA graphs")
 
     def run(self, slices: list[RowSlice], previous_tokens: Tensor | None = None) -> Tensor | None:
         """Run a step of these rows, with `previous_tokens` as in `Step`. None: it has to be run in the ordinary way."""
-        if not self._works or self._has_hooks or not _is_decoding(slices) or not self._cache.is_allocated:
+        if not self._works or any(self._hooks) or not _is_decoding(slices) or not self._cache.is_allocated:
             return None
         tokens = _token_table(slices)
         n_tokens, width = len(tokens), _width(max(len(part.kv.pages) for part in slices))

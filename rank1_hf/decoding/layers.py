@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from rank1_hf.decoding.attention import attend_step, attention_of, paged_attention
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
-from rank1_hf.decoding.modules import have_hooks, identities
+from rank1_hf.decoding.modules import ModuleState, hooks_of
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
 from rank1_hf.models.merged import merge_products, separate_products
 from rank1_hf.models.placement import device_of, is_split
@@ -58,8 +58,7 @@ class FusedLayer:
     """
 
     def __init__(self, layer: Any, attends: Attends) -> None:  # noqa: ANN401  # its parts have no types
-        self._original = layer.forward
-        self._layer = layer
+        self._layer, self._own = layer, type(layer).forward
         self._attends = attends
         attention, mlp = layer.self_attn, layer.mlp
         self._index, self._head_dim = int(attention.layer_idx), int(attention.head_dim)
@@ -71,29 +70,32 @@ class FusedLayer:
         self._gate_up = separate_products([mlp.get_submodule(name) for name in _GATE_UP])
         self._activation = _activation(mlp.act_fn)
         self._down_proj = mlp.down_proj
-        self._as_built: list[int] = []
-        self._is_untouched = True
+        self._as_built = ModuleState()
+        self._is_as_built = True
+        self._hooks = hooks_of(self._parts())
 
     def install(self) -> None:
         """Take the place of the layer's forward, and merge its products."""
         self._qkv = merge_products(self._layer.self_attn, _QKV)
         self._gate_up = merge_products(self._layer.mlp, _GATE_UP)
         self._layer.forward = self.forward
-        self._as_built = identities(self._parts())
+        self._as_built, self._hooks = ModuleState(self._parts()), hooks_of(self._parts())
 
     def remove(self) -> None:
         """Give the layer its forward back."""
-        self._layer.forward = self._original
+        del self._layer.forward
 
     def begin(self) -> bool:
         """A run begins: whether the layer's parts are as they were, without hooks. Otherwise its own forward runs."""
-        self._is_untouched = not have_hooks(self._parts()) and identities(self._parts()) == self._as_built
-        return self._is_untouched
+        parts = self._parts()
+        self._is_as_built = type(self._layer).forward is self._own and self._as_built.is_of(parts)
+        self._hooks = hooks_of(parts)
+        return self._is_as_built and not any(self._hooks)
 
     def forward(self, hidden_states: Tensor, *args: Any, fused: bool = False, **kwargs: Any) -> Any:  # noqa: ANN401
         """As the layer's own. `fused` is what the decoder passes through the model beside `step`."""
-        if not fused or not self._is_untouched:
-            return self._original(hidden_states, *args, **kwargs)
+        if not fused or not self._is_as_built or any(self._hooks):
+            return type(self._layer).forward(self._layer, hidden_states, *args, **kwargs)
         return self.fused(hidden_states[0], kwargs["position_embeddings"], kwargs["step"])[None]
 
     def fused(self, states: Tensor, position_embeddings: tuple[Tensor, Tensor], step: Step | TokenStep) -> Tensor:
@@ -210,7 +212,8 @@ def _checked(model: PreTrainedModel, layer: nn.Module, kernels: Kernels, page_si
 
     AttentionInterface.register(_TRIAL, note)
     with attention_of(model, _TRIAL):
-        expected = layer(states, position_embeddings=position_embeddings, position_ids=step.position_ids, step=step)
+        rotated = {"position_embeddings": position_embeddings, "position_ids": step.position_ids}
+        expected = layer.forward(states, **rotated, step=step)  # past the hooks on it, which are called all the same
     if not isinstance(expected, Tensor) or len(noted) != 1:
         raise ValueError("its form is another")
     candidate = FusedLayer(layer, noted[0])
@@ -233,8 +236,9 @@ def _check_form(layer: nn.Module) -> None:
     )
     if not is_known:
         raise ValueError("its form is another")
-    inner = list(layer.modules())[1:]
-    if have_hooks(inner) or any("forward" in vars(part) for part in inner):  # accelerate's, too, where it offloads
+    everything = list(layer.modules())
+    has_hooks = any(hooks_of(everything[1:]))  # those of the layer itself are called all the same
+    if has_hooks or any("forward" in vars(part) for part in everything):  # accelerate's, too, where it offloads
         raise ValueError("its parts have hooks or a forward that is not their own")
 
 

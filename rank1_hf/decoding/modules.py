@@ -1,15 +1,76 @@
 """What has been done to a model's modules from outside: hooks, other weights, other parts."""
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+_Hooks = list[Mapping[int, Any]]
 
 
-def have_hooks(modules: Iterable[nn.Module]) -> bool:
-    """Whether any of them calls a forward hook."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+def hooks_of(modules: Iterable[nn.Module]) -> _Hooks:
+    """Where the forward hooks of modules are kept, and those of all modules there are: `any` of it says whether there
+    are some, as cheaply as a step can ask.
+    """
+    own = (table for module in modules for table in (module._forward_hooks, module._forward_pre_hooks))
+    return [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks, *own]
 
 
-def identities(modules: Iterable[nn.Module]) -> list[int]:
-    """Of all that they compute with: the modules, forwards put in the place of their own, and parameters."""
-    return [id(x) for module in modules for x in (module, vars(module).get("forward"), *module._parameters.values())]
+class ModuleState:
+    """All that modules compute with, as it is now: the modules themselves, their classes' forwards and those put in
+    the place of these, their parameters and buffers and where these lie, and plain attributes as a norm's epsilon.
+
+    What has been put away is not kept alive, and what is new at its address is not taken for it.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
+        modules = list(modules)
+        self._parts = [_reference(part) for part in _parts(modules)]
+        self._values = _values(modules)
+
+    def is_of(self, modules: Iterable[nn.Module]) -> bool:
+        """Whether modules are still in this state. It does not see numbers that were written into a tensor."""
+        modules = list(modules)
+        parts = _parts(modules)
+        same = len(parts) == len(self._parts) and all(
+            part is reference() for part, reference in zip(parts, self._parts, strict=True)
+        )
+        return same and _values(modules) == self._values
+
+
+def tensors_of(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Their own parameters and buffers."""
+    tables = (table for module in modules for table in (module._parameters, module._buffers))
+    return [tensor for table in tables for tensor in table.values() if tensor is not None]
+
+
+def _parts(modules: list[nn.Module]) -> list[object]:
+    forwards = [forward for module in modules for forward in (type(module).forward, vars(module).get("forward"))]
+    return [*modules, *forwards, *tensors_of(modules)]
+
+
+def _values(modules: list[nn.Module]) -> list[object]:
+    attributes = [
+        (name, value)
+        for module in modules
+        for name, value in vars(module).items()
+        if type(value) in (int, float, str, bool) and name != "training"
+    ]
+    return [attributes, [(_address(tensor), tensor.shape, tensor.dtype) for tensor in tensors_of(modules)]]
+
+
+def _address(tensor: Tensor) -> int | None:
+    """Where its numbers lie; None for one in a library's own layout."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return None
+
+
+def _reference(part: object) -> Callable[[], object]:
+    try:
+        return weakref.ref(part)
+    except TypeError:  # None, and few others, which are kept
+        return lambda: part

@@ -46,13 +46,15 @@ def checkpoint_identity(
 
 def weights_fingerprint(source: Checkpoint | PreTrainedModel) -> str:
     """The same of every byte: a hub checkpoint's name and commit, a digest of a folder's files, or one of the tensors
-    of a model that was handed over. It reads all weights, a gigabyte or two a second; several files are read at once.
+    and modules of a model that was handed over. It reads all weights, a gigabyte or two a second; several files are
+    read at once.
 
     Raises:
         CheckpointError: the checkpoint has no commit, or the model has tensors that are not in memory.
     """
     digest = hashlib.sha256()
     if isinstance(source, PreTrainedModel):
+        digest.update(str(source).encode())  # its modules, with their classes
         for name, tensor in source.state_dict().items():
             digest.update(_described(name, tensor))
         return f"tensors:{digest.hexdigest()}"

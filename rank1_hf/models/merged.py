@@ -25,16 +25,15 @@ def merge_products(parent: nn.Module, names: Sequence[str]) -> Product:
     become parts of a packed whole. Quantized layers, and those that differ in form, are not merged.
     """
     layers: list[Any] = [parent.get_submodule(name) for name in names]
-    sizes = [int(layer.out_features) for layer in layers]
     whole: nn.Module
     if all(isinstance(layer, PackedPart) for layer in layers):
         whole = layers[0].whole
     elif all(type(layer) is PackedLinear for layer in layers):
         whole = PackedLinear(_concatenated([layer.unpacked() for layer in layers]))
         start = 0
-        for name, size in zip(names, sizes, strict=True):
-            parent.register_module(name, PackedPart(whole, start, start + size))
-            start += size
+        for name, layer in zip(names, layers, strict=True):
+            parent.register_module(name, PackedPart(whole, start, start + layer.out_features))
+            start += layer.out_features
     elif all(type(layer) is nn.Linear for layer in layers) and _are_alike(layers):
         whole = _concatenated(layers)
         _share(whole.weight, [layer.weight for layer in layers])
@@ -42,6 +41,7 @@ def merge_products(parent: nn.Module, names: Sequence[str]) -> Product:
             _share(whole.bias, [layer.bias for layer in layers])
     else:
         return separate_products(layers)
+    sizes = [int(layer.out_features) for layer in layers]
     return lambda states: whole(states).split_with_sizes(sizes, -1)
 
 

@@ -1,9 +1,10 @@
 """Where a model's layers compute, when accelerate has spread them over several devices."""
 
 import itertools
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -25,8 +26,10 @@ def offloaded_bytes(model: PreTrainedModel) -> dict[str, int]:
 
 
 def layer_devices(model: PreTrainedModel) -> list[torch.device]:
-    """Where each decoder layer computes, and so where its keys and values lie."""
-    return [device_of(layer) for layer in model.base_model.layers]
+    """Where each decoder layer computes, and so where its keys and values lie; but for those without weights, which
+    somebody has put there to skip one.
+    """
+    return [device_of(layer) for layer in model.base_model.layers if next(_tensors(layer), None) is not None]
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -36,4 +39,8 @@ def device_of(module: nn.Module) -> torch.device:
             device = getattr(hook, "execution_device", None)
             if device is not None:
                 return torch.device(device)
-    return next(itertools.chain(module.parameters(), module.buffers())).device
+    return next(_tensors(module)).device
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())

@@ -17,6 +17,7 @@ from rank1_hf.decoding.options import FIELDS
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.prompt import Prompt
+from rank1_hf.reranking.as_loaded import AsLoaded
 from rank1_hf.reranking.score_cache import ScoreCache
 from rank1_hf.results.judgment import Judgment, sigmoid
 
@@ -34,14 +35,17 @@ class CachedJudgments:
         cache: the file.
         facts: what decides a judgment besides its prompt and its budget, as JSON; see `deciding_facts`.
         encoder: says how long a chain may be.
+        loaded: says whether the model is still what the facts say.
     """
 
-    def __init__(self, cache: ScoreCache, facts: Mapping[str, Any], encoder: PairEncoder) -> None:
-        self._cache, self._encoder = cache, encoder
+    def __init__(self, cache: ScoreCache, facts: Mapping[str, Any], encoder: PairEncoder, loaded: AsLoaded) -> None:
+        self._cache, self._encoder, self._loaded = cache, encoder, loaded
         self._facts = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
 
     def get(self, index: int, prompt: Prompt) -> Judgment | None:
-        """The judgment of a prompt, or None where there is none."""
+        """The judgment of a prompt, or None where there is none, or the model has got a hook since the call began."""
+        if self._loaded.has_hooks:
+            return None
         found = self._cache.get(self._key(prompt))
         if found is None:
             return None
@@ -61,7 +65,7 @@ class CachedJudgments:
 
     def put(self, prompt: Prompt, judgment: Judgment) -> None:
         """Keep a judgment. One without a score is not kept, so that its pair is tried again."""
-        if judgment.error is None and math.isfinite(judgment.log_odds):
+        if judgment.error is None and math.isfinite(judgment.log_odds) and not self._loaded.has_hooks:
             fields = {name: getattr(judgment, name) for name in ("log_odds", "chain", "n_chain_tokens", "ended")}
             self._cache.put(self._key(prompt), fields)
 

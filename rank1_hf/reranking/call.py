@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from transformers import PreTrainedModel
 
@@ -25,8 +26,8 @@ from rank1_hf.reranking.cached_judgments import CachedJudgments
 from rank1_hf.reranking.call_options import CallOptions
 from rank1_hf.reranking.resuming import Resumed
 from rank1_hf.results.judgment import Interrupted, Judgment, sigmoid
-from rank1_hf.tracing.lens import LensObserver
-from rank1_hf.tracing.observer import Observed
+from rank1_hf.tracing.lens import LensObserver, n_layers_and_heads
+from rank1_hf.tracing.observer import Observed, check_needs
 from rank1_hf.tracing.tracer import Tracer
 
 _HITS_AT_A_TIME = 64  # judgments from the cache that are handed out together
@@ -90,6 +91,8 @@ class Call:
         self._is_wanted = is_wanted
         self._resumed = Resumed(options.resume_from)
         self._last_kept = time.monotonic()
+        n_layers, n_heads = n_layers_and_heads(model)
+        self._check_needs = partial(check_needs, n_layers=n_layers, n_heads=n_heads)
         self._steering = options.steering(self._encoder, encoder.min_thinking_tokens)
         self._live: dict[int, _Live] = {}
         self._waiting: dict[_Key, list[int]] = {}  # equal pairs, by the one that is being decoded
@@ -201,10 +204,15 @@ class Call:
         return found
 
     def take_ready(self) -> Iterator[Judgment]:
-        """The judgments there are by now, each once."""
+        """The judgments there are by now, each once; who streams them is called with each."""
+        options = self._options
         while self._ready:
             judgment = self._ready.popleft()
             self.n_ended[judgment.ended] += 1
+            if options.given is not None:
+                judgment = options.given.as_given(judgment, self._encoder)
+            if options.stream:
+                options.stream(judgment)
             yield judgment
 
     def _remember(self, key: _Key, judgment: Judgment) -> None:
@@ -225,7 +233,7 @@ class Call:
                 attention=options.attention,
             )
         watching = [observer for observer in (*self._options.observers, tracer, lens) if observer is not None]
-        watcher = Observed(watching, index, prompt.ids) if watching else None
+        watcher = Observed(watching, index, prompt.ids, self._check_needs) if watching else None
         return _Live(key, prompt, watcher, tracer, lens)
 
     def _cancelled(self, index: int, key: _Key) -> Callable[[], bool] | None:

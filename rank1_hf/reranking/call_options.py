@@ -1,15 +1,17 @@
 """The options of a call: one set, which all methods that judge pairs take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
 from rank1_hf.chains.rules import DoNotThink, Rule
 from rank1_hf.chains.steering import Steering
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.pairs import with_instruction
 from rank1_hf.prompts.prompt import Pair, PromptEncoder
@@ -22,10 +24,11 @@ from rank1_hf.tracing.observer import Observer, check_observers
 from rank1_hf.tracing.tracer import TraceOptions
 
 Processor: TypeAlias = LogitsProcessor | LogitsProcessorList
+OnJudgment: TypeAlias = Callable[[Judgment], object]
 
 
-class PairOptions(TypedDict, total=False):
-    """What every method that judges pairs takes, as far as it makes sense there.
+class JudgingOptions(TypedDict, total=False):
+    """`PairOptions` without `stream`, for methods that also take True there.
 
     Attributes:
         instruction: what else decides about relevance; stands behind each query that has no instruction of its own.
@@ -52,40 +55,61 @@ class PairOptions(TypedDict, total=False):
     keeper: ChainKeeper | None
 
 
+class PairOptions(JudgingOptions, total=False):
+    """What every method that judges pairs takes, as far as it makes sense there: see `JudgingOptions`, and stream.
+
+    Attributes:
+        stream: a function that is called with each judgment once it is there, in the order of finishing, while the
+            others are still being decoded. What it raises ends the call. None or False: none.
+    """
+
+    stream: OnJudgment | Literal[False] | None
+
+
 def call_options(
     method: str,
-    model: PreTrainedModel,
+    decoder: Decoder | PlainDecoder,
     options: PairOptions,
     *,
     senseless: Mapping[str, str] = MappingProxyType({}),
     given: GivenChains | None = None,
+    watches: bool = False,
 ) -> "CallOptions":
     """The options that a method was called with, checked before any work.
 
     Args:
         method: its name.
-        model: what observers are checked against.
+        decoder: what observers are checked against.
         options: its keyword arguments.
         senseless: those that make no sense for it, and what to do instead.
         given: the chains that it was given.
+        watches: whether it watches pairs whatever the options are.
 
     Raises:
         TypeError: the method does not take one of them.
-        ValueError: one makes no sense.
+        ValueError: one makes no sense; or pairs are to be watched by the plain loop, which tells nobody about them.
     """
     found = CallOptions(given=given)
     for name, value in options.items():
-        if name == "stream" or (name in senseless and value != getattr(found, name)):
-            raise TypeError(f"{method} takes no {name}: {senseless.get(name, _NO_STREAM)}")
+        if name == "stream" and value is True:
+            raise TypeError(f"{method} takes no stream=True: {_NO_ITERATOR}")
+        if name in senseless and value != getattr(found, name):
+            raise TypeError(f"{method} takes no {name}: {senseless[name]}")
         if name not in PairOptions.__annotations__:
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
     found = replace(found, **options)
-    n_layers, n_heads = n_layers_and_heads(model)
+    if (watches or found.watches) and isinstance(decoder, PlainDecoder):
+        raise ValueError(
+            "engine='plain' has no traces and no observers (nor lens and stream); leave out engine, or these"
+        )
+    n_layers, n_heads = n_layers_and_heads(decoder.model)
     check_observers(found.observers, n_layers=n_layers, n_heads=n_heads)
     return found
 
 
-_NO_STREAM = "judge(pairs, stream=True) yields judgments as they finish, and stream(query, passage) tokens"
+_NO_ITERATOR = (
+    "judge(pairs, stream=True) yields judgments as they finish, and stream(query, passage) tokens; or give a function"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +128,12 @@ class CallOptions:
     observers: Sequence[Observer] = ()
     resume_from: Sequence[Judgment] = field(default=(), compare=False)  # this and the next decide no judgment
     keeper: ChainKeeper | None = field(default=None, compare=False)
+    stream: OnJudgment | Literal[False] | None = field(default=None, compare=False)  # it decides nothing
     given: GivenChains | None = None
 
     def __post_init__(self) -> None:
+        if self.stream and not callable(self.stream):
+            raise TypeError(f"stream is a function that takes a judgment, or True, not {self.stream!r}")
         if not isinstance(self.instruction, str) and not is_missing(self.instruction):
             raise TypeError(f"an instruction is text, not {self.instruction!r}")
         if self.rule is not None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.prompts.pairs import Pairs, is_pair
 from rank1_hf.prompts.prompt import Passage, Query, query_text
@@ -81,10 +83,12 @@ class CrossEncoderMethods(ABC):
 
     Attributes:
         model: the model that scores.
+        decoder: runs it.
         num_labels: 1: there is one score for a pair.
     """
 
     model: PreTrainedModel
+    decoder: Decoder | PlainDecoder
     model_card_data = _NoModelCard()
     num_labels = 1
 
@@ -179,7 +183,7 @@ class CrossEncoderMethods(ABC):
         if pairs is not None and inputs is not None:
             raise TypeError("pairs and inputs are two names of one argument; give one of them")
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
-        call_options("predict", self.model, options, senseless=_ONLY_SCORES)
+        call_options("predict", self.decoder, options, senseless=_ONLY_SCORES)
         given = inputs if pairs is None else pairs
         single = is_pair(given)
         judgments = self.judge(given, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)  # type: ignore[arg-type]
@@ -240,7 +244,7 @@ class CrossEncoderMethods(ABC):
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
         if top_k is not None:
             top_k = whole_number("top_k", top_k, least=1)
-        call_options("rank", self.model, options)
+        call_options("rank", self.decoder, options)
         exit_rule = top_k_exit_rule(top_k, early_exit)
         if exit_rule is not None and options.get("rule") is not None:
             raise ValueError("early_exit is a rule by itself; leave out rule, or early_exit")

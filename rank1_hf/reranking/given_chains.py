@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 
 from rank1_hf.inputs.values import is_whole_number
 from rank1_hf.prompts.prompt import PairError, PromptEncoder
+from rank1_hf.results.judgment import Judgment
+from rank1_hf.viewing.texts import with_given_chain
 
 GivenChain: TypeAlias = str | Sequence[int]
 """What stands behind `<think>`: a text, as `Judgment.chain` is, or token ids, as `Trace.token_ids` are; no markers."""
@@ -57,4 +59,11 @@ class GivenChains:
             ids = None
         if ids is None or len(ids) < len(chain) or max(ids, default=0) >= vocabulary:
             raise PairError("a chain is a text, or a list of the token ids of this model")
+        if any(ids[at : at + len(encoder.close_ids)] == encoder.close_ids for at in range(len(ids))):
+            raise PairError(f"a chain is given without {close}; cut it there")
         return ids
+
+    def as_given(self, judgment: Judgment, encoder: PromptEncoder) -> Judgment:
+        """A pair's judgment, with its chain as the caller has written it."""
+        chain = self.chains[judgment.index]
+        return with_given_chain(judgment, chain, encoder) if isinstance(chain, str) else judgment

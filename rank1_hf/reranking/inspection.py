@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import torch
 from transformers import PreTrainedModel
@@ -17,7 +17,7 @@ from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query
 from rank1_hf.reranking.call import Call
-from rank1_hf.reranking.call_options import CallOptions, PairOptions, call_options
+from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
 from rank1_hf.reranking.cases import Rounding
 from rank1_hf.reranking.given_chains import Close, GivenChain, GivenChains
 from rank1_hf.reranking.verification import verify
@@ -28,7 +28,6 @@ from rank1_hf.tracing.lens import Lens, LensObserver
 from rank1_hf.tracing.token_stream import TokenStream
 from rank1_hf.tracing.tracer import TraceOptions
 from rank1_hf.viewing.judgments import Judgments
-from rank1_hf.viewing.texts import with_given_chain
 from rank1_hf.viewing.verifications import Verifications
 
 _T = TypeVar("_T")
@@ -80,6 +79,12 @@ class InspectionMethods(ABC):
     ) -> Judgments:
         """Judge pairs, in input order."""
 
+    @abstractmethod
+    def _stream_all(
+        self, pairs: Iterable[Pair], batch_size: int | None, show_progress_bar: bool | None, options: CallOptions
+    ) -> Iterator[Judgment]:
+        """Judge pairs, in the order of finishing."""
+
     def trace(
         self,
         query: Query,
@@ -96,7 +101,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense.
         """
-        asked = call_options("trace", self.model, options, senseless=_TRACES)
+        asked = call_options("trace", self.decoder, options, senseless=_TRACES, watches=True)
         wanted = TraceOptions(belief, lens=lens, attention=attention)
         judgment = self._judge_one(query, passage, replace(asked, trace=wanted))
         if judgment.trace is None:
@@ -110,7 +115,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense; see `PairOptions`.
         """
-        asked = call_options("lens", self.model, options, senseless=_TRACES)
+        asked = call_options("lens", self.decoder, options, senseless=_TRACES, watches=True)
         observer = LensObserver(self.model, self.encoder.true_id, self.encoder.false_id)
         judgment = self._judge_one(query, passage, replace(asked, observers=(*asked.observers, observer)))
         return observer.lens(judgment, self.encode(*unpack(asked.instructed((query, passage)))), self.encoder)
@@ -144,11 +149,36 @@ class InspectionMethods(ABC):
         """
         given = GivenChains([chain], None if resume else close)
         senseless = _RESUMES if resume else _DECODES
-        asked = call_options("score_chain", self.model, options, senseless=senseless, given=given)
-        (judgment,) = self._score([(query, passage)], given, None, False, asked)
+        asked = call_options("score_chain", self.decoder, options, senseless=senseless, given=given)
+        (judgment,) = self._judge_all([(query, passage)], None, False, asked)
         if judgment.error is not None:
             raise PairError(judgment.error)
         return judgment
+
+    @overload
+    def score_chains(
+        self,
+        pairs: Pairs,
+        chains: Sequence[GivenChain],
+        *,
+        close: Close = ...,
+        batch_size: int | None = ...,
+        show_progress_bar: bool | None = ...,
+        **options: Unpack[PairOptions],
+    ) -> Judgments: ...
+
+    @overload
+    def score_chains(
+        self,
+        pairs: Pairs,
+        chains: Sequence[GivenChain],
+        *,
+        close: Close = ...,
+        batch_size: int | None = ...,
+        show_progress_bar: bool | None = ...,
+        stream: Literal[True],
+        **options: Unpack[JudgingOptions],
+    ) -> Iterator[Judgment]: ...
 
     def score_chains(
         self,
@@ -158,8 +188,9 @@ class InspectionMethods(ABC):
         close: Close = "given",
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-        **options: Unpack[PairOptions],
-    ) -> Judgments:
+        stream: bool | OnJudgment | None = False,
+        **options: Unpack[JudgingOptions],
+    ) -> Judgments | Iterator[Judgment]:
         """The verdicts of the model behind given chains (teacher forcing): nothing is decoded, all tokens are prefill.
 
         The logits behind every token given are read all the same, so traces and observers see it as if the model had
@@ -174,7 +205,7 @@ class InspectionMethods(ABC):
             close: "given": each is closed as it is, as a model closes its chain; "forced": each is cut after its last
                 sentence and closed, as the official code closes a chain that ran out of tokens. So a chain gets the
                 score that it had there.
-            batch_size, show_progress_bar: as in `judge`.
+            batch_size, show_progress_bar, stream: as in `judge`.
             options: instruction, trace and observers: see `PairOptions`.
 
         Returns:
@@ -190,23 +221,9 @@ class InspectionMethods(ABC):
             n = "one text" if isinstance(chains, str) else len(chains)
             raise ValueError(f"there must be one chain for each of the {len(many)} pairs, not {n}")
         given = GivenChains(chains, close)
-        asked = call_options("score_chains", self.model, options, senseless=_DECODES, given=given)
-        return self._score(many, given, batch_size, show_progress_bar, asked)
-
-    def _score(
-        self,
-        pairs: Sequence[Pair],
-        given: GivenChains,
-        batch_size: int | None,
-        show_progress_bar: bool | None,
-        options: CallOptions,
-    ) -> Judgments:
-        judgments = self._judge_all(pairs, batch_size, show_progress_bar, options)
-        as_given = [
-            with_given_chain(judgment, chain, self.encoder) if isinstance(chain, str) else judgment
-            for judgment, chain in zip(judgments, given.chains, strict=True)
-        ]
-        return Judgments(as_given, pairs)
+        every = PairOptions(**options, stream=False if stream is True else stream)
+        asked = call_options("score_chains", self.decoder, every, senseless=_DECODES, given=given)
+        return (self._stream_all if stream is True else self._judge_all)(many, batch_size, show_progress_bar, asked)
 
     def verify(
         self,
@@ -248,7 +265,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense; see `PairOptions`.
         """
-        asked = call_options("stream", self.model, options, senseless=_RESUMES)
+        asked = call_options("stream", self.decoder, options, senseless=_RESUMES, watches=True)
         return self.locked_per_step(self._stream((query, passage), asked))
 
     def _stream(self, pair: Pair, asked: CallOptions) -> Generator[TokenEvent | Judgment]:

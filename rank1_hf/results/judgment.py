@@ -1,12 +1,12 @@
 """What the model thought about one pair, and its verdict."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from rank1_hf.chains.beliefs import CurvePoint
 from rank1_hf.chains.chain import Ended
+from rank1_hf.results.notebook import notebook_view
 from rank1_hf.results.trace import Trace
 
 
@@ -85,11 +85,7 @@ class Judgment:
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows; None: the plain text."""
-        return None if notebook_view is None else notebook_view(self)
-
-
-notebook_view: Callable[[Judgment], str] | None = None
-"""How a notebook shows a judgment. `rank1_hf.viewing`, which is built on this file, puts it here."""
+        return notebook_view(self)
 
 
 class TokenEvent(NamedTuple):

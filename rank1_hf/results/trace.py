@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rank1_hf.chains.beliefs import BeliefPoint
+from rank1_hf.inputs.extras import from_extra
 from rank1_hf.inputs.textfiles import InputError, format_of, read_jsonl
+from rank1_hf.results.notebook import notebook_view
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trace:
-    """One pair's chain, token by token.
+    """One pair's chain, token by token. It prints in a few lines; `to_dict` has all of it.
 
     The lists from `token_ids` to `seconds` are as long as the chain. All scores are of the model's own logits, before
     any logits processor. A token of a given chain has them too, as if the model had said it. What the chain's rules
@@ -83,6 +85,33 @@ class Trace:
         """A row for each token; see `to_pandas`."""
         return to_pandas([self])
 
+    def __repr__(self) -> str:
+        lines = [f"Trace of pair {self.index}: {len(self.token_ids)} tokens"]
+        if self.token_ids:
+            lines.append(f"chain       {_start(''.join(self.texts))}")
+        said = [place for place, margin in enumerate(self.margins) if not math.isnan(margin)]
+        if said:
+            lines[0] += f", log-probability {sum(self.logprobs[place] for place in said):.2f}"
+            at = min(said, key=self.margins.__getitem__)
+            other = f"{self.texts[at]!r} before {self.alternative_texts[at]!r}"
+            lines.append(f"least sure  {other} (token {at}, margin {self.margins[at]:+.2f})")
+        curves = {"belief": [point.log_odds for point in self.belief], "layers": self.lens or []}
+        for name, curve in curves.items():
+            if curve:
+                lines.append(f"{name:10}  log-odds {curve[0]:+.2f} to {curve[-1]:+.2f} ({len(curve)} points)")
+        if self.attention is not None:
+            lines.append(f"attention   over {len(self.attention)} tokens of the prompt")
+        return "\n  ".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; None: the plain text."""
+        return notebook_view(self)
+
+
+def _start(text: str, length: int = 80) -> str:
+    """As Python writes it, so that no character in it does anything to a terminal."""
+    return repr(text if len(text) <= length else text[: length - 1] + "…")
+
 
 _MAY_BE_NAN = ("logprobs", "margins", "entropies", "seconds")
 _COLUMNS = {
@@ -111,9 +140,9 @@ def write_traces(traces: Iterable[Trace], path: str | Path) -> None:
             for trace in traces:
                 file.write(json.dumps(trace.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
     else:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+        with from_extra("tracing", "Parquet files"):
+            import pyarrow as pa
+            import pyarrow.parquet as pq
         pq.write_table(pa.Table.from_pylist([asdict(trace) for trace in traces], schema=_schema()), unfinished)
     unfinished.replace(path)
 
@@ -129,15 +158,19 @@ def read_traces(path: str | Path) -> list[Trace]:
     if format_of(path) == "jsonl":
         return [_read(fields, where) for where, fields in read_jsonl(path)]
     _format(path)
-    import pyarrow.parquet as pq
-
+    with from_extra("tracing", "Parquet files"):
+        import pyarrow.parquet as pq
     return [Trace.from_dict(row) for row in pq.read_table(path).to_pylist()]
 
 
 def to_arrow(traces: Iterable[Trace]) -> "pa.Table":
-    """A row for each token of each trace: index, position (in the chain, from 0), and the lists of `Trace`."""
-    import pyarrow as pa
+    """A row for each token of each trace: index, position (in the chain, from 0), and the lists of `Trace`.
 
+    Raises:
+        ImportError: pyarrow is missing.
+    """
+    with from_extra("tracing", "tables"):
+        import pyarrow as pa
     traces = list(traces)
     columns: dict[str, Any] = {
         "index": pa.array([trace.index for trace in traces for _ in trace.token_ids], pa.int64()),
@@ -150,7 +183,13 @@ def to_arrow(traces: Iterable[Trace]) -> "pa.Table":
 
 
 def to_pandas(traces: Iterable[Trace]) -> "pd.DataFrame":
-    """The table of `to_arrow` as a data frame; needs pandas too."""
+    """The table of `to_arrow` as a data frame.
+
+    Raises:
+        ImportError: pyarrow or pandas is missing.
+    """
+    with from_extra("tracing", "data frames"):
+        import pandas as pd
     frame: pd.DataFrame = to_arrow(traces).to_pandas()
     return frame
 

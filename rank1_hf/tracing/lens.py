@@ -13,16 +13,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rank1_hf.decoding.watcher import Needs, Reading
+from rank1_hf.inputs.extras import from_extra
+from rank1_hf.results.notebook import notebook_view
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
     from rank1_hf.prompts.prompt import Prompt, PromptEncoder
     from rank1_hf.results.judgment import Judgment
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Lens:
-    """What the layers made of one pair's verdict.
+    """What the layers made of one pair's verdict. It prints in a few lines.
 
     Attributes:
         log_odds: [layers], float32: logit(true) - logit(false), read from each decoder layer's output behind
@@ -39,6 +44,57 @@ class Lens:
     prompt_ids: list[int]
     prompt_texts: list[str]
     judgment: "Judgment"
+
+    def to_arrow(self) -> "pa.Table":
+        """A row for each layer, head and token of the prompt, in this order: layer, head, position, token_id, text,
+        attention; and log_odds, which is the layer's.
+
+        Raises:
+            ImportError: pyarrow is missing.
+        """
+        with from_extra("tracing", "tables"):
+            import pyarrow as pa
+        layer, head, position = (places.ravel() for places in np.indices(self.attention.shape))
+        return pa.table(
+            {
+                "layer": layer,
+                "head": head,
+                "position": position,
+                "token_id": np.array(self.prompt_ids, dtype=np.int64)[position],
+                "text": pa.array(self.prompt_texts, pa.string()).take(pa.array(position)),
+                "attention": self.attention.ravel(),
+                "log_odds": self.log_odds[layer],
+            }
+        )
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The table of `to_arrow` as a data frame.
+
+        Raises:
+            ImportError: pyarrow or pandas is missing.
+        """
+        with from_extra("tracing", "data frames"):
+            import pandas as pd
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
+
+    @property
+    def mean_attention(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """[prompt tokens], float32: the mean over layers and heads."""
+        mean: np.ndarray[Any, np.dtype[np.float32]] = self.attention.mean(axis=(0, 1))
+        return mean
+
+    def __repr__(self) -> str:
+        n_layers, n_heads, n_tokens = self.attention.shape
+        mean = self.mean_attention
+        most = ", ".join(f"{self.prompt_texts[at]!r} {mean[at]:.3f}" for at in mean.argsort()[::-1][:5])
+        heading = f"Lens of pair {self.judgment.index}: {n_layers} layers, {n_heads} heads, {n_tokens} prompt tokens"
+        layers = " ".join(f"{value:+.1f}" for value in self.log_odds)
+        return f"{heading}\n  log-odds   {layers}, layer by layer\n  attention  {most}"
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; None: the plain text."""
+        return notebook_view(self)
 
 
 class LensObserver(Observer):
@@ -81,7 +137,7 @@ class LensObserver(Observer):
             assert self._norm is not None
             device = reading.hidden_states[n_layers - 1].device
             states = torch.stack([reading.hidden_states[layer].to(device) for layer in range(n_layers)])
-            logits = self._model.get_output_embeddings()(self._norm(states))[:, self._answers].float()
+            logits = self._model.get_output_embeddings()(self._norm(states[None]))[0][:, self._answers].float()
             self.log_odds = (logits[:, 0] - logits[:, 1]).cpu()
         if reading.attention:
             n_prompt = len(pair.prompt)

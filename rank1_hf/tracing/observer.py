@@ -2,8 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING
 
 from rank1_hf.chains.chain import Chain, Ended
@@ -64,6 +62,11 @@ class Observer:
 
     Shapes, dtypes and lifetimes of what is handed over are those of `Reading`.
 
+    Both needs may change while a call runs, for one pair or all: they are asked for whenever a step is launched, and
+    what they say then is what its readings have. So a change counts from the pair's next step on; the tokens of a draft
+    that are verified in the same step are read as it was launched. What the model does not have counts as something
+    that the observer has raised.
+
     Attributes:
         step_needs: what is computed for every token.
         verdict_needs: what is computed for the verdict.
@@ -107,18 +110,38 @@ class Observed:
         observers: those of the pair.
         index: its place in the input.
         prompt: its token ids.
+        check: refuses needs that the model does not have; see `check_needs`.
     """
 
-    def __init__(self, observers: Iterable[Observer], index: int, prompt: Sequence[int]) -> None:
+    def __init__(
+        self,
+        observers: Iterable[Observer],
+        index: int,
+        prompt: Sequence[int],
+        check: Callable[[Observer], None] = lambda observer: None,
+    ) -> None:
         self.observers = list(observers)
         self._index = index
         self._prompt = prompt
+        self._check = check
+        self._asked: dict[tuple[int, bool], Needs] = {}  # by observer, for a step or the verdict: what its reading has
         self._pair: WatchedPair | None = None
         self._is_prefilled = self._is_closed = False
 
     def needs(self, *, verdict: bool) -> Needs:
-        """What all of them need."""
-        return reduce(or_, (_needs(observer, verdict=verdict) for observer in self.observers), NOTHING)
+        """What all of them need of the step that is launched now."""
+        everything = NOTHING
+        for observer in list(self.observers):
+            try:
+                needed = observer.verdict_needs if verdict else observer.step_needs
+                if needed is not self._asked.get((id(observer), verdict)):
+                    self._check(observer)
+            except Exception:
+                self._drop(observer)
+            else:
+                self._asked[id(observer), verdict] = needed
+                everything |= needed
+        return everything
 
     def notify(
         self, event: Event, chain: Chain, n_seen: int, token: int | None = None, reading: Reading | None = None
@@ -135,12 +158,12 @@ class Observed:
                 self._is_prefilled = True
                 self._notify_all(lambda observer: observer.prefilled(pair))
             if token is not None:
-                self._notify_all(lambda observer: observer.step(pair, token, _share(reading, observer.step_needs)))
+                self._notify_all(lambda observer: observer.step(pair, token, self._share(observer, reading)))
             if pair.ended is not None and not self._is_closed:
                 self._is_closed = True
                 self._notify_all(lambda observer: observer.closed(pair))
             if event == "verdict":
-                self._notify_all(lambda observer: observer.verdict(pair, _share(reading, observer.verdict_needs)))
+                self._notify_all(lambda observer: observer.verdict(pair, self._share(observer, reading, verdict=True)))
 
     def finished(self, judgment: "Judgment") -> None:
         """Hand the judgment on to all of them."""
@@ -153,13 +176,26 @@ class Observed:
             try:
                 notify(observer)
             except Exception:
-                assert self._pair is not None
-                logger.exception(
-                    "the observer %s failed at pair %d; it sees no more of that pair",
-                    type(observer).__name__,
-                    self._pair.index,
-                )
-                self.observers.remove(observer)
+                self._drop(observer)
+
+    def _drop(self, observer: Observer) -> None:
+        """Behind an exception of its own."""
+        name = type(observer).__name__
+        logger.exception("the observer %s failed at pair %d; it sees no more of that pair", name, self._index)
+        self.observers = [each for each in self.observers if each is not observer]
+
+    def _share(self, observer: Observer, reading: Reading | None, *, verdict: bool = False) -> Reading:
+        """What one observer has asked for, of what was read for all."""
+        needs = self._asked.get((id(observer), verdict), NOTHING)
+        if reading is None or needs == NOTHING:
+            return _EMPTY
+        return Reading(
+            scores=reading.scores if needs.scores else None,
+            logits=reading.logits if needs.logits else None,
+            hidden_states={layer: reading.hidden_states[layer] for layer in needs.hidden_states},
+            attention={head: reading.attention[head] for head in needs.attention},
+            kv=reading.kv if needs.kv else None,
+        )
 
 
 def check_observers(observers: Iterable[Observer], *, n_layers: int, n_heads: int) -> None:
@@ -172,31 +208,19 @@ def check_observers(observers: Iterable[Observer], *, n_layers: int, n_heads: in
     for observer in observers:
         if not isinstance(observer, Observer):
             raise TypeError(f"an observer is an object of a subclass of rank1_hf.tracing.Observer, not {observer!r}")
-        for needed in (observer.step_needs, observer.verdict_needs):
-            if not isinstance(needed, Needs):
-                raise TypeError(f"what {type(observer).__name__} needs must be rank1_hf.tracing.Needs, not {needed!r}")
-        needs = observer.step_needs | observer.verdict_needs
-        layers = needs.hidden_states | {layer for layer, _ in needs.attention}
-        heads = {head for _, head in needs.attention}
-        for name, wanted, n in (("layers", layers, n_layers), ("heads", heads, n_heads)):
-            if not wanted <= set(range(n)):
-                raise ValueError(
-                    f"{type(observer).__name__} needs {name} {sorted(wanted)}, and the model has {name} 0 to {n - 1}"
-                )
+        check_needs(observer, n_layers=n_layers, n_heads=n_heads)
 
 
-def _needs(observer: Observer, *, verdict: bool) -> Needs:
-    return observer.verdict_needs if verdict else observer.step_needs
-
-
-def _share(reading: Reading | None, needs: Needs) -> Reading:
-    """What one observer asked for, of what was read for all."""
-    if reading is None or needs == NOTHING:
-        return _EMPTY
-    return Reading(
-        scores=reading.scores if needs.scores else None,
-        logits=reading.logits if needs.logits else None,
-        hidden_states={layer: reading.hidden_states[layer] for layer in needs.hidden_states},
-        attention={head: reading.attention[head] for head in needs.attention},
-        kv=reading.kv if needs.kv else None,
-    )
+def check_needs(observer: Observer, *, n_layers: int, n_heads: int) -> None:
+    """Say what an observer wants that the model does not have; errors as of `check_observers`."""
+    for needed in (observer.step_needs, observer.verdict_needs):
+        if not isinstance(needed, Needs):
+            raise TypeError(f"what {type(observer).__name__} needs must be rank1_hf.tracing.Needs, not {needed!r}")
+    needs = observer.step_needs | observer.verdict_needs
+    layers = needs.hidden_states | {layer for layer, _ in needs.attention}
+    heads = {head for _, head in needs.attention}
+    for name, wanted, n in (("layers", layers, n_layers), ("heads", heads, n_heads)):
+        if not wanted <= set(range(n)):
+            raise ValueError(
+                f"{type(observer).__name__} needs {name} {sorted(wanted)}, and the model has {name} 0 to {n - 1}"
+            )

@@ -1,21 +1,22 @@
 """The lists that calls give: they become tables, pages, and what a notebook shows."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rank1_hf.prompts.prompt import Pair
+from rank1_hf.inputs.extras import from_extra
+from rank1_hf.prompts.prompt import Pair, PairError, passage_text
 from rank1_hf.prompts.tables import TablePairs
-from rank1_hf.results import judgment as judgment_module
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.viewing.notebook import judgment_html, ranking_html
+from rank1_hf.viewing.notebook import ranking_html
+from rank1_hf.viewing.printable import one_line, start
 from rank1_hf.viewing.report import write_html
+from rank1_hf.viewing.texts import pair_texts
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-judgment_module.notebook_view = judgment_html
 
 COLUMNS = {
     "score": "float64",
@@ -29,6 +30,9 @@ COLUMNS = {
     "error": "string",
 }
 """The columns of a judged pair in tables: fields of `Judgment.to_dict`, and the Arrow type of each."""
+
+_N_PRINTED = 10
+_WIDTH = 60  # of a passage's start
 
 
 class Judgments(list[Judgment]):
@@ -72,22 +76,32 @@ class Judgments(list[Judgment]):
         write_html(self, path, pairs=self.pairs, other=other, names=names, ids=known, qrels=qrels)
 
     def to_arrow(self) -> "pa.Table":
-        """A row for each judgment, in order, with the `COLUMNS`; null where there is no score. Needs pyarrow."""
-        import pyarrow as pa
+        """A row for each judgment, in order, with the `COLUMNS`; null where there is no score.
 
-        fields = [judgment.to_dict() for judgment in self]
-        columns = {name: [row[name] for row in fields] for name in COLUMNS}
-        return pa.table({name: pa.array(columns[name], getattr(pa, kind)()) for name, kind in COLUMNS.items()})
+        Raises:
+            ImportError: pyarrow is missing.
+        """
+        return _table(COLUMNS, [judgment.to_dict() for judgment in self])
 
     def to_pandas(self) -> "pd.DataFrame":
         """A row for each judgment, with the `COLUMNS`. Its index is that of the frame that was judged, so that it can
-        be joined to it, or else each pair's place in the input. Needs pandas and pyarrow.
+        be joined to it, or else each pair's place in the input.
+
+        Raises:
+            ImportError: pyarrow or pandas is missing.
         """
-        frame = self.to_arrow().to_pandas()
+        frame = _frame(self.to_arrow())
         places = [judgment.index for judgment in self]
         labels = self.pairs.row_labels if isinstance(self.pairs, TablePairs) else None
         frame.index = places if labels is None else labels[places]
         return frame
+
+    def __repr__(self) -> str:
+        """How many there are, and a line for each of the first."""
+        counts = f"{len(self)} pairs, {sum(each.label is True for each in self)} relevant"
+        n_failed = sum(each.error is not None for each in self)
+        heading = f"Judgments: {counts}{f', {n_failed} not judged' if n_failed else ''}"
+        return _lines(heading, [(each.index, each) for each in self[:_N_PRINTED]], len(self), self.pairs)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -95,7 +109,7 @@ class Judgments(list[Judgment]):
 
 
 class Ranking(list[dict[str, Any]]):
-    """What `Rank1.rank` gives: a list of dicts, best first, that can show itself.
+    """What `Rank1.rank` gives: a list of dicts, best first, that can show itself, and becomes a table.
 
     Args:
         hits: the dicts.
@@ -106,7 +120,73 @@ class Ranking(list[dict[str, Any]]):
         super().__init__(hits)
         self.judgments = judgments
 
+    def to_arrow(self) -> "pa.Table":
+        """A row for each dict, best first, with its keys as columns; null where there is no score. A document with a
+        title is its text, "title text".
+
+        Raises:
+            ImportError: pyarrow is missing.
+        """
+        columns = {"corpus_id": "int64"} | {name: kind for name, kind in COLUMNS.items() if name != "n_prompt_tokens"}
+        if any("text" in hit for hit in self):
+            columns["text"] = "string"
+        return _table(columns, [{name: _cell(name, hit.get(name)) for name in columns} for hit in self])
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The table of `to_arrow` as a data frame.
+
+        Raises:
+            ImportError: pyarrow or pandas is missing.
+        """
+        return _frame(self.to_arrow())
+
+    def __repr__(self) -> str:
+        """How many there are, and a line for each of the best."""
+        by_index = {each.index: each for each in self.judgments}
+        best = [(place, by_index[hit["corpus_id"]]) for place, hit in enumerate(self[:_N_PRINTED], start=1)]
+        return _lines(f"Ranking: {len(self)} passages", best, len(self), self.judgments.pairs)
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the passages that are in the list."""
         shown = {hit["corpus_id"] for hit in self}
         return ranking_html([each for each in self.judgments if each.index in shown], self.judgments.pairs)
+
+
+def _table(columns: dict[str, str], rows: list[dict[str, Any]]) -> "pa.Table":
+    with from_extra("tracing", "tables"):
+        import pyarrow as pa
+    return pa.table(
+        {name: pa.array([row[name] for row in rows], getattr(pa, kind)()) for name, kind in columns.items()}
+    )
+
+
+def _frame(table: "pa.Table") -> "pd.DataFrame":
+    with from_extra("tracing", "data frames"):
+        import pandas as pd
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def _cell(name: str, value: Any) -> Any:  # noqa: ANN401
+    if name == "text" and value is not None:
+        try:
+            return passage_text(value)
+        except PairError:
+            return None
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _lines(heading: str, shown: list[tuple[int, Judgment]], n: int, pairs: Sequence[Pair] | None) -> str:
+    """A heading, and a line for each judgment with a number before it."""
+    lines = [heading, *(f"{number:>4}  {_line(judgment, pairs)}" for number, judgment in shown)]
+    return "\n".join([*lines, *([f"      and {n - len(shown)} more"] if n > len(shown) else [])])
+
+
+def _line(judgment: Judgment, pairs: Sequence[Pair] | None) -> str:
+    if judgment.error is not None:
+        return f"not judged: {one_line(judgment.error)}"
+    _, passage = pair_texts(pairs, judgment.index)
+    verdict = (
+        f"{judgment.score:.3f} {str(judgment.label).lower():5}  {judgment.ended:7} {judgment.n_chain_tokens:>5} tokens"
+    )
+    return f"{verdict}  {start(judgment.chain.strip() if passage is None else passage, _WIDTH)}"

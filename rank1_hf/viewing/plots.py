@@ -1,4 +1,7 @@
-"""Plots of judgments. Each function gives a matplotlib figure: `.savefig("plot.svg")` or `"plot.png"` writes it.
+"""Plots of judgments. Each function gives a matplotlib figure: `.savefig("plot.svg")`, `.pdf` or `.png` writes it.
+
+Every colour, line and mark is in the legend, which stands above the axes, where it covers nothing. Names are text: no
+mathematics, and cut where they are long.
 
 chain_lengths    how long the chains are, of one run or several
 belief_curves    how the belief moves along the chains
@@ -8,24 +11,31 @@ agreement        the same pairs by two runs
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rank1_hf.inputs.extras import from_extra
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.pieces import belief, divergence
+from rank1_hf.viewing.printable import start
 
-try:
+with from_extra("plots", "plots"):
     from matplotlib.figure import Figure
-except ImportError as error:
-    raise ImportError("plots need matplotlib; install it with: pip install 'rank1-hf[plots]'") from error
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch, Rectangle
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 # Those of the report's page.
 _TRUE, _FALSE, _GREY, _PARTS = "#0f766e", "#a34a2c", "#646a73", "#7c3aed"
 _RUNS = ("#0f766e", "#e8a317", "#5b8def", "#a34a2c", "#7c3aed", "#646a73")
+_STYLES = ("-", "--", "-.", ":")  # where there are more runs than colours
+_NAME = 40  # characters of a name
+_TINT = 0.08  # opacity
+_LINE = 0.2  # inches of a legend
 
 
 def chain_lengths(runs: Mapping[str, Sequence[Judgment]]) -> Figure:
@@ -38,22 +48,25 @@ def chain_lengths(runs: Mapping[str, Sequence[Judgment]]) -> Figure:
         ValueError: a run has no judgment with a score.
     """
     figure, axes = _figure("tokens of the chain", "share of the chains")
-    for (name, judgments), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+    legend: list[tuple[Artist, str]] = []
+    for place, (name, judgments) in enumerate(runs.items()):
         chains = sorted(_scored(judgments, name), key=lambda judgment: judgment.n_chain_tokens)
         lengths = np.array([judgment.n_chain_tokens for judgment in chains])
         shares = np.arange(1, len(chains) + 1) / len(chains)
         forced = np.array([judgment.ended != "closed" for judgment in chains])
-        median = f"{name} (median {np.median(lengths):.0f})"
-        axes.step([lengths[0], *lengths], [0, *shares], where="post", color=colour, label=median)
+        colour, style = _RUNS[place % len(_RUNS)], _STYLES[place // len(_RUNS) % len(_STYLES)]
+        (line,) = axes.step([lengths[0], *lengths], [0, *shares], where="post", color=colour, linestyle=style)
         axes.plot(lengths[forced], shares[forced], "x", color=colour)
+        legend.append((line, f"{start(name, _NAME)} (median {np.median(lengths):.0f})"))
+    legend.append((_mark("x", _GREY), "closed by force"))
     axes.set_ylim(0, 1.02)
     axes.set_xlim(left=0)
-    axes.legend(frameon=False, loc="lower right")
+    _explain(figure, legend)
     return figure
 
 
 def belief_curves(judgments: Sequence[Judgment]) -> Figure:
-    """The log-odds along each chain, ending in its verdict (the dot).
+    """The log-odds along each chain, ending in its verdict (the dot), whose colour the whole curve has.
 
     Args:
         judgments: those with a belief curve are drawn.
@@ -65,13 +78,23 @@ def belief_curves(judgments: Sequence[Judgment]) -> Figure:
     if not curves:
         raise ValueError("no judgment has a belief curve; ask for traces with belief when judging")
     figure, axes = _figure("tokens of the chain", "log-odds if it were closed here")
-    axes.axhline(0, color=_GREY, linewidth=0.8, linestyle=":")
+    undecided = axes.axhline(0, color=_GREY, linewidth=0.8, linestyle=":")
     opacity = max(0.15, min(1.0, 8 / len(curves)))  # of many curves, the places where they are dense stand out
     for judgment, points in curves:
         colour = _TRUE if judgment.label else _FALSE
         tokens, log_odds = zip(*points, strict=True)
         axes.plot(tokens, log_odds, color=colour, alpha=opacity, linewidth=1.2)
         axes.plot(tokens[-1:], log_odds[-1:], "o", color=colour, alpha=max(opacity, 0.4), markersize=4)
+    n_true = sum(bool(judgment.label) for judgment, _ in curves)
+    _explain(
+        figure,
+        [
+            (Line2D([], [], color=_TRUE), f"judged relevant ({n_true})"),
+            (Line2D([], [], color=_FALSE), f"judged not relevant ({len(curves) - n_true})"),
+            (_mark("o", _GREY), "the verdict"),
+            (undecided, "undecided"),
+        ],
+    )
     return figure
 
 
@@ -104,16 +127,24 @@ def calibration(judgments: Sequence[Judgment], relevant: Sequence[bool], *, n_bi
     mean_scores = np.bincount(bins, scores, n_bins)[filled] / counts[filled]
     shares = np.bincount(bins, answers, n_bins)[filled] / counts[filled]
 
-    figure = Figure(figsize=(5, 5.6), layout="constrained")
+    figure = Figure(figsize=(5, 5.2), layout="constrained")
     axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     for each in (axes, histogram):
         _calm(each)
-    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
-    axes.plot(mean_scores, shares, "o-", color=_TRUE, linewidth=1.2, markersize=5)
+    (ideal,) = axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+    (found,) = axes.plot(mean_scores, shares, "o-", color=_TRUE, linewidth=1.2, markersize=5)
     axes.set(ylabel="share that is relevant", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(f"Brier score {np.mean((scores - answers) ** 2):.3f}", fontsize="medium")
-    histogram.bar((np.arange(n_bins) + 0.5) / n_bins, counts, width=0.9 / n_bins, color=_GREY)
+    bars = histogram.bar((np.arange(n_bins) + 0.5) / n_bins, counts, width=0.9 / n_bins, color=_GREY)
     histogram.set(xlabel="score", ylabel="passages")
+    _explain(
+        figure,
+        [
+            (found, "the scores of a bin, and how many of it are relevant"),
+            (ideal, "perfect"),
+            (bars, "how many in a bin"),
+        ],
+    )
     return figure
 
 
@@ -135,25 +166,30 @@ def agreement(judgments: Sequence[Judgment], other: Sequence[Judgment], names: t
     y = np.array([twin.log_odds for _, twin in both])
     equal = np.array([divergence(each, twin) is None for each, twin in both])
     agree = np.array([each.label == twin.label for each, twin in both])
-    figure, axes = _figure(f"log-odds, {names[0]}", f"log-odds, {names[1]}", (5, 5))
+    xlabel, ylabel = (f"log-odds, {start(name, _NAME)}" for name in names)
+    figure, axes = _figure(xlabel, ylabel, (5, 5))
     limit = 1.05 * max(np.abs(x).max(), np.abs(y).max(), 1.0)
     for corner in ((-limit, 0), (0, -limit)):
-        axes.add_patch(_quarter(corner, limit))
-    axes.plot([-limit, limit], [-limit, limit], color=_GREY, linewidth=0.8, linestyle=":")
+        axes.add_patch(Rectangle(corner, limit, limit, color=_FALSE, alpha=_TINT, linewidth=0))
+    (diagonal,) = axes.plot([-limit, limit], [-limit, limit], color=_GREY, linewidth=0.8, linestyle=":")
+    legend: list[tuple[Artist, str]] = []
     for chosen, colour, label in ((equal, _TRUE, "the same chain"), (~equal, _PARTS, "chains part")):
-        axes.plot(x[chosen], y[chosen], "o", color=colour, alpha=0.7, markersize=4, label=f"{label} ({chosen.sum()})")
+        (dots,) = axes.plot(x[chosen], y[chosen], "o", color=colour, alpha=0.7, markersize=4)
+        legend.append((dots, f"{label} ({chosen.sum()})"))
+    legend += [(diagonal, "equal log-odds"), (Patch(color=_FALSE, alpha=_TINT), "verdicts disagree")]
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     axes.set_title(f"verdicts agree on {agree.sum()} of {len(both)}", fontsize="medium")
-    axes.legend(frameon=False, loc="upper left")
+    _explain(figure, legend)
     return figure
 
 
-def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = (6, 3.8)) -> tuple[Figure, "Axes"]:
+def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = (6, 3.6)) -> tuple[Figure, "Axes"]:
     # Without pyplot: nothing global, and no window.
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     _calm(axes)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_xlabel(xlabel, parse_math=False)
+    axes.set_ylabel(ylabel, parse_math=False)
     return figure, axes
 
 
@@ -163,14 +199,20 @@ def _calm(axes: "Axes") -> None:
     axes.tick_params(color=_GREY)
 
 
-def _quarter(corner: tuple[float, float], size: float) -> Any:  # noqa: ANN401
-    from matplotlib.patches import Rectangle
+def _explain(figure: Figure, entries: "Sequence[tuple[Artist, str]]") -> None:
+    """Write the legend above the axes, which keep their height."""
+    artists, labels = zip(*entries, strict=True)
+    n_columns = 2 if max(map(len, labels)) <= _NAME else 1
+    figure.set_figheight(figure.get_figheight() + _LINE * -(-len(labels) // n_columns))
+    legend = figure.legend(
+        artists, ["" for _ in labels], loc="outside upper center", ncols=n_columns, frameon=False, fontsize="small"
+    )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set(text=label, parse_math=False)  # set here, since a label that begins with "_" would be left out
 
-    return Rectangle(corner, size, size, color=_FALSE, alpha=0.06, linewidth=0)
 
-
-def _colours(n: int) -> list[str]:
-    return [_RUNS[place % len(_RUNS)] for place in range(n)]
+def _mark(marker: str, colour: str) -> "Artist":
+    return Line2D([], [], color=colour, marker=marker, linestyle="none")
 
 
 def _has_score(judgment: Judgment) -> bool:

@@ -2,8 +2,8 @@
 
 python scripts/examples/compare_quantizations.py [MODEL [FOLDER]]
 
-Writes for each a page with both runs (`8bit.html`) and a plot of their verdicts (`8bit.svg`) into the folder.
-Needs `pip install 'rank1-hf[plots]'`. scripts/quantization_agreement.py has the figures for many pairs.
+Writes for each a page with both runs (8bit.html) and a plot of their verdicts (8bit.svg) into the folder. Needs
+`pip install 'rank1-hf[plots]'`. scripts/quantization_agreement.py has the figures for many pairs.
 """
 
 import sys
@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from rank1_hf import Rank1
+from rank1_hf.viewing import plots
 from rank1_hf.viewing.pieces import divergence
-from rank1_hf.viewing.plots import agreement
 
 QUERY = "what carries the weight of an aircraft in flight"
-PASSAGES = [
-    "The wing carries the weight of the aircraft in flight.",
-    "Bread is made of flour, water and salt.",
-    "In flight the pressure under a wing is higher than the pressure above it.",
-    "A ship carries its weight through the water.",
-]
+PASSAGES = ["The wing carries the weight of the aircraft in flight.", "A ship carries its weight through the water."]
 KINDS: tuple[Literal["8bit", "4bit"], ...] = ("8bit", "4bit")
 
 
@@ -30,14 +25,13 @@ def main(model: str | None = None, folder: str = ".") -> None:
     exact = Rank1(model).judge(pairs, trace=True, show_progress_bar=False)
     for kind in KINDS:
         judgments = Rank1(model, quantization=kind).judge(pairs, trace=True, show_progress_bar=False)
-        print(f"\n{kind}")
+        print(kind)
         for one, other in zip(exact, judgments, strict=True):
             parting = divergence(one, other)
-            where = "the same chain" if parting is None else f"chains part at token {parting[0]}"
-            print(f"{one.log_odds:8.2f} -> {other.log_odds:8.2f}  {where}: {PASSAGES[one.index]}")
-        page = Path(folder, f"{kind}.html")
-        exact.to_html(page, other=judgments, names=("as it is", kind))
-        agreement(exact, judgments, ("as it is", kind)).savefig(page.with_suffix(".svg"))
+            where = "never" if parting is None else f"at token {parting[0]}"
+            print(f"{one.log_odds:8.2f} -> {other.log_odds:8.2f}  chains part {where}: {PASSAGES[one.index]}")
+        exact.to_html(page := Path(folder, f"{kind}.html"), other=judgments, names=("as it is", kind))
+        plots.agreement(exact, judgments, ("as it is", kind)).savefig(page.with_suffix(".svg"))
         print(f"to look at: {page}, {page.with_suffix('.svg')}")
 
 

@@ -17,12 +17,10 @@ class OneSentence(Rule):
         self._opening = reranker.encoder.chain_ids(opening)
         self._ends_sentence = reranker.encoder.ends_sentence
 
-    def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:
-        """Behind the first sentence."""
+    def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:  # noqa: D102, the rule's
         return bool(thought) and self._ends_sentence(thought[-1])
 
-    def force(self, thought: Sequence[int], token: int) -> Sequence[int]:
-        """The opening, instead of the first token."""
+    def force(self, thought: Sequence[int], token: int) -> Sequence[int]:  # noqa: D102, the rule's
         return [token] if thought else self._opening
 
 
@@ -33,9 +31,8 @@ def main(model: str | None = None) -> None:
     passages = ["The wing carries the weight of the aircraft in flight.", "Bread is made of flour, water and salt."]
     for rule in (None, OneSentence(reranker, "\nThe passage")):
         for judgment in reranker.judge([(query, passage) for passage in passages], rule=rule, show_progress_bar=False):
-            print(
-                f"{judgment.log_odds:8.2f}  {judgment.ended:8}{judgment.n_chain_tokens:4d} tokens  {judgment.chain!r}"
-            )
+            n = judgment.n_chain_tokens
+            print(f"{judgment.log_odds:8.2f}  {judgment.ended:8}{n:4d} tokens  {judgment.chain!r}")
 
 
 if __name__ == "__main__":

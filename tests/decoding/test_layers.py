@@ -254,8 +254,7 @@ def test_a_copy_of_a_model_is_fused_by_itself(handed_over):
     answers = {"true_id": int(first._answers[0]), "false_id": int(first._answers[1])}
     second = Decoder(other, first.rules, **answers)
     assert second._layers._layers[0] is not first._layers._layers[0]
-    second._layers.begin()
-    assert all(layer._is_untouched for layer in second._layers._layers)
+    assert all(layer.begin() for layer in second._layers._layers)
     assert_same(list(first.run(requests)), expected)
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +293,71 @@ def test_the_fingerprint_sees_every_byte_and_not_where_the_folder_is(
     (copy / "model.safetensors").write_bytes(content)
     assert identity.checkpoint_identity(copy) == identity.checkpoint_identity(folder)
     assert identity.weights_fingerprint(identity.open_checkpoint(copy)) != first
+
+
+# ---- a model that is not as it was loaded ----------------------------------------------------------------------------
+
+
+def scaled_hook(model: Rank1) -> Callable[[], None]:
+    layer = model.model.model.layers[0]
+    return layer.register_forward_hook(lambda module, args, output: output * 1.5).remove
+
+
+def patched(model: Rank1) -> Callable[[], None]:
+    mlp = model.model.model.layers[0].mlp
+    own = mlp.forward
+    mlp.forward = lambda states: own(states) * 3
+    return lambda: delattr(mlp, "forward")
+
+
+def scaled_in_place(model: Rank1) -> None:
+    with torch.no_grad():
+        model.model.model.norm.weight[3:].mul_(2)
+
+
+def scaled_through_data(model: Rank1) -> None:
+    model.model.model.embed_tokens.weight.data.mul_(3)
+
+
+def closed_otherwise(model: Rank1) -> Callable[[], None]:
+    rules = model.decoder.rules
+    model.decoder.rules = replace(rules, force_close=lambda prompt, thought: [*prompt, *rules.close])
+    return lambda: setattr(model.decoder, "rules", rules)
+
+
+CHANGES = (scaled_hook, patched, scaled_in_place, scaled_through_data, closed_otherwise)
+
+
+@pytest.mark.parametrize(("change", "engine"), [*((change, "paged") for change in CHANGES), (scaled_hook, "plain")])
+def test_a_model_that_was_changed_neither_finds_nor_keeps(folder: Path, cache: Path, caplog, change: Any, engine: Any):
+    model = Rank1(folder, cache=cache, dtype="float32", engine=engine, **OPTIONS)
+    before = judged(model, PAIRS[:2])
+    undo = change(model)
+    after = judged(model, PAIRS[:3])
+    assert hits(after) == [False] * 3
+    assert [each.log_odds for each in after[:2]] != [each.log_odds for each in before]
+    assert "the score cache is not used: the model has hooks, or was changed" in caplog.text
+    assert len(ScoreCache(cache)) == 2
+    if undo is not None:
+        undo()
+        assert hits(judged(model, PAIRS[:3])) == [True, True, False]
+
+
+def test_a_hook_that_comes_while_a_stream_is_read_is_noticed(folder: Path, cache: Path):
+    model = Rank1(folder, cache=cache, **OPTIONS)
+    judged(model, PAIRS[3:])
+    stream = model.judge(iter(PAIRS), stream=True, batch_size=1)
+    assert not next(stream).cached
+    scaled_hook(model)
+    assert not any(judgment.cached for judgment in stream)
+    assert len(ScoreCache(cache)) == 3
+
+
+def test_a_model_handed_over_with_a_change_of_its_own_is_not_cached(folder: Path, cache: Path):
+    for change in (scaled_hook, patched):
+        loaded = AutoModelForCausalLM.from_pretrained(folder)
+        model = Rank1(loaded, tokenizer=AutoTokenizer.from_pretrained(folder), cache=cache, max_new_tokens=6)
+        change(model)
+        again = Rank1(loaded, tokenizer=AutoTokenizer.from_pretrained(folder), cache=cache, max_new_tokens=6)
+        judged(again, PAIRS[:2])
+        assert len(ScoreCache(cache)) == 0

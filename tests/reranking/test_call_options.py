@@ -85,13 +85,15 @@ def test_given_chains_take_instructions_and_a_ranking_traces(model):
         (lambda model: model.predict([(QUERY, PASSAGE)], trace=True), "predict takes no trace: .*use judge"),
         (lambda model: model.lens(QUERY, PASSAGE, trace=True), "lens takes no trace: .*use judge"),
         (lambda model: model.trace(QUERY, PASSAGE, trace=True), "trace takes no trace"),
-        (lambda model: model.rank(QUERY, PASSAGES, stream=True), "rank takes no stream: judge"),
-        (lambda model: model.stream(QUERY, PASSAGE, stream=True), "stream takes no stream"),
+        (lambda model: model.rank(QUERY, PASSAGES, stream=True), "rank takes no stream=True: judge"),
+        (lambda model: model.stream(QUERY, PASSAGE, stream=True), "stream takes no stream=True"),
         (lambda model: model.score_chain(QUERY, PASSAGE, "It.", rule=Short()), "score_chain takes no rule: .*resume"),
         (lambda model: model.score_chains([(QUERY, PASSAGE)], ["It."], think=False), "score_chains takes no think"),
         (lambda model: model.stream(QUERY, PASSAGE, observers=["me"]), "an observer is an object"),
         (lambda model: model.judge([(QUERY, PASSAGE)], ruel=Short()), r"judge\(\) got an unexpected .* 'ruel'"),
         (lambda model: model.predict([(QUERY, PASSAGE)], instruction=5), "an instruction is text, not 5"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], stream="yes"), "stream is a function that .*, not 'yes'"),
+        (lambda model: model.score_chain(QUERY, PASSAGE, "It.", stream=True), "score_chain takes no stream=True"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_any_work(model, call, message: str):
@@ -103,3 +105,73 @@ def test_what_makes_no_sense_is_refused_before_any_work(model, call, message: st
 def test_two_rules_are_refused(model):
     with pytest.raises(ValueError, match="early_exit is a rule by itself"):
         model.rank(QUERY, PASSAGES, top_k=1, early_exit="top_k", rule=EarlyExit())
+
+
+STREAMS = WAYS | {
+    "score_chains": lambda model, **options: model.score_chains([(QUERY, PASSAGE)], ["It is."], **options)[0].log_odds,
+}
+
+
+@pytest.mark.parametrize("way", [way for way in STREAMS if way != "judge, stream"])
+def test_every_method_calls_who_streams(model, way: str):
+    judgments: list[Judgment] = []
+    log_odds = STREAMS[way](model, stream=judgments.append)
+    assert [judgment.log_odds for judgment in judgments] == [pytest.approx(log_odds, abs=1e-4)]
+
+
+CHAINS = ["It is.", "It is not. And", "The pass", "It is."]
+
+
+@pytest.mark.parametrize(("chains", "close"), [(None, "given"), (CHAINS, "given"), (CHAINS, "forced")])
+def test_who_streams_gets_each_judgment_once_as_it_finishes(model, chains: list[str] | None, close: str):
+    pairs = [*((QUERY, passage) for passage in PASSAGES), (QUERY, None)]
+    seen: list[Judgment] = []
+    steps: list[int] = []
+
+    def see(judgment: Judgment) -> None:
+        seen.append(judgment)
+        steps.append(model.decoder.stats.steps)
+
+    options = {"stream": see, "batch_size": 1, "trace": True}
+    call = (
+        (lambda **o: model.judge(pairs, **o))
+        if chains is None
+        else (lambda **o: model.score_chains(pairs, chains, close=close, **o))
+    )
+    returned = call(**options)
+    assert sorted(seen, key=lambda each: each.index)[:3] == returned[:3]
+    assert [each.index for each in returned] == [0, 1, 2, 3]
+    assert "passage must be a string" in returned[3].error
+    assert len(set(steps)) > 2
+    if chains is not None:
+        assert [each.chain for each in returned[:3]] == chains[:3]
+    iterated = sorted(call(**options | {"stream": True}), key=lambda each: each.index)
+    assert [(each.chain, each.log_odds) for each in iterated[:3]] == [
+        (each.chain, each.log_odds) for each in returned[:3]
+    ]
+
+
+def test_a_function_that_streams_keeps_a_score_cache(checkpoint, tmp_path):
+    cached = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=4, cache=tmp_path / "scores.db")
+    cached.judge([(QUERY, PASSAGE)])
+    seen: list[Judgment] = []
+    cached.judge([(QUERY, PASSAGE)], stream=seen.append)
+    assert [judgment.cached for judgment in seen] == [True]
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        lambda model: model.judge([(QUERY, PASSAGE)], trace=True),
+        lambda model: model.judge([(QUERY, PASSAGE)], observers=[Observer()]),
+        lambda model: model.rank(QUERY, [PASSAGE], trace=True),
+        lambda model: model.score_chains([(QUERY, PASSAGE)], ["It is."], trace=True),
+        lambda model: model.trace(QUERY, PASSAGE),
+        lambda model: model.lens(QUERY, PASSAGE),
+        lambda model: model.stream(QUERY, PASSAGE),
+    ],
+)
+def test_what_the_plain_loop_does_not_tell_is_refused(checkpoint, watch):
+    plain = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=4, engine="plain")
+    with pytest.raises(ValueError, match="engine='plain' has no traces and no observers"):
+        watch(plain)

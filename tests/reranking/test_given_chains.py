@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rank1_hf import PairError, Rank1, TraceOptions
 from rank1_hf.models.memory import EXPECTED_ROWS
@@ -43,6 +44,50 @@ def test_each_token_of_a_given_chain_has_the_numbers_of_a_full_forward_pass(chec
         assert trace.entropies == pytest.approx(
             torch.distributions.Categorical(logits=logits).entropy().tolist(), abs=1e-4
         )
+
+
+@torch.inference_mode()
+def log_odds_behind(reranker: Rank1, context: list[int]) -> float:
+    plain = AutoModelForCausalLM.from_pretrained(reranker.model.config._name_or_path, dtype=torch.float32)
+    logits = plain(torch.tensor([context])).logits[0, -1]
+    return float(logits[reranker.encoder.true_id] - logits[reranker.encoder.false_id])
+
+
+CUT_OFF = [
+    "\nThe wing carries it. So the",
+    " It is",
+    "",
+    "\n\nYes! But 3.14 is not the end. And then: naïve café",
+    "no mark at all  ",
+    "A. B? C",
+    "It ends.",
+]
+"""Chains that ran out of tokens."""
+
+
+@pytest.mark.parametrize("kind", tiny_models.TOKENIZERS)
+def test_a_chain_closed_by_force_has_the_verdict_of_the_official_codes_text(checkpoint, kind: str):
+    """The official rule written once more, over the whole text at once, and a full forward pass over its ids."""
+    reranker = Rank1(checkpoint(kind), device="cpu", dtype="float32", max_new_tokens=24)
+    prompt = reranker.encode(*PAIRS[0]).text + reranker.encoder.markers.think
+    for judgment in reranker.score_chains([PAIRS[0]] * len(CUT_OFF), CUT_OFF, close="forced"):
+        text = CUT_OFF[judgment.index].rstrip()
+        if not text.endswith((".", "!", "?")):
+            text = text[: max(map(text.rfind, ".!?")) + 1] or text
+        ids = reranker.tokenizer(f"{prompt}\n{text.strip()}\n</think>").input_ids
+        assert judgment.log_odds == pytest.approx(log_odds_behind(reranker, ids), abs=1e-4)
+        assert judgment.chain == CUT_OFF[judgment.index]
+
+
+def test_beliefs_along_a_given_chain_are_those_of_full_forward_passes(reranker):
+    chain = [5 + 7 * at % 90 for at in range(12)]
+    prompt = list(reranker.encode(*PAIRS[0]).ids)
+    for close in ("given", "forced"):
+        (judgment,) = reranker.score_chains([PAIRS[0]], [chain], close=close, trace=TraceOptions(belief=5))
+        assert [point.n_tokens for point in judgment.trace.belief][:3] == [0, 5, 10]
+        for point in judgment.trace.belief:
+            context = reranker.encoder.force_close(prompt, chain[: point.n_tokens])
+            assert point.log_odds == pytest.approx(log_odds_behind(reranker, context), abs=1e-4)
 
 
 @pytest.mark.parametrize("options", ["", "kv_cache_tokens=512", "prefill_chunk=33", "batch_size=1", "speculate=off"])
@@ -112,12 +157,15 @@ def test_the_logits_of_a_long_chain_are_read_in_pieces(reranker):
 
 def test_a_chain_that_is_none_costs_its_own_pair(reranker):
     pairs = [*PAIRS[:5], (PAIRS[0][0], None)]
-    chains = ["It is.", "It is.</think> true", [10**6], 7, [5] * 3000, "It is."]
-    good, marked, unknown, number, long, bad = reranker.score_chains(pairs, chains)
+    marker = list(reranker.encoder.close_ids)
+    pairs.insert(5, PAIRS[5])
+    chains = ["It is.", "It is.</think> true", [10**6], 7, [5] * 3000, [5, *marker, 5], "It is."]
+    good, marked, unknown, number, long, marked_too, bad = reranker.score_chains(pairs, chains)
     assert good.error is None
     assert good == reranker.score_chain(*PAIRS[0], "It is.")
     for judgment, reason in (
         (marked, "without </think>"),
+        (marked_too, "without </think>"),
         (unknown, "token ids of this model"),
         (number, "token ids of this model"),
         (long, "raise max_length"),

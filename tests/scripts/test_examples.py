@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+FOLDER = Path(__file__).parents[2] / "scripts" / "examples"
 EXAMPLES = {
     "ten_minutes": r"BM25 0\.\d+  reranked 0\.\d+.*-> .*Query words:.*after   0 tokens.*the verdict.*ten_minutes\.html",
     "watch_a_chain": r"closed: relevant True, log_odds [\d.]+\s+where the model was least sure.*alternative_text",
@@ -14,6 +15,13 @@ EXAMPLES = {
     "counterfactual_chain": r"as it was thought.*without thinking.*without: \w.*other passage.*from the first sentence",
     "stop_rule": r"closed .*stopped .*tokens  '\\nThe passage",
     "sample_chains": r"greedy [01]\.\d+\n1[0-6] different chains of 16: [01]\.\d+ \+- 0\.\d+",
+    "hidden_states": r"layer 2: \d\d states; the largest turns.*\n +-?[01]\.\d+  '",
+    "logits_processor": r"as it is .*\nforbidden .*\nno repeats .*\nthe first one is as it was: True",
+    "minimal_thinking": r"no thinking .* 0 tokens, 0 times Wait.*at least 40 +\S+ +[4-9]\d tokens, [1-9] times Wait",
+    "replay_chain": r"-0\.\d+ a token  'Query.*-1\d\.\d+ a token.*would have said .* in the place of .*closed by force",
+    "steer_a_layer": r"-0\.5( +-?[\d.]+){2}\n0\.0( +-?[\d.]+){2}\n0\.5( +-?[\d.]+){2}\n",
+    "forced_close": r"official .*budget: '.*as it is .*budget: '.*with words .*budget: '",
+    "draw_plots": r"to look at: lengths\.svg beliefs\.svg agreement\.svg",
     "compare_quantizations": r"8bit\n.*-> .*: The wing.*4bit\n.*-> .*4bit\.html, 4bit\.svg",
     "plot_calibration": r"60 passages: the model says \d+% are relevant, the qrels say \d+%; see calibration\.svg",
 }
@@ -21,18 +29,26 @@ WRITES = {
     "ten_minutes": ["ten_minutes.html"],
     "compare_quantizations": ["8bit.html", "8bit.svg", "4bit.html", "4bit.svg"],
     "plot_calibration": ["calibration.svg"],
+    "draw_plots": ["lengths.svg", "beliefs.svg", "agreement.svg"],
 }
 NEEDS = {
     "ten_minutes": ["ir_measures"],
     "watch_a_chain": ["pyarrow", "pandas"],
     "compare_quantizations": ["bitsandbytes", "matplotlib"],
     "plot_calibration": ["matplotlib"],
+    "draw_plots": ["matplotlib"],
 }
 
 
 def test_all_examples_are_here():
-    folder = Path(__file__).parents[2] / "scripts" / "examples"
-    assert {path.stem for path in folder.glob("*.py")} == set(EXAMPLES)
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_short_and_the_readme_has_a_line_for_it(name: str):
+    assert len((FOLDER / f"{name}.py").read_text(encoding="utf-8").splitlines()) < 40
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert len(re.findall(rf"^\| \[{name}\.py\]\(examples/{name}\.py\) \| .+ \|$", readme, re.MULTILINE)) == 1
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -46,3 +62,6 @@ def test_an_example(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert re.search(EXAMPLES[name], output, re.DOTALL), output
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(WRITES.get(name, []))
     assert all(path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
+    if name == "steer_a_layer":  # all verdicts move to where they are steered
+        strengths_and_verdicts = zip(*(map(float, line.split()) for line in output.splitlines()), strict=True)
+        assert all(list(column) == sorted(set(column)) for column in strengths_and_verdicts)

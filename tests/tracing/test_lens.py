@@ -94,3 +94,20 @@ def test_a_model_without_a_known_final_norm_is_refused(checkpoint):
     del reranker.model.model.norm
     with pytest.raises(ValueError, match="final norm"):
         reranker.lens(QUERY, PASSAGE)
+
+
+def test_a_lens_is_a_table_and_prints_in_a_few_lines(checkpoint):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("pandas")
+    lens = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=4).lens(QUERY, PASSAGE)
+    frame = lens.to_pandas()
+    assert lens.to_arrow().num_rows == len(frame) == lens.attention.size
+    for layer, head, position in ((0, 0, 0), (1, 2, 5), (1, 3, len(lens.prompt_ids) - 1)):
+        (row,) = frame[(frame.layer == layer) & (frame["head"] == head) & (frame.position == position)].itertuples()
+        assert row.attention == lens.attention[layer, head, position]
+        assert row.log_odds == lens.log_odds[layer]
+        assert (row.token_id, row.text) == (lens.prompt_ids[position], lens.prompt_texts[position])
+    heading, log_odds, attention = str(lens).splitlines()
+    assert heading == f"Lens of pair 0: 2 layers, 4 heads, {len(lens.prompt_ids)} prompt tokens"
+    assert " ".join(f"{value:+.1f}" for value in lens.log_odds) in log_odds
+    assert repr(lens.prompt_texts[int(lens.mean_attention.argmax())]) in attention

@@ -287,3 +287,66 @@ def test_what_the_model_does_not_have_is_refused_before_any_work(checkpoint: Cal
 def test_what_is_no_observer_is_refused(checkpoint: Callable[..., Path]):
     with pytest.raises(TypeError, match=r"subclass of rank1_hf\.tracing\.Observer"):
         Rank1(checkpoint("qwen2"), device="cpu").judge(PAIRS, observers=[print])
+
+
+class Changing(Counting):
+    """Asks for something else behind so many tokens of a pair."""
+
+    def __init__(self, first: object, then: object, after: int = 3) -> None:
+        super().__init__()
+        self.step_needs, self.then, self.after = first, then, after
+
+    def step(self, pair, token, reading):
+        super().step(pair, token, reading)
+        if len(self.readings) == self.after:
+            self.step_needs = self.then
+
+
+HIDDEN = Needs(hidden_states=frozenset({1}))
+
+
+@pytest.mark.parametrize(("first", "then"), [(Needs(), HIDDEN), (HIDDEN, Needs()), (HIDDEN, Needs(logits=True))])
+def test_needs_that_change_count_from_the_next_step_on(case, first: Needs, then: Needs):
+    folder, oracle, requests, expected = case("qwen2")
+    observer, other = Changing(first, then), everything(oracle)
+    request = replace(requests[2], watcher=Observed([observer, other], requests[2].index, requests[2].prompt))
+    decoder = oracle.decoder(folder, speculate=False)
+    assert_same(list(decoder.run([request])), [expected[2]])
+    assert len(observer.readings) > 4
+    for at, reading in enumerate(observer.readings):
+        needs = first if at < 3 else then
+        assert set(reading.hidden_states) == needs.hidden_states
+        assert (reading.logits is not None) == needs.logits
+    assert len(other.said[2]) == len(observer.readings)
+
+
+def test_needs_that_change_in_the_midst_of_a_draft_count_behind_it(case, caplog):
+    folder, oracle, requests, expected = case("qwen2-repeats-itself")
+    decoder = oracle.decoder(folder, step_overhead_tokens=24)
+    observers = {each.index: [Changing(Needs(), HIDDEN, after=after) for after in range(1, 9)] for each in requests}
+    watching = [replace(each, watcher=Observed(observers[each.index], each.index, each.prompt)) for each in requests]
+    assert_same(list(decoder.run(watching, max_rows=2)), expected)
+    assert decoder.stats.accepted_tokens > 0
+    assert not caplog.text, "an observer has failed"
+    for observer in (each for of_pair in observers.values() for each in of_pair):
+        has = [bool(reading.hidden_states) for reading in observer.readings]
+        assert not any(has[: observer.after])
+        assert has == sorted(has), "once asked for, it is there"
+        assert all(has[observer.after + 16 :])
+
+
+def test_needs_are_those_of_each_call(checkpoint):
+    reranker, observer = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=4), Counting()
+    for needs in (Needs(), HIDDEN, Needs()):
+        observer.step_needs, observer.readings = needs, []
+        reranker.judge(PAIRS[:2], observers=[observer])
+        assert {frozenset(reading.hidden_states) for reading in observer.readings} == {needs.hidden_states}
+
+
+@pytest.mark.parametrize("wrong", [Needs(hidden_states=frozenset({9})), Needs(attention=frozenset({(0, 9)})), "all"])
+def test_needs_that_become_wrong_cost_the_observer_and_no_pair(checkpoint, caplog, wrong):
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=8)
+    plain, other = reranker.judge(PAIRS[:3]), Counting()
+    assert reranker.judge(PAIRS[:3], observers=[Changing(Needs(), wrong), other]) == plain
+    assert "the observer Changing failed at pair" in caplog.text
+    assert len(other.readings) >= sum(judgment.n_chain_tokens for judgment in plain)

@@ -3,7 +3,8 @@
 import gzip
 import json
 import math
-from dataclasses import replace
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,10 @@ def traces(draw: st.DrawFn) -> Trace:
     )
 
 
+def fields(found: list[Trace]) -> list[str]:
+    return [repr(asdict(trace)) for trace in found]  # NaN equals itself here
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 @given(st.lists(traces(), max_size=4))
 def test_a_file_gives_back_what_was_saved(tmp_path_factory, suffix: str, saved: list[Trace]):
@@ -162,7 +167,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path_factory, suffix: str, saved: 
         pytest.importorskip("pyarrow")
     path = tmp_path_factory.mktemp("traces") / f"traces.{suffix}"
     write_traces(saved, path)
-    assert repr(read_traces(path)) == repr(saved)  # NaN equals itself here
+    assert fields(read_traces(path)) == fields(saved)
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
@@ -179,7 +184,7 @@ def test_a_file_that_was_gzipped_since_is_read(reranker, tmp_path):
     write_traces(saved, tmp_path / "traces.jsonl")
     content = (tmp_path / "traces.jsonl").read_bytes()
     (tmp_path / "traces.jsonl.gz").write_bytes(gzip.compress(content))
-    assert repr(read_traces(tmp_path / "traces.jsonl.gz")) == repr(saved)
+    assert fields(read_traces(tmp_path / "traces.jsonl.gz")) == fields(saved)
     for line in (b"{}", b"[]", b"{"):
         (tmp_path / "traces.jsonl").write_bytes(content + line)
         with pytest.raises(ValueError, match=r"traces\.jsonl, line 3"):
@@ -207,3 +212,44 @@ def test_a_judgment_with_its_trace_is_json_and_without_one_as_it_always_was(rera
     assert Trace.from_dict(json.loads(json.dumps(fields.pop("trace"), allow_nan=False))) == traced.trace
     assert fields == plain.to_dict()
     assert "trace" not in Judgment.failed(0, "no").to_dict()
+
+
+@pytest.mark.parametrize("package", ["pyarrow", "pandas"])
+def test_a_package_that_is_missing_is_named_with_what_to_type(reranker, tmp_path, monkeypatch, package: str):
+    pytest.importorskip("pyarrow")
+    trace, lens = reranker.trace(*PAIRS[0]), reranker.lens(*PAIRS[0])
+    judgments, ranking = reranker.judge(PAIRS[:1]), reranker.rank(PAIRS[0][0], [PAIRS[0][1]])
+    monkeypatch.setitem(sys.modules, package, None)
+    for result in (trace, lens, judgments, ranking):
+        with pytest.raises(ImportError, match=rf"need {package}; install it with: pip install 'rank1-hf\[tracing\]'"):
+            result.to_pandas()
+    if package == "pyarrow":
+        for make in (trace.to_arrow, lens.to_arrow, lambda: write_traces([trace], tmp_path / "traces.parquet")):
+            with pytest.raises(ImportError, match="need pyarrow; install it with: pip install"):
+                make()
+
+
+def test_a_trace_prints_in_a_few_lines(reranker):
+    trace = reranker.trace(*PAIRS[0])
+    (judgment,) = reranker.judge(PAIRS[:1], trace=True)
+    assert str(trace) == repr(trace)
+    heading, chain, least, belief, layers, attention = str(trace).splitlines()
+    total = sum(trace.logprobs)
+    assert heading == f"Trace of pair 0: {judgment.n_chain_tokens} tokens, log-probability {total:.2f}"
+    assert chain.split(maxsplit=1)[1].startswith(repr(judgment.chain)[:20])
+    at = trace.margins.index(min(trace.margins))
+    assert repr(trace.alternative_texts[at]) in least
+    assert f"token {at}, margin {trace.margins[at]:+.2f}" in least
+    assert f"{trace.belief[0].log_odds:+.2f} to {trace.belief[-1].log_odds:+.2f}" in belief
+    assert f"{trace.lens[0]:+.2f} to {trace.lens[-1]:+.2f}" in layers
+    assert f"over {judgment.n_prompt_tokens} tokens" in attention
+    assert len(str(reranker.score_chain(*PAIRS[0], "", trace=True).trace).splitlines()) == 1
+
+
+@given(traces())
+def test_whatever_is_in_a_trace_it_prints_as_plain_lines(trace: Trace):
+    """Escape sequences and marks of direction in a chain do nothing to a terminal."""
+    assert all(
+        line.isprintable()
+        for line in repr(replace(trace, texts=[f"\x1b[31m\u202e{t}" for t in trace.texts])).split("\n")
+    )

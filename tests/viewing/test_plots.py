@@ -15,6 +15,14 @@ def drawn(axes) -> list[tuple[list[float], list[float]]]:
     return [(list(map(float, line.get_xdata())), list(map(float, line.get_ydata()))) for line in axes.lines]
 
 
+def explained(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def handles(figure) -> list:
+    return figure.legends[0].legend_handles
+
+
 def test_chain_lengths():
     chains = [judgment(0, n_chain_tokens=9, ended="budget"), judgment(1, n_chain_tokens=3), Judgment.failed(2, "no")]
     figure = plots.chain_lengths({"bf16": chains, "4-bit": chains[1:]})
@@ -22,7 +30,7 @@ def test_chain_lengths():
     lines = drawn(axes)
     assert lines[0] == ([3.0, 3.0, 9.0], [0.0, 0.5, 1.0])
     assert lines[1] == ([9.0], [1.0])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["bf16 (median 6)", "4-bit (median 3)"]
+    assert explained(figure) == ["bf16 (median 6)", "4-bit (median 3)", "closed by force"]
 
 
 def test_belief_curves_end_in_the_verdict():
@@ -76,3 +84,58 @@ def test_nothing_to_draw_is_said():
         plots.calibration(failed, [True, False])
     with pytest.raises(ValueError, match="no pair has a score in both runs"):
         plots.agreement(failed, failed, ("a", "b"))
+
+
+LONG = "a long name that goes on and on, longer than a line of the legend may be"
+JUDGED = [judgment(index, index - 3.5, n_chain_tokens=10 + index, ended="budget") for index in range(8)]
+FIGURES = {
+    "chain_lengths": lambda: plots.chain_lengths({"bf16": JUDGED, "_4-bit": JUDGED, "$5 or $6": JUDGED}),
+    "chain_lengths of many": lambda: plots.chain_lengths({f"run {n}": JUDGED for n in range(14)} | {LONG: JUDGED}),
+    "belief_curves": lambda: plots.belief_curves([traced(0, 2.5), traced(1, -2.5)]),
+    "calibration": lambda: plots.calibration(JUDGED, [False] * 4 + [True] * 4),
+    "agreement": lambda: plots.agreement(JUDGED, JUDGED[1:], (LONG, "$x_1$")),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_overlaps_when_it_is_printed(name: str, recwarn: pytest.WarningsRecorder):
+    figure = FIGURES[name]()
+    figure.draw_without_rendering()
+    page = figure.get_window_extent()
+    shown = [figure.legends[0].get_window_extent(), *(axes.get_tightbbox() for axes in figure.axes)]
+    for place, box in enumerate(shown):
+        assert (box.x0 >= page.x0 - 1, box.x1 <= page.x1 + 1, box.y0 >= page.y0 - 1, box.y1 <= page.y1 + 1) == (
+            True,
+        ) * 4
+        assert not any(box.overlaps(other) for other in shown[place + 1 :])
+    assert min(axes.get_window_extent().height for axes in figure.axes[:1]) > 200
+    assert not recwarn.list
+
+
+def test_legends_say_what_every_colour_and_mark_is():
+    lengths = FIGURES["chain_lengths"]()
+    assert explained(lengths) == ["bf16 (median 14)", "_4-bit (median 14)", "$5 or $6 (median 14)", "closed by force"]
+    assert [handle.get_color() for handle in handles(lengths)[:3]] == [
+        line.get_color() for line in lengths.axes[0].lines[::2]
+    ]
+    assert handles(lengths)[3].get_marker() == lengths.axes[0].lines[1].get_marker() == "x"
+
+    beliefs = FIGURES["belief_curves"]()
+    assert explained(beliefs) == ["judged relevant (1)", "judged not relevant (1)", "the verdict", "undecided"]
+    true, false = (line.get_color() for line in beliefs.axes[0].lines[1::2])
+    assert [handle.get_color() for handle in handles(beliefs)[:2]] == [true, false]
+    assert handles(beliefs)[2].get_marker() == beliefs.axes[0].lines[2].get_marker() == "o"
+
+    assert explained(FIGURES["calibration"]())[1:] == ["perfect", "how many in a bin"]
+    assert explained(FIGURES["agreement"]()) == [
+        "the same chain (7)",
+        "chains part (0)",
+        "equal log-odds",
+        "verdicts disagree",
+    ]
+
+
+def test_many_runs_are_told_apart():
+    figure = plots.chain_lengths({f"run {n}": JUDGED for n in range(20)})
+    looks = [(handle.get_color(), handle.get_linestyle()) for handle in handles(figure)[:20]]
+    assert len(set(looks)) == 20
