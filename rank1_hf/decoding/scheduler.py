@@ -92,8 +92,8 @@ class Scheduler:
     @property
     def _prefers_overlap(self) -> bool:
         """Whether steps overlap instead of drafting: with `step_overhead_tokens` rows or more, none of them guided."""
-        has_nothing_to_spare = len(self.rows) >= self._step_overhead_tokens
-        return self._overlaps and has_nothing_to_spare and not any(row.is_guided for row in self.rows)
+        drafts_do_not_pay = len(self.rows) >= self._step_overhead_tokens
+        return self._overlaps and drafts_do_not_pay and not any(row.is_guided for row in self.rows)
 
     def stepped(self, row: Row) -> None:
         """A planned row's tokens are in the KV cache now."""

@@ -95,7 +95,8 @@ class Kernels(Protocol):
         """Causal attention of every token over its row's context, up to and including itself.
 
         Query head `h` reads KV head `h // (heads / KV heads)`. Scores and softmax are float32 and never rounded to 16
-        bits; the weights may be rounded to the dtype before they multiply the values, whose sum is float32.
+        bits; the weights may be rounded to the dtype before they multiply the values, whose sum is float32. On CUDA it
+        must not wait for the device: steps are captured into graphs.
 
         Args:
             queries: [tokens, heads, head dim], rotated.
