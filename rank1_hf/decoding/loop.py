@@ -194,7 +194,7 @@ class Decoder:
         return Row(request, request.new_chain(self.rules, self._rethinks))
 
     def _launch(self, plan: Plan, scheduler: Scheduler, in_flight: InFlightStep | None) -> InFlightStep | None:
-        """Launch a step. None: the device had no memory for it; all is as before, but with fewer rows or smaller steps."""
+        """Launch a step. None: it had no memory, and everything is as before, but with fewer rows or smaller steps."""
         lengths = [part.row.kv.length for part in plan.rows]
         self.stats.live_rows = len(scheduler.rows)
         try:
