@@ -52,6 +52,7 @@ def compare(
             "the texts of others' records."
         ),
     ] = None,
+    subset: options.SubsetOption = None,
     quiet: options.QuietOption = False,
 ) -> None:
     """Compare two results: measures with paired tests, decisions, rankings, and where chains part.
@@ -61,11 +62,10 @@ def compare(
     """
     try:
         from rank1_hf.evaluation.compare import compare as compare_sides
-        from rank1_hf.files.sources import open_source
 
         if only_run_queries and qrels is None:
             raise InputError("--only-run-queries needs --qrels: what two folders have measured is as it is")
-        source = None if corpus is None else open_source(corpus)
+        source = options.open_corpus(corpus, subset)
         tokenize = None if tokenizer is None else _tokenize(tokenizer)
         report = compare_sides(
             a,

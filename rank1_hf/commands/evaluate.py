@@ -75,9 +75,7 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="Of the collection's own judgments; without it the only one will do, too.")
     ] = _SPLIT,
-    subset: Annotated[
-        str | None, typer.Option(help="Of a dataset that has several, one for each language for example.")
-    ] = None,
+    subset: options.SubsetOption = None,
     top_k: Annotated[
         int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
     ] = 100,

@@ -42,6 +42,7 @@ def explain(
     corpus: Annotated[
         str | None, typer.Option(help="The collection of --judgments, as for evaluate, for the texts behind the ids.")
     ] = None,
+    subset: options.SubsetOption = None,
     qrels: Annotated[
         Path | None,
         typer.Option(
@@ -65,13 +66,13 @@ def explain(
     """
     by = _shade(shade)
     if judgments is not None:
-        _show_saved(query, judgments, other, corpus, qrels, html, quiet)
+        _show_saved(query, judgments, other, (corpus, subset), qrels, html, quiet)
         return
     try:
         if query is None:
             raise InputError("there is no query: give it as the first argument, or --judgments")
-        if other is not None or corpus is not None or qrels is not None:
-            raise InputError("--other, --corpus and --qrels go with --judgments")
+        if any(given is not None for given in (other, corpus, subset, qrels)):
+            raise InputError("--other, --corpus, --subset and --qrels go with --judgments")
         asked, arguments = query_text(query), chosen.arguments()
         passages = list(options.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
@@ -107,13 +108,12 @@ def _show_saved(
     query: str | None,
     judgments: Path,
     other: Path | None,
-    corpus: str | None,
+    collection: tuple[str | None, str | None],
     qrels: Path | None,
     html: Path | None,
     quiet: bool,
 ) -> None:
     from rank1_hf.evaluation.provenance import own_qrels
-    from rank1_hf.files.sources import open_source
     from rank1_hf.files.trec import read_qrels
     from rank1_hf.viewing.provenance import without_folders
     from rank1_hf.viewing.saved import Places, ids_of, judgments_file, pairs_of, read_judgments
@@ -128,7 +128,7 @@ def _show_saved(
         files = judgments_file(judgments), None if other is None else judgments_file(other)
         first = read_judgments(files[0], places)
         second = None if files[1] is None else read_judgments(files[1], places)
-        pairs = pairs_of(places, None if corpus is None else open_source(corpus))
+        pairs = pairs_of(places, options.open_corpus(*collection))
     except InputError as error:
         fail(str(error), options.BAD_INPUT)
     environments = [environment_beside(file, quiet) for file in files]

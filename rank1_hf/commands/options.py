@@ -21,6 +21,7 @@ from rank1_hf.results.judgment import Interrupted, Judgment
 from rank1_hf.viewing.printable import one_line
 
 if TYPE_CHECKING:
+    from rank1_hf.files.sources import Source
     from rank1_hf.reranker import Rank1
     from rank1_hf.reranking.score_cache import ScoreCache
 
@@ -134,6 +135,9 @@ OnlyRunQueriesOption = Annotated[
         help="Leave judged queries that are not in the run out of the measures, as trec_eval does. Without it they "
         "count as 0, as with trec_eval -c.",
     ),
+]
+SubsetOption = Annotated[
+    str | None, typer.Option(help="Of a dataset that has several, one for each language for example.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
@@ -267,6 +271,21 @@ def score_cache(file: Path | None) -> "ScoreCache | None":
         return None if file is None else ScoreCache(file)
     except CacheError as error:
         raise InputError(str(error)) from error
+
+
+def open_corpus(corpus: str | None, subset: str | None) -> "Source | None":
+    """The collection of `--corpus` and `--subset`; None: there is none.
+
+    Raises:
+        InputError: it cannot be read, or has no such subset.
+    """
+    from rank1_hf.files.sources import open_source
+
+    if corpus is not None:
+        return open_source(corpus, subset=subset)
+    if subset is not None:
+        raise InputError("--subset is one of the collection's: give --corpus, too")
+    return None
 
 
 def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401

@@ -16,6 +16,7 @@ from rank1_hf.models.spellings import dtype_name
 from rank1_hf.results.completion import Completion
 
 if TYPE_CHECKING:
+    from rank1_hf.files.sources import Source
     from rank1_hf.viewing.verifications import Verifications
 
 AGREE, DISAGREE = 0, 1
@@ -54,6 +55,7 @@ def verify(
             help="The collection, as for evaluate, of records that have ids instead of texts (judgments.jsonl)."
         ),
     ] = None,
+    subset: options.SubsetOption = None,
     qrels: Annotated[
         Path | None, typer.Option(help="Relevance judgments: nDCG@10 of their ranking and of the model's.")
     ] = None,
@@ -90,8 +92,8 @@ def verify(
         arguments = chosen.arguments()
         chosen.check()
         completions = list(read_completions(file, names, problems.append))
-        if corpus is not None:
-            completions = _with_texts(completions, corpus)
+        if (source := options.open_corpus(corpus, subset)) is not None:
+            completions = _with_texts(completions, source)
         judged = None if qrels is None else _qrels(qrels)
     except InputError as error:
         fail(str(error), options.BAD_INPUT)
@@ -121,14 +123,12 @@ def verify(
     raise typer.Exit(DISAGREE if n_wrong > threshold * (len(found) + len(problems)) else AGREE)
 
 
-def _with_texts(completions: list[Completion], corpus: str) -> list[Completion]:
+def _with_texts(completions: list[Completion], source: "Source") -> list[Completion]:
     """The queries and passages that records have by their ids, from a collection."""
-    from rank1_hf.files.sources import open_source
 
     def ignore(problem: InputError) -> None:
         """What cannot be read is missing, and the record says so."""
 
-    source = open_source(corpus)
     queries = source.queries(ignore)
     wanted = {completion.document_id for completion in completions}
     documents = {each.id: each.passage for each in source.documents(ignore) if each.id in wanted}

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from rank1_hf.commands import cli
 from rank1_hf.evaluation.compare import compare
+from rank1_hf.files.beir import SAMPLE
 from rank1_hf.files.trec import read_qrels
 from tests.evaluation.stub import Stub, run, write_collection
 from tests.evaluation.test_compare import Other, lines
@@ -133,6 +134,8 @@ def test_tokens_of_a_checkpoint_are_counted(folders: tuple[Path, Path], checkpoi
         (("a", "b", "--format", "pdf"), 2, "--format"),
         (("a", "b", "--only-run-queries"), 2, "--only-run-queries needs --qrels"),
         (("a", "b", "--corpus", "./missing"), 2, "there is no folder"),
+        (("a", "b", "--corpus", str(SAMPLE), "--subset", "fas"), 2, "has no subsets"),
+        (("a", "b", "--subset", "fas"), 2, "give --corpus, too"),
         (("a",), 2, "Missing argument"),
         (("a", "b", "--html", "no/page.html"), 4, "cannot write no/page.html"),
     ],

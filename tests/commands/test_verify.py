@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from rank1_hf import Rank1
 from rank1_hf.commands import options
 from rank1_hf.commands.cli import app
+from rank1_hf.files.beir import SAMPLE
 from tests.viewing.test_report import Page
 
 PAIRS = [("wings?", "A wing carries."), ("wings?", "Bread <b>is</b> food."), ("bread?", "Bread is food.")]
@@ -110,6 +111,8 @@ def test_fields_of_other_names(tmp_path: Path, records):
         (["--their-dtype", "int8"], "--their-dtype must be one of"),
         (["--prompt-template", "none"], "FILL_QUERY_HERE"),
         (["--corpus", "/nowhere"], "/nowhere"),
+        (["--corpus", str(SAMPLE), "--subset", "fas"], "has no subsets"),
+        (["--subset", "fas"], "give --corpus, too"),
         (["--qrels", "/nowhere"], "cannot read /nowhere"),
     ],
 )
