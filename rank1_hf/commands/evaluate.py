@@ -73,7 +73,7 @@ def evaluate(
         Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Of the collection's own judgments; without it the only one will do, too.")
+        str, typer.Option(help="Of the collection's own judgments; test, or the only one there is.")
     ] = _SPLIT,
     subset: options.SubsetOption = None,
     top_k: Annotated[

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,13 +12,19 @@ from rank1_hf.viewing.printable import printable
 
 @contextmanager
 def log_on_stderr(quiet: bool) -> Iterator[None]:
-    """Say what is logged at INFO or above, or only warnings and errors where a command is to be quiet."""
+    """Say what is logged at INFO or above, and what warns, as a command says its notes.
+
+    Args:
+        quiet: say only warnings and errors of the log.
+    """
     logger, handler = logging.getLogger("rank1_hf"), _Notes()
     level = logger.level
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.addHandler(handler)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *where, **more: note(printable(str(message)))
+            yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

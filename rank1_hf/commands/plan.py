@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rank1_hf.models.recommendation import Way
 
 _WIDTH = 80
+_OWNER = "jhu-clsp/"
 
 
 def plan(
@@ -101,7 +102,7 @@ def _answer(what: str, way: "Way", *, of_the_family: bool) -> str:
     kind = way.quantization or "16bit"
     together = f"{way.plan.rows} pair{'' if way.plan.rows == 1 else 's'} together"
     speed = f"at most {way.plan.pairs_per_minute:,.0f} a minute"
-    command = f"rank1-hf demo -m {shlex.quote(way.model)}" + (
+    command = f"rank1-hf demo -m {shlex.quote(_full(way.model))}" + (
         f" --quantization {way.quantization}" if way.quantization in ("8bit", "4bit") else ""
     )
     return printable(f"{what}: {name}, {kind}: {together}, {speed}") + "\n    " + printable(command)
@@ -146,4 +147,11 @@ def _print_plans(gpu: "Gpu", ways: "list[Way]") -> None:
 
 
 def _short(model: str) -> str:
-    return model.removeprefix("jhu-clsp/")
+    return model.removeprefix(_OWNER)
+
+
+def _full(model: str) -> str:
+    """The name on the hub of a model of the family, which `plan` knows without its owner, too."""
+    from rank1_hf.models.family import AWQ_FAMILY, FAMILY
+
+    return _OWNER + model if _OWNER + model in FAMILY | AWQ_FAMILY else model

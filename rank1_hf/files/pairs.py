@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rank1_hf.files.completions import NAMES as NAMES_OF_COMPLETIONS
-from rank1_hf.files.rows import at, read_rows
+from rank1_hf.files.rows import DELIMITERS, at, read_rows
 from rank1_hf.inputs import fields
-from rank1_hf.inputs.textfiles import InputError, Row
+from rank1_hf.inputs.textfiles import InputError, Row, format_of
 from rank1_hf.prompts.prompt import PairError, Passage, Query, passage_text, query_text
 
 NAMES = {name: NAMES_OF_COMPLETIONS[name] for name in ("query", "passage", "title", "instruction")}
@@ -55,6 +55,7 @@ class PairFile:
 
     def __init__(self, path: Path, names: Mapping[str, str] | None = None) -> None:
         self.path = path
+        self._is_csv = format_of(path) in DELIMITERS  # where an empty cell is a missing value
         self._names = names or {}
         for name in self._names:
             if name not in NAMES:
@@ -91,6 +92,8 @@ class PairFile:
                 kind = type(row.value).__name__
                 raise InputError(f"{row.where}: must be an object with a query and a passage, not {kind}")
             told = dict(self._told(columns, row.where))
+            if (lacking := next((name for name in _NEEDED if told[name] == "" and self._is_csv), None)) is not None:
+                raise InputError(f"{row.where}: the cell of the {lacking} is empty")
             query = query_text(_together(told, "query", "instruction"))
             passage = passage_text(_together(told, "passage", "title"))
         except InputError as error:

@@ -46,6 +46,12 @@ def test_the_answer_is_the_best_and_the_fastest_each_with_a_line_to_paste(gpu: s
         assert arguments[3:] == ([] if row["quantization"] is None else ["--quantization", row["quantization"]])
 
 
+def test_a_model_of_the_family_may_be_named_without_its_owner() -> None:
+    short, full = (run("rank1-7b", "--gpu", "4090").stdout, run("jhu-clsp/rank1-7b", "--gpu", "4090").stdout)
+    assert "-m jhu-clsp/rank1-7b" in short
+    assert short.partition(" -m ")[2] == full.partition(" -m ")[2].replace("fastest: jhu-clsp/", "fastest: ")
+
+
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=lambda gpu: gpu.name)
 @pytest.mark.usefixtures("sizes_are_known")
 def test_a_model_with_room_for_few_pairs_is_never_the_best_where_another_has_more(gpu) -> None:

@@ -203,3 +203,15 @@ def test_whatever_a_row_says_is_in_the_digest(tmp_path: Path, change: Callable[[
     given: list[Any] = pair_rows(("a", "1"), ("b", "2"))
     assert digest(given) == digest(list(given))
     assert digest(given) != digest([given[0], change(given[1])])
+
+
+@pytest.mark.parametrize(("name", "cut"), [("pairs.csv", ","), ("pairs.tsv", "\t")])
+def test_an_empty_cell_of_a_table_is_a_missing_text(tmp_path: Path, name: str, cut: str) -> None:
+    lines = [("id", "query", "passage"), ("1", "what flies?", ""), ("2", "", "A wing."), ("", "what flies?", "A wing.")]
+    found = of_lines(tmp_path, *map(cut.join, lines), name=name)
+    assert [row.problem and row.problem.partition(": ")[2] for row in found] == [
+        "the cell of the passage is empty",
+        "the cell of the query is empty",
+        None,
+    ]
+    assert [row.columns["id"] for row in found] == ["1", "2", ""]
