@@ -271,7 +271,7 @@ class InspectionMethods(ABC):
     def _stream(self, pair: Pair, asked: CallOptions) -> Generator[TokenEvent | Judgment]:
         tokens = TokenStream(self.encoder)
         asked = replace(asked, observers=(*asked.observers, tokens))
-        call = Call(self.pair_encoder, self.model, iter([(0, pair)]), asked)
+        call = Call(self.pair_encoder, self.decoder, iter([(0, pair)]), asked)
         with closing(self.decoder.steps(call.requests())) as steps:
             for finished in steps:
                 yield from tokens.take()
