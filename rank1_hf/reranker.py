@@ -260,7 +260,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             iterator in the order of finishing. A warning is given where nearly all chains ran to their budget.
 
         Raises:
-            TypeError: `pairs` is not a collection of pairs.
+            TypeError: `pairs` is not a collection of pairs, or one of strings (see `rank`).
             ValueError: a table lacks a column; or `stream` with `num_gpus`; or its processes were given different
                 pairs; or what is asked for is not in the model, or makes no sense.
             PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is

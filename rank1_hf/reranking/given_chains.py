@@ -72,6 +72,7 @@ class GivenChains:
         return ids
 
     def as_given(self, judgment: Judgment, encoder: PromptEncoder) -> Judgment:
-        """A pair's judgment, with its chain as the caller has written it."""
+        """A pair's judgment, with its chain as the caller has written it; an error stays as it is."""
         chain = self.chains[judgment.index]
-        return with_given_chain(judgment, chain, encoder) if isinstance(chain, str) else judgment
+        is_text = isinstance(chain, str) and judgment.error is None
+        return with_given_chain(judgment, chain, encoder) if is_text else judgment

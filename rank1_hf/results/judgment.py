@@ -75,8 +75,8 @@ class Judgment:
         return replace(self, index=index, trace=None if self.trace is None else self.trace.at(index))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but the fingerprint, ready for JSON: NaN becomes None. Trace, curve and unfinished tokens only where
-        there are any.
+        """All fields but the fingerprint, ready for JSON: NaN becomes None. Trace, curve and unfinished tokens only
+        where there are any.
         """
         fields = asdict(replace(self, trace=None))
         del fields["trace"], fields["fingerprint"]
@@ -111,7 +111,7 @@ class TokenEvent(NamedTuple):
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during `judge` or `predict`. `judgments` holds what was finished, and what the chains that were not had
     thought (`Judgment.unfinished`), in input order: `judge(..., resume_from=judgments)` goes on with both. Of a stream
-    it holds only what was unfinished, since the rest was yielded.
+    it holds only what was unfinished, since the rest was yielded: resume from both.
     """
 
     def __init__(self, judgments: list[Judgment]) -> None:
