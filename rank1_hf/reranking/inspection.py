@@ -210,8 +210,8 @@ class InspectionMethods(ABC):
 
         Returns:
             A judgment for each pair, with the chain as it was given, which counts as "closed", or as "stopped" where it
-            is closed by force. A chain that is none, does not fit, or has what no chain can have (`</think>`, EOS, the id
-            of `<think>`, a lone surrogate) is its pair's error.
+            is closed by force. A chain that is none, does not fit, or has what no chain may have (`</think>`, EOS, the
+            id of `<think>`, a lone surrogate) is its pair's error.
 
         Raises:
             TypeError, ValueError: as in `judge`; or there are not as many chains as pairs.
