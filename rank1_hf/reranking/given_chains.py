@@ -74,5 +74,6 @@ class GivenChains:
     def as_given(self, judgment: Judgment, encoder: PromptEncoder) -> Judgment:
         """A pair's judgment, with its chain as the caller has written it; an error stays as it is."""
         chain = self.chains[judgment.index]
-        is_text = isinstance(chain, str) and judgment.error is None
-        return with_given_chain(judgment, chain, encoder) if is_text else judgment
+        if judgment.error is not None or not isinstance(chain, str):
+            return judgment
+        return with_given_chain(judgment, chain, encoder)
