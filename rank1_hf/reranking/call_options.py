@@ -13,6 +13,7 @@ from rank1_hf.chains.steering import Steering
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.values import is_missing
+from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import with_instruction
 from rank1_hf.prompts.prompt import Pair, PromptEncoder
 from rank1_hf.reranking.given_chains import GivenChains
@@ -155,6 +156,18 @@ class CallOptions:
                 raise ValueError(
                     f"the rule reads beliefs at {self.rule.belief_at!r} and the trace at {of_trace!r}; use one for both"
                 )
+
+    def check_pairs(self, pairs: Sequence[Pair], encoder: PairEncoder) -> None:
+        """Refuse pairs that do not fit, and processors for pairs that there are not.
+
+        Raises:
+            PromptTooLongError: with truncation="error", for the first pair that does not fit.
+            ValueError: a logits processor is for no pair.
+        """
+        encoder.check_lengths(pairs if self.instruction is None else [*map(self.instructed, pairs)])
+        if isinstance(self.logits_processor, Mapping):
+            for key in self.logits_processor.keys() - range(len(pairs)):
+                raise ValueError(f"logits_processor has one for pair {key!r}, and there are {len(pairs)} pairs, from 0")
 
     def instructed(self, pair: Pair) -> Pair:
         """A pair, its query with the call's instruction."""

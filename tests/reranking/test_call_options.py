@@ -102,6 +102,12 @@ def test_what_makes_no_sense_is_refused_before_any_work(model, call, message: st
     assert model.decoder.stats.steps == 0
 
 
+@pytest.mark.parametrize("key", [1, -1, "0", None])
+def test_a_processor_for_a_pair_that_there_is_not_is_refused(model, key: object):
+    with pytest.raises(ValueError, match=f"logits_processor has one for pair {key!r}, and there are 1 pairs"):
+        model.judge([(QUERY, PASSAGE)], logits_processor={key: lambda ids, scores: scores})
+
+
 def test_two_rules_are_refused(model):
     with pytest.raises(ValueError, match="early_exit is a rule by itself"):
         model.rank(QUERY, PASSAGES, top_k=1, early_exit="top_k", rule=EarlyExit())
