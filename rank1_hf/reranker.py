@@ -162,7 +162,6 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         self.model = source.load(replace(decoding, pack=False, kernels=False) if engine == "plain" else decoding)
         rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer), self.model.config.vocab_size)
         answers = {"true_id": self.encoder.true_id, "false_id": self.encoder.false_id}
-        self._rethinks = rethink
         self.decoder: Decoder | PlainDecoder
         if engine == "plain":
             self.decoder = PlainDecoder(self.model, rules, **answers, rethinks=rethink)
@@ -261,7 +260,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             iterator in the order of finishing. A warning is given where nearly all chains ran to their budget.
 
         Raises:
-            TypeError: `pairs` is not a collection of pairs.
+            TypeError: `pairs` is not a collection of pairs, or one of strings (see `rank`).
             ValueError: a table lacks a column; or `stream` with `num_gpus`; or its processes were given different
                 pairs; or what is asked for is not in the model, or makes no sense.
             PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is
@@ -322,7 +321,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         show: bool | None,
         options: CallOptions,
     ) -> Generator[Judgment]:
-        call = Call(self.pair_encoder, self.model, pairs, options, cached=self.cached_judgments(options, batch_size))
+        call = Call(self.pair_encoder, self.decoder, pairs, options, cached=self.cached_judgments(options, batch_size))
         with Progress(total, show, self.decoder.stats) as progress, call.interruptible():
 
             def after_step(stats: Stats) -> None:

@@ -118,6 +118,18 @@ class TestPredict:
         with pytest.raises(TypeError, match=r"pairs must be a list of \(query, passage\)"):
             reranker.predict(pairs)
 
+    @pytest.mark.parametrize("strings", [["query"], ("query", "one", "two"), ("query", b"one", "two"), {"a", "b", "c"}])
+    @pytest.mark.parametrize("kind", [lambda strings: strings, lambda strings: np.array([*strings], dtype=object)])
+    def test_a_flat_list_of_strings_is_no_list_of_pairs(self, reranker, strings, kind):
+        for method in (reranker.judge, reranker.predict, lambda pairs: reranker.judge(pairs, stream=True)):
+            with pytest.raises(TypeError, match=r"strings only; rank\(query, passages\) takes one query"):
+                method(kind(strings))
+
+    def test_a_string_beside_pairs_is_its_own_error(self, reranker):
+        good, bad = reranker.judge([("query", "passage"), "query"])
+        assert "a pair must be (query, passage)" in bad.error
+        assert good.error is None
+
 
 class TestRank:
     def test_fields_and_order(self, reranker):

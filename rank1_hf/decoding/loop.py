@@ -79,7 +79,7 @@ class Decoder:
         self.model = model.eval()
         self.rules = rules
         self.stats = Stats()
-        self._rethinks = rethinks
+        self.rethinks = rethinks
         self._device = device_of(model.get_input_embeddings())
         self._answers = torch.tensor([true_id, false_id], device=device_of(model.get_output_embeddings()))
         self._cache = KVCache(
@@ -191,7 +191,7 @@ class Decoder:
         return scheduler
 
     def _new_row(self, request: Request) -> Row:
-        return Row(request, request.new_chain(self.rules, self._rethinks))
+        return Row(request, request.new_chain(self.rules, self.rethinks))
 
     def _launch(self, plan: Plan, scheduler: Scheduler, in_flight: InFlightStep | None) -> InFlightStep | None:
         """Launch a step. None: it had no memory, and everything is as before, but with fewer rows or smaller steps."""

@@ -27,7 +27,7 @@ class PlainDecoder:
         self, model: PreTrainedModel, rules: ChainRules, *, true_id: int, false_id: int, rethinks: int = 0
     ) -> None:
         self.model, self.rules, self.stats = model.eval(), rules, Stats()
-        self._answers, self._rethinks = [true_id, false_id], rethinks
+        self._answers, self.rethinks = [true_id, false_id], rethinks
 
     def steps(
         self,
@@ -50,7 +50,7 @@ class PlainDecoder:
     @torch.inference_mode()
     def decode(self, request: Request) -> Decoded:
         """Think about one pair, and read the verdict."""
-        chain = request.new_chain(self.rules, self._rethinks)
+        chain = request.new_chain(self.rules, self.rethinks)
         cache = DynamicCache()
         while True:
             logits = self._next_logits(chain.tokens, cache)  # (vocabulary)

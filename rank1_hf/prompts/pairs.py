@@ -1,6 +1,6 @@
 """The pairs a caller gives: what counts as one, and the order in which they are decoded."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ def as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
     """A collection of pairs, also where one alone is given, or a table.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: it is none of these, or a collection of strings.
         ValueError: a table lacks its columns.
     """
     if is_pair(pairs):
@@ -31,6 +31,11 @@ def as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
         return pairs_of(pairs)
     if isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
         raise TypeError(f"pairs must be a list of (query, passage), not {type(pairs).__name__}")
+    if isinstance(pairs, Collection) and len(pairs) and all(isinstance(each, str | bytes) for each in pairs):
+        raise TypeError(
+            "pairs must be a list of (query, passage), and these are strings only; rank(query, passages) takes one "
+            "query and its passages"
+        )
     return pairs
 
 

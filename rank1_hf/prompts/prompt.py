@@ -322,12 +322,11 @@ def query_text(query: Query) -> str:
         PairError: it is not text, or blank.
     """
     if isinstance(query, Mapping):
-        text = _text(query.get("text"), "the query's 'text'")
+        text = checked_text(query.get("text"), "the query's 'text'")
         instruction = _optional_text(query.get("instruction"), "the query's 'instruction'")
-        if instruction and instruction != text:
-            text = f"{text} {instruction}"
+        text += f" {instruction}" if instruction and instruction != text else ""
     else:
-        text = _text(query, "the query")
+        text = checked_text(query, "the query")
     if not text.strip():
         raise PairError("the query is blank; give the words to search for")
     return text
@@ -340,17 +339,18 @@ def passage_text(passage: Passage) -> str:
         PairError: it is not text.
     """
     if not isinstance(passage, Mapping):
-        return _text(passage, "the passage")
-    text = _text(passage.get("text"), "the passage's 'text'")
+        return checked_text(passage, "the passage")
+    text = checked_text(passage.get("text"), "the passage's 'text'")
     title = _optional_text(passage.get("title"), "the passage's 'title'")
     return f"{title} {text}" if title else text
 
 
 def _optional_text(value: object, name: str) -> str:
-    return "" if is_missing(value) else _text(value, name)
+    return "" if is_missing(value) else checked_text(value, name)
 
 
-def _text(value: object, name: str) -> str:
+def checked_text(value: object, name: str) -> str:
+    """A caller's text. Raises PairError, which calls it by this name, where it is none or cannot be encoded."""
     if isinstance(value, bytes | bytearray):
         raise PairError(f"{name} is bytes, not text; decode it first, for example with .decode('utf-8')")
     if not isinstance(value, str):

@@ -81,7 +81,6 @@ def deciding_facts(
     decoder: Decoder | PlainDecoder,
     encoder: PairEncoder,
     *,
-    rethinks: int,
     batch_size: int | None,
 ) -> dict[str, Any]:
     """What decides a judgment besides its prompt and its budget, to the last bit.
@@ -91,7 +90,6 @@ def deciding_facts(
         model: as it is loaded.
         decoder: runs it.
         encoder: pairs to prompts.
-        rethinks: how many times a closed chain is reopened.
         batch_size: of the call; None: the decoder's own. In reproducible mode it is how wide all steps are.
     """
     prompts, options = encoder.encoder, None if isinstance(decoder, PlainDecoder) else decoder.options
@@ -106,7 +104,7 @@ def deciding_facts(
         "markers": asdict(prompts.markers),
         "answers": [prompts.true_id, prompts.false_id],
         "close": [list(decoder.rules.close), sorted(decoder.rules.eos)],
-        "rethinks": rethinks,
+        "rethinks": decoder.rethinks,
         "min_thinking_tokens": encoder.min_thinking_tokens,
         "context": encoder.context,
         "dtype": str(model.dtype),

@@ -27,7 +27,6 @@ class CachingMethods:
     pair_encoder: PairEncoder
     _cache: ScoreCache | None
     _weights: str
-    _rethinks: int
     _as_loaded: AsLoaded | None
 
     def cached_judgments(self, options: CallOptions, batch_size: int | None) -> CachedJudgments | None:
@@ -39,7 +38,5 @@ class CachingMethods:
         if not self._as_loaded.holds():
             logger.warning("the score cache is not used: the model has hooks, or was changed since it was loaded")
             return None
-        facts = deciding_facts(
-            self._weights, self.model, self.decoder, self.pair_encoder, rethinks=self._rethinks, batch_size=batch_size
-        )
+        facts = deciding_facts(self._weights, self.model, self.decoder, self.pair_encoder, batch_size=batch_size)
         return CachedJudgments(self._cache, facts, self.pair_encoder, self._as_loaded)

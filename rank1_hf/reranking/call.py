@@ -14,16 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from transformers import PreTrainedModel
-
 from rank1_hf.chains.chain import Chain, Ended
 from rank1_hf.chains.rules import SteeringError, rule_for_pair
+from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Prompt, passage_text, query_text
 from rank1_hf.reranking.cached_judgments import CachedJudgments
 from rank1_hf.reranking.call_options import CallOptions
+from rank1_hf.reranking.fingerprints import Fingerprints
 from rank1_hf.reranking.resuming import Resumed
 from rank1_hf.results.judgment import Interrupted, Judgment, sigmoid
 from rank1_hf.tracing.lens import LensObserver, n_layers_and_heads
@@ -40,10 +41,12 @@ _Key = tuple[str, str, int | None, tuple[int, ...]]
 
 @dataclass(slots=True)
 class _Live:
-    """A pair that is being decoded, and its chain once it has one."""
+    """A pair that is being decoded, what an earlier call kept of it, and its chain once it has one."""
 
     key: _Key
     prompt: Prompt
+    fingerprint: str
+    kept: Judgment | None
     watcher: Observed | None
     tracer: Tracer | None
     lens: LensObserver | None
@@ -58,7 +61,7 @@ class Call:
 
     Args:
         encoder: says how a pair becomes a prompt, and how long its chain may be.
-        model: for the lens of a trace.
+        decoder: what runs the pairs.
         pairs: with their places.
         options: what is wanted besides judgments.
         cached: judgments that are known already, and where those of this call are kept; for calls without options.
@@ -75,7 +78,7 @@ class Call:
     def __init__(
         self,
         encoder: PairEncoder,
-        model: PreTrainedModel,
+        decoder: Decoder | PlainDecoder,
         pairs: Iterator[tuple[int, Pair] | None],
         options: CallOptions,
         *,
@@ -84,14 +87,15 @@ class Call:
     ) -> None:
         self._pair_encoder = encoder
         self._encoder = encoder.encoder
-        self._model = model
+        self._model, self._rules = decoder.model, decoder.rules
         self._pairs = pairs
         self._options = options
         self._cached = cached
         self._is_wanted = is_wanted
         self._resumed = Resumed(options.resume_from)
+        self._fingerprints = Fingerprints(decoder, encoder, options)
         self._last_kept = time.monotonic()
-        n_layers, n_heads = n_layers_and_heads(model)
+        n_layers, n_heads = n_layers_and_heads(decoder.model)
         self._check_needs = partial(check_needs, n_layers=n_layers, n_heads=n_heads)
         self._steering = options.steering(self._encoder, encoder.min_thinking_tokens)
         self._live: dict[int, _Live] = {}
@@ -110,13 +114,6 @@ class Call:
                 continue
             index, pair = arrived
             try:
-                finished = self._resumed.finished(index)
-                if finished is not None:
-                    n_hits += 1
-                    self._ready.append(finished)
-                    if n_hits % _HITS_AT_A_TIME == 0:
-                        yield None
-                    continue
                 query, passage = unpack(self._options.instructed(pair))
                 given = self._given_ids(index)
                 processed = (
@@ -129,15 +126,18 @@ class Call:
                     self._ready.append(self._finished[key].at(index))
                 else:
                     prompt = self._pair_encoder.encode(query, passage)
-                    hit = None if self._cached is None else self._cached.get(index, prompt)
+                    fingerprint = self._fingerprints.of(index, prompt, given)
+                    kept = self._resumed.kept(index, fingerprint)
+                    hit = kept if kept is not None and not kept.unfinished else self._cached_judgment(index, prompt)
                     if hit is not None:
+                        hit = replace(hit, fingerprint=fingerprint)
                         self._ready.append(hit)
                         self._remember(key, hit)
                         n_hits += 1
                         if n_hits % _HITS_AT_A_TIME == 0:
                             yield None  # so that they are taken
                         continue
-                    live = self._begin(index, key, prompt)
+                    live = self._begin(index, key, prompt, fingerprint, kept)
                     request = self._request(index, live, given, self._cancelled(index, key))
                     self._waiting[key] = []
                     self._live[index] = live
@@ -150,7 +150,7 @@ class Call:
         """Make the judgment of what the decoder has finished, and of the pairs that are equal to it."""
         live = self._live.pop(decoded.index)
         key = live.key
-        judgment = self._judgment(decoded, live.prompt)
+        judgment = self._judgment(decoded, live)
         if live.watcher is not None:
             if live.tracer in live.watcher.observers:  # it has not failed
                 assert live.tracer is not None
@@ -198,7 +198,7 @@ class Call:
             generated = tuple(live.chain.generated)
             thought = live.chain.thought or live.chain.tokens[len(live.prompt.ids) :]
             error = f"interrupted after {len(generated)} tokens; resume_from=... goes on"
-            judgment = self._judgment(Decoded(index, thought, None, math.nan, math.nan, error), live.prompt)
+            judgment = self._judgment(Decoded(index, thought, None, math.nan, math.nan, error), live)
             judgment = replace(judgment, unfinished=generated)
             found += [judgment, *map(judgment.at, self._waiting[live.key])]
         return found
@@ -220,7 +220,10 @@ class Call:
         if len(self._finished) > _REMEMBERED:
             self._finished.popitem(last=False)
 
-    def _begin(self, index: int, key: _Key, prompt: Prompt) -> _Live:
+    def _cached_judgment(self, index: int, prompt: Prompt) -> Judgment | None:
+        return None if self._cached is None else self._cached.get(index, prompt)
+
+    def _begin(self, index: int, key: _Key, prompt: Prompt, fingerprint: str, kept: Judgment | None) -> _Live:
         options = self._options.traced
         tracer = None if options is None else Tracer()
         lens = None
@@ -234,7 +237,7 @@ class Call:
             )
         watching = [observer for observer in (*self._options.observers, tracer, lens) if observer is not None]
         watcher = Observed(watching, index, prompt.ids, self._check_needs) if watching else None
-        return _Live(key, prompt, watcher, tracer, lens)
+        return _Live(key, prompt, fingerprint, kept, watcher, tracer, lens)
 
     def _cancelled(self, index: int, key: _Key) -> Callable[[], bool] | None:
         """Asks whether neither a pair is wanted any more, nor one of those that are equal to it."""
@@ -243,14 +246,14 @@ class Call:
 
     def _given_ids(self, index: int) -> tuple[int, ...]:
         given = self._options.given
-        return () if given is None else given.ids(index, self._encoder, self._model.config.vocab_size)
+        return () if given is None else given.ids(index, self._encoder, self._rules)
 
-    def _generated(self, index: int, prompt: Prompt) -> Sequence[int]:
+    def _generated(self, index: int, live: _Live) -> Sequence[int]:
         """What was generated for a pair before."""
         options = self._options
         if options.is_steered:
             return ()
-        generated = self._resumed.generated(index, prompt)
+        generated: Sequence[int] = () if live.kept is None else live.kept.unfinished
         if not generated and options.keeper is not None:
             generated = options.keeper.generated(index)
         if max(generated, default=0) >= self._model.config.vocab_size:
@@ -285,12 +288,12 @@ class Call:
             processor=options.processor(index),
             watcher=live.watcher,
             is_cancelled=is_cancelled,
-            generated=self._generated(index, prompt),
+            generated=self._generated(index, live),
             on_chain=live.begin,
         )
 
-    def _judgment(self, decoded: Decoded, prompt: Prompt) -> Judgment:
-        log_odds = decoded.true_logit - decoded.false_logit
+    def _judgment(self, decoded: Decoded, live: _Live) -> Judgment:
+        prompt, log_odds = live.prompt, decoded.true_logit - decoded.false_logit
         failed = decoded.error is not None
         return Judgment(
             index=decoded.index,
@@ -303,6 +306,7 @@ class Call:
             ended=decoded.ended,
             truncated=prompt.truncated,
             error=decoded.error,
+            fingerprint=live.fingerprint,
         )
 
 

@@ -41,8 +41,9 @@ class JudgingOptions(TypedDict, total=False):
         trace: put a `Trace` into each judgment; True for the tokens, or `TraceOptions` for more.
         observers: see `rank1_hf.tracing.Observer`.
         resume_from: what an earlier call with the same pairs and options gave before it was interrupted
-            (`Interrupted.judgments`). Judgments with a score are taken as they are, and unfinished chains go on; with a
-            rule, logits_processor, trace or observers these begin anew.
+            (`Interrupted.judgments`, and what a stream has yielded). Judgments with a score are taken as they are, and
+            unfinished chains go on; with a rule, logits_processor, trace or observers these begin anew. A judgment of
+            another prompt or of other options is its pair's error; see `Fingerprints`.
         keeper: keeps unfinished chains while they grow, and has what it kept before; see `ChainKeeper`.
     """
 

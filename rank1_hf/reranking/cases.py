@@ -10,7 +10,16 @@ from transformers import PreTrainedModel
 
 from rank1_hf.chains.chain import common_prefix_length
 from rank1_hf.models.devices import resolve_dtype
-from rank1_hf.prompts.prompt import QUERY_PLACEHOLDER, Passage, Prompt, PromptEncoder, Query, passage_text, query_text
+from rank1_hf.prompts.prompt import (
+    QUERY_PLACEHOLDER,
+    Passage,
+    Prompt,
+    PromptEncoder,
+    Query,
+    checked_text,
+    passage_text,
+    query_text,
+)
 from rank1_hf.reranking.given_chains import Close
 from rank1_hf.reranking.prompt_check import bare_text, prompt_findings
 from rank1_hf.results.completion import Completion
@@ -182,7 +191,7 @@ def _chain(case: Case, prompt: Prompt, model: Scorer) -> _Chain:
             raise ValueError("there is no completion; map a field to it")
         text, marker, _ = completion.chain.partition(model.encoder.markers.close)
         case.is_closed = True if marker else case.is_closed
-        return text
+        return checked_text(text, "the chain")
     at = next((at for at in range(len(ids)) if ids[at : at + len(close)] == close), None)
     if at is not None:
         case.is_closed = True

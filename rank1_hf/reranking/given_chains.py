@@ -1,12 +1,14 @@
 """Chains that a caller gives instead of having the model think: checked, and as the engine takes them."""
 
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias
 
+from rank1_hf.chains.chain import ChainRules
 from rank1_hf.inputs.values import is_whole_number
-from rank1_hf.prompts.prompt import PairError, PromptEncoder
+from rank1_hf.prompts.prompt import PairError, PromptEncoder, checked_text
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.texts import with_given_chain
 
@@ -53,13 +55,13 @@ class GivenChains:
             raise ValueError(f"there must be one chain for each of the {n_pairs} pairs, not {n}")
         return cls(listed, close)
 
-    def ids(self, index: int, encoder: PromptEncoder, vocabulary: int) -> tuple[int, ...]:
+    def ids(self, index: int, encoder: PromptEncoder, rules: ChainRules) -> tuple[int, ...]:
         """The token ids of a pair's chain, without a marker.
 
         Args:
             index: the pair's place.
             encoder: text to ids.
-            vocabulary: how many ids the model knows.
+            rules: which ids the model knows, and which end its text.
 
         Raises:
             PairError: it is no chain.
@@ -68,18 +70,26 @@ class GivenChains:
         if isinstance(chain, str):
             if close in chain:
                 raise PairError(f"a chain is given without {close}; cut it there")
-            return tuple(encoder.chain_ids(chain))
+            return tuple(encoder.chain_ids(checked_text(chain, "the chain")))
         try:
             ids = tuple(operator.index(each) for each in chain if is_whole_number(each, least=0))
         except TypeError:
             ids = None
-        if ids is None or len(ids) < len(chain) or max(ids, default=0) >= vocabulary:
+        if ids is None or len(ids) < len(chain) or max(ids, default=0) >= (rules.vocab_size or math.inf):
             raise PairError("a chain is a text, or a list of the token ids of this model")
         if any(ids[at : at + len(encoder.close_ids)] == encoder.close_ids for at in range(len(ids))):
             raise PairError(f"a chain is given without {close}; cut it there")
+        if not rules.eos.isdisjoint(ids):
+            raise PairError(
+                f"a chain ends before EOS; leave out {min(rules.eos.intersection(ids))}, and what is behind it"
+            )
+        if len(encoder.think_ids) == 1 and encoder.think_ids[0] in ids:
+            raise PairError(f"a chain stands behind {encoder.markers.think} and is given without it; leave it out")
         return ids
 
     def as_given(self, judgment: Judgment, encoder: PromptEncoder) -> Judgment:
-        """A pair's judgment, with its chain as the caller has written it."""
+        """A pair's judgment, with its chain as the caller has written it; an error stays as it is."""
         chain = self.chains[judgment.index]
-        return with_given_chain(judgment, chain, encoder) if isinstance(chain, str) else judgment
+        if judgment.error is not None or not isinstance(chain, str):
+            return judgment
+        return with_given_chain(judgment, chain, encoder)

@@ -210,7 +210,8 @@ class InspectionMethods(ABC):
 
         Returns:
             A judgment for each pair, with the chain as it was given, which counts as "closed", or as "stopped" where it
-            is closed by force. A chain that is none, or does not fit, is its pair's error.
+            is closed by force. A chain that is none, does not fit, or has what no chain may have (`</think>`, EOS, the
+            id of `<think>`, a lone surrogate) is its pair's error.
 
         Raises:
             TypeError, ValueError: as in `judge`; or there are not as many chains as pairs.
@@ -268,7 +269,7 @@ class InspectionMethods(ABC):
     def _stream(self, pair: Pair, asked: CallOptions) -> Generator[TokenEvent | Judgment]:
         tokens = TokenStream(self.encoder)
         asked = replace(asked, observers=(*asked.observers, tokens))
-        call = Call(self.pair_encoder, self.model, iter([(0, pair)]), asked)
+        call = Call(self.pair_encoder, self.decoder, iter([(0, pair)]), asked)
         with closing(self.decoder.steps(call.requests())) as steps:
             for finished in steps:
                 yield from tokens.take()

@@ -8,7 +8,7 @@ attached, which may keep a state of its own, a chain begins anew.
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from rank1_hf.prompts.prompt import PairError, Prompt
+from rank1_hf.prompts.prompt import PairError
 from rank1_hf.results.judgment import Judgment
 
 
@@ -34,7 +34,7 @@ class Resumed:
     """What an earlier call with the same pairs gave before it was interrupted.
 
     Args:
-        judgments: as `Interrupted.judgments` has them.
+        judgments: as `Interrupted.judgments` has them. Where a pair has several, the last counts.
 
     Raises:
         TypeError: one is no judgment.
@@ -46,23 +46,19 @@ class Resumed:
                 raise TypeError(f"resume_from takes judgments, as Interrupted.judgments has them, not {each!r}")
         self._judgments = {each.index: each for each in judgments}
 
-    def finished(self, index: int) -> Judgment | None:
-        """The judgment of a pair; None where it has none with a score."""
-        found = self._judgments.get(index)
-        return None if found is None or found.error is not None else found
-
-    def generated(self, index: int, prompt: Prompt) -> Sequence[int]:
-        """What the chain of a pair had generated.
+    def kept(self, index: int, fingerprint: str) -> Judgment | None:
+        """What is kept of a pair: its judgment, or what its chain had generated; None where it begins anew.
 
         Raises:
-            PairError: it was another pair, or another prompt.
+            PairError: it was another pair, or another prompt, or there is no telling.
         """
         found = self._judgments.get(index)
-        if found is None or not found.unfinished:
-            return ()
-        if found.n_prompt_tokens != len(prompt.ids):
+        if found is None or (found.error is not None and not found.unfinished):
+            return None
+        if found.fingerprint != fingerprint:
+            known = "is of another pair, or of other options" if found.fingerprint else "does not say whose it is"
             raise PairError(
-                f"the unfinished judgment of pair {index} has a prompt of {found.n_prompt_tokens} tokens, this one of "
-                f"{len(prompt.ids)}; resume_from takes what the same pairs and options gave"
+                f"the judgment of pair {index} in resume_from {known}; resume_from takes what the same pairs and "
+                "options gave, as Interrupted.judgments has it"
             )
-        return found.unfinished
+        return found

@@ -34,6 +34,8 @@ class Judgment:
         cached: whether it comes from a score cache. Judgments are equal wherever they come from.
         unfinished: the token ids that the model had generated when the call was interrupted, behind which
             `judge(..., resume_from=...)` goes on. Empty: the judgment is finished.
+        fingerprint: by which `resume_from` knows whose judgment it is: a digest of the prompt and of what decides the
+            chain. It is in no file; empty where the judgment comes from one.
     """
 
     index: int
@@ -50,6 +52,7 @@ class Judgment:
     belief: tuple[CurvePoint, ...] | None = field(default=None, repr=False)
     cached: bool = field(default=False, compare=False)
     unfinished: tuple[int, ...] = field(default=(), repr=False)
+    fingerprint: str = field(default="", repr=False, compare=False)
 
     @classmethod
     def failed(cls, index: int, error: str) -> "Judgment":
@@ -72,9 +75,11 @@ class Judgment:
         return replace(self, index=index, trace=None if self.trace is None else self.trace.at(index))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON: NaN becomes None. Trace, curve and unfinished tokens only where there are any."""
+        """All fields but the fingerprint, ready for JSON: NaN becomes None. Trace, curve and unfinished tokens only
+        where there are any.
+        """
         fields = asdict(replace(self, trace=None))
-        del fields["trace"]
+        del fields["trace"], fields["fingerprint"]
         if not self.unfinished:
             del fields["unfinished"]
         if self.belief is None:
@@ -106,7 +111,7 @@ class TokenEvent(NamedTuple):
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during `judge` or `predict`. `judgments` holds what was finished, and what the chains that were not had
     thought (`Judgment.unfinished`), in input order: `judge(..., resume_from=judgments)` goes on with both. Of a stream
-    it holds only what was unfinished, since the rest was yielded.
+    it holds only what was unfinished, since the rest was yielded: resume from both.
     """
 
     def __init__(self, judgments: list[Judgment]) -> None:

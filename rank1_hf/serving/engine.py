@@ -133,7 +133,7 @@ class Engine:
         """Judge what has come, and what comes in the meantime, until nothing is left."""
         call = Call(
             self.reranker.pair_encoder,
-            self.reranker.model,
+            self.reranker.decoder,
             self._arriving(),
             CallOptions(),
             cached=self.reranker.cached_judgments(CallOptions(), self._batch_size),

@@ -33,7 +33,7 @@ FILES = ("judgments.jsonl", "journal.jsonl")
 _ADVICE = (
     "give a judgments.jsonl or journal.jsonl of evaluate, or records with a query, a document, a score and a chain"
 )
-_NOT_SAVED = ("index", "trace", "belief", "cached", "unfinished")
+_NOT_SAVED = ("index", "trace", "belief", "cached", "unfinished", "fingerprint")
 _FIELDS = [field.name for field in fields(Judgment) if field.name not in _NOT_SAVED]
 
 

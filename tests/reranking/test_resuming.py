@@ -1,5 +1,8 @@
 """Chains that an interrupt left unfinished go on, and come to what they would have come to."""
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -7,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LogitsProcessor
 
 from rank1_hf import EarlyExit, Interrupted, Rank1
 from rank1_hf.decoding.options import DecodingOptions
@@ -166,7 +171,7 @@ def test_what_belongs_to_another_pair_or_model_is_told(load: Callable[..., Rank1
     model = load()
     kept = interrupted(model, 7)
     other = model.judge([("what flies high?", "x"), PAIRS[1]], resume_from=kept)
-    assert "unfinished judgment of pair 0 has a prompt of" in str(other[0].error)
+    assert "the judgment of pair 0 in resume_from is of another pair" in str(other[0].error)
     assert other[1].error is None
     (foreign,) = model.judge(PAIRS[:1], resume_from=[replace(kept[0], unfinished=(1, 10**6))])
     assert "ids that the model has not" in str(foreign.error)
@@ -174,6 +179,108 @@ def test_what_belongs_to_another_pair_or_model_is_told(load: Callable[..., Rank1
         model.judge(PAIRS, resume_from=["chain"])
     with pytest.raises(TypeError, match="stream takes no resume_from"):
         model.stream(*PAIRS[0], resume_from=kept)
+
+
+class Longer(LogitsProcessor):
+    """Asks for chains of its length, and changes nothing."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        return scores
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"instruction": "q"}),
+        ({"instruction": "Only wings."}, {"instruction": "Only bread."}),  # of the same length
+        ({}, {"think": False}),
+        ({}, {"trace": True}),
+        ({}, {"rule": EarlyExit()}),
+        ({"rule": EarlyExit(4.0)}, {"rule": EarlyExit(5.0)}),
+        ({"logits_processor": Longer(3)}, {"logits_processor": Longer(4)}),
+        ({"logits_processor": {0: Longer(3), 1: Longer(3)}}, {}),
+    ],
+)
+def test_a_judgment_of_other_options_is_told_and_never_taken(
+    load: Callable[..., Rank1], before: dict[str, Any], after: dict[str, Any], finishes: bool
+) -> None:
+    model = load()
+    kept = model.judge(PAIRS[:2], **before) if finishes else interrupted(model, 7, **before)[:2]
+    assert all(bool(judgment.unfinished) != finishes for judgment in kept)
+    for judgment in model.judge(PAIRS[:2], resume_from=kept, **after):
+        assert f"the judgment of pair {judgment.index} in resume_from" in str(judgment.error)
+    if finishes:
+        assert model.judge(PAIRS[:2], resume_from=kept, **before) == kept
+
+
+def test_a_judgment_of_another_place_budget_or_model_is_told(
+    load: Callable[..., Rank1], expected: list[Judgment]
+) -> None:
+    for model in (load(max_new_tokens=23), load(rethink=2), load(min_thinking_tokens=17), load(dtype="bfloat16")):
+        assert all("of other options" in str(judgment.error) for judgment in model.judge(PAIRS, resume_from=expected))
+    turned = load().judge(PAIRS[::-1], resume_from=expected)
+    assert all("of another pair" in str(judgment.error) for judgment in turned)
+
+
+def test_what_a_file_has_lost_is_not_trusted_and_what_a_pickle_keeps_is(
+    load: Callable[..., Rank1], expected: list[Judgment]
+) -> None:
+    fields = expected[0].to_dict()
+    assert "fingerprint" not in fields
+    (lost,) = load().judge(PAIRS[:1], resume_from=[Judgment(**fields)])
+    assert "does not say whose it is" in str(lost.error)
+    pickled = pickle.loads(pickle.dumps(expected))  # as the processes of num_gpus do it
+    before = n_generated(load())
+    assert load().judge(PAIRS, resume_from=pickled) == expected
+    assert n_generated(load()) == before
+
+
+def test_what_a_cache_had_can_be_resumed_from(load: Callable[..., Rank1], tmp_path: Path) -> None:
+    cached = load(cache=tmp_path / "scores.db")
+    cached.judge(PAIRS[:2])
+    hits = cached.judge(PAIRS[:2])
+    assert all(judgment.cached for judgment in hits)
+    assert load().judge(PAIRS[:2], resume_from=hits) == hits
+
+
+def test_an_interrupt_in_the_body_of_a_loop_costs_nothing_that_was_yielded(
+    load: Callable[..., Rank1], expected: list[Judgment]
+) -> None:
+    model, done = load(), list[Judgment]()
+    try:
+        for judgment in model.judge(PAIRS, stream=True):
+            done.append(judgment)
+            if len(done) == 3:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt as interrupt:
+        done += getattr(interrupt, "judgments", [])
+    found = model.judge(PAIRS, resume_from=done)
+    assert_same(found, expected)
+    assert [found[judgment.index] for judgment in done] == done
+
+
+AT_EXIT = """
+import sys
+from rank1_hf import Rank1
+
+model = Rank1(sys.argv[1], device="cpu", max_new_tokens=8, decoding="batch_size=1")
+pairs = [("what flies?", "wings"), ("what flies?", "bread")]
+open_ones = [model.judge(pairs, stream=True), model.stream(*pairs[0])]
+open_ones.append(model.score_chains(pairs, ["It is.", "It is."], stream=True))
+print(*(type(next(each)).__name__ for each in open_ones))
+"""
+
+
+def test_streams_that_are_not_read_to_their_end_leave_an_exit_in_peace(checkpoint: Callable[..., Path]) -> None:
+    script = [sys.executable, "-c", AT_EXIT, str(checkpoint("qwen2"))]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=150, check=True)
+    assert done.stdout.split() == ["Judgment", "TokenEvent", "Judgment"]
+    assert "Exception ignored" not in done.stderr
+    assert "Error" not in done.stderr
 
 
 def test_a_keeper_is_told_of_every_chain_and_asked_for_each(

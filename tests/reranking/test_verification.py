@@ -259,6 +259,15 @@ def test_what_is_wrong_with_one_record_costs_that_record(model, judged):
     assert "give the collection, or a mapping" in bad[0].faults[0].detail
 
 
+def test_a_chain_that_no_tokenizer_takes_costs_its_own_record(model):
+    pair = {"query": "what flies?", "document": "A wing."}
+    bad, good = model.verify(
+        [{**pair, "completion": "\udc00 ok.</think> true"}, {**pair, "completion": "ok.</think> true"}]
+    )
+    assert ["lone surrogate" in finding.detail for finding in bad.findings] == [True]
+    assert math.isfinite(good.score)
+
+
 def test_dtypes_decide_what_is_a_tie(model, judged):
     records = [{**official, "score": sigmoid(vllm["log_odds"] + 0.05)} for official, vllm in judged]
     strict = model.verify(records, show_progress_bar=False)
