@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 from rank1_hf.chains.beliefs import BeliefAt, BeliefPoint, check_belief_at
@@ -40,9 +41,11 @@ class TopKExit:
 
     def __post_init__(self) -> None:
         check_belief_at(self.belief_at)
-        if not self.lead >= 0 or not is_whole_number(self.beliefs, least=1):
+        is_number = isinstance(self.lead, Real) and not isinstance(self.lead, bool)
+        if not is_number or not self.lead >= 0 or not is_whole_number(self.beliefs, least=1):
             raise ValueError(
-                f"a top-k exit needs a lead of at least 0 and at least 1 belief, not {self.lead!r} and {self.beliefs!r}"
+                "a top-k exit needs a lead of at least 0 and at least 1 belief, as numbers, "
+                f"not {self.lead!r} and {self.beliefs!r}"
             )
 
 
