@@ -1,11 +1,10 @@
 """Chains that a caller gives instead of having the model think: checked, and as the engine takes them."""
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rank1_hf.inputs.values import is_whole_number
+from rank1_hf.inputs.values import token_ids
 from rank1_hf.prompts.prompt import PairError, PromptEncoder
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.texts import with_given_chain
@@ -54,11 +53,9 @@ class GivenChains:
                 raise PairError(f"a chain is given without {close}; cut it there")
             return tuple(encoder.chain_ids(chain))
         try:
-            ids = tuple(operator.index(each) for each in chain if is_whole_number(each, least=0))
-        except TypeError:
-            ids = None
-        if ids is None or len(ids) < len(chain) or max(ids, default=0) >= vocabulary:
-            raise PairError("a chain is a text, or a list of the token ids of this model")
+            ids = tuple(token_ids("the chain given", chain, vocabulary))
+        except (TypeError, ValueError) as error:
+            raise PairError(f"a chain is a text, or a list of the token ids of this model; {error}") from None
         if any(ids[at : at + len(encoder.close_ids)] == encoder.close_ids for at in range(len(ids))):
             raise PairError(f"a chain is given without {close}; cut it there")
         return ids

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.watcher import Needs, Reading
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.tracing.observer import Observed, WatchedPair
+from rank1_hf.tracing.observer import Observed, WatchedPair, check_observers
 from tests import tiny_models
 from tests.decoding.oracle import SHAPES, Oracle, assert_same
 from tests.decoding.test_graphs import Recorder, recorder  # noqa: F401, a fixture
