@@ -6,10 +6,9 @@ A `Rule` decides for a chain what the model decides otherwise. It may be anybody
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 from rank1_hf.chains.beliefs import BeliefAt, BeliefPoint
-from rank1_hf.inputs.values import is_whole_number, token_ids, truth_value
+from rank1_hf.inputs.values import is_number, is_whole_number, token_ids, truth_value
 
 
 class SteeringError(RuntimeError):
@@ -93,7 +92,7 @@ class EarlyExit(Rule):
     reads_beliefs = True
 
     def __post_init__(self) -> None:
-        if not _is_number(self.log_odds) or not self.log_odds > 0 or not is_whole_number(self.sentences, least=1):
+        if not is_number(self.log_odds) or not self.log_odds > 0 or not is_whole_number(self.sentences, least=1):
             raise ValueError(
                 "an early exit needs log_odds above 0 and at least 1 sentence, as numbers, "
                 f"not {self.log_odds!r} and {self.sentences!r}"
@@ -138,10 +137,6 @@ def rule_for_pair(rule: Rule, index: int) -> Rule:
             f"the rule {type(rule).__name__} failed: for_pair must give a rule that reads the same beliefs, not {own!r}"
         )
     return own
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _failed(rule: Rule, error: Exception) -> SteeringError:

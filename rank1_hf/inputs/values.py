@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Iterable, Mapping, Set
-from numbers import Number
+from numbers import Number, Real
 from typing import SupportsIndex
 
 
@@ -28,6 +28,11 @@ def is_whole_number(value: object, *, least: int) -> bool:
     """Whether `whole_number` takes it."""
     number = _index(value)
     return number is not None and number >= least
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, but no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_missing(value: object) -> bool:

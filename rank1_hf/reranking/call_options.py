@@ -75,6 +75,7 @@ def call_options(
     senseless: Mapping[str, str] = MappingProxyType({}),
     given: GivenChains | None = None,
     watches: bool = False,
+    warns: bool = True,
 ) -> "CallOptions":
     """The options that a method was called with, checked before any work.
 
@@ -85,6 +86,7 @@ def call_options(
         senseless: those that make no sense for it, and what to do instead.
         given: the chains that it was given.
         watches: whether it watches pairs whatever the options are.
+        warns: whether to warn of a rule and of observers that override nothing.
 
     Raises:
         TypeError: the method does not take one of them.
@@ -110,8 +112,9 @@ def call_options(
         )
     n_layers, n_heads = n_layers_and_heads(decoder.model)
     check_observers(found.observers, n_layers=n_layers, n_heads=n_heads)
-    for steers, base in [(found.rule, Rule), *((observer, Observer) for observer in found.observers)]:
-        warn_of_no_methods(steers, base)
+    if warns:
+        for steers, base in [(found.rule, Rule), *((observer, Observer) for observer in found.observers)]:
+            warn_of_no_methods(steers, base)
     return found
 
 

@@ -220,22 +220,18 @@ def _mark(marker: str, colour: str) -> "Artist":
     return Line2D([], [], color=colour, marker=marker, linestyle="none")
 
 
-def _checked(judgments: object) -> list[Judgment]:
+def _checked(judgments: Sequence[Judgment]) -> list[Judgment]:
     """Judgments as a plot takes them.
 
     Raises:
         TypeError: they are something else.
     """
-    many = list(judgments) if isinstance(judgments, Iterable) and not isinstance(judgments, str) else [judgments]
-    wrong = (
-        judgments
-        if isinstance(judgments, Judgment)
-        else next((each for each in many if not isinstance(each, Judgment)), None)
-    )
-    if wrong is not None:
+    many = list(judgments) if isinstance(judgments, Iterable) else [judgments]
+    if isinstance(judgments, Judgment) or not all(isinstance(each, Judgment) for each in many):
+        found = type(judgments if isinstance(judgments, Judgment | str) else many[0]).__name__
         raise TypeError(
             "a plot takes a list of judgments, as Rank1.judge gives them (with trace=... their traces are in them), "
-            f"not a {type(wrong).__name__}"
+            f"not {found}"
         )
     return many
 

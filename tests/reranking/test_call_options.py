@@ -140,13 +140,13 @@ def test_an_interrupt_can_be_resumed_from_as_it_was_caught(model):
 
 def test_observers_may_come_from_a_generator(model):
     observer = Counting()
-    model.judge([(QUERY, PASSAGE)], observers=(each for each in [observer]))
+    model.rank(QUERY, [PASSAGE], observers=(each for each in [observer]))
     assert len(observer.judgments) == 1
 
 
 @pytest.mark.parametrize("close", ["forced", None])
 def test_a_chain_that_goes_on_is_not_closed(model, close):
-    with pytest.raises(ValueError, match="leave out close=.*, or resume"):
+    with pytest.raises(ValueError, match=r"leave out close=.*, or resume"):
         model.score_chain(QUERY, PASSAGE, "It is.", resume=True, close=close)
     assert model.decoder.stats.steps == 0
 
@@ -166,7 +166,7 @@ def test_a_subclass_that_is_never_called_is_warned_of_once(model):
         model.judge([(QUERY, PASSAGE), (QUERY, PASSAGES[1])], rule=Misspelt())
     assert [warning.filename for warning in warned] == [__file__]
     with pytest.warns(UserWarning, match="MisspeltToo overrides .* admitted, prefilled, step, .* preempted") as warned:
-        model.judge([(QUERY, PASSAGE)], observers=[MisspeltToo()])
+        model.rank(QUERY, [PASSAGE], observers=[MisspeltToo()])
     assert len(warned) == 1
 
 
