@@ -11,7 +11,7 @@ agreement        the same pairs by two runs
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -220,15 +220,15 @@ def _mark(marker: str, colour: str) -> "Artist":
     return Line2D([], [], color=colour, marker=marker, linestyle="none")
 
 
-def _checked(judgments: Sequence[Judgment]) -> list[Judgment]:
+def _checked(judgments: object) -> list[Judgment]:
     """Judgments as a plot takes them.
 
     Raises:
         TypeError: they are something else.
     """
-    many = list(judgments) if isinstance(judgments, Iterable) else [judgments]
-    if isinstance(judgments, Judgment) or not all(isinstance(each, Judgment) for each in many):
-        found = type(judgments if isinstance(judgments, Judgment | str) else many[0]).__name__
+    many: list[Any] = list(judgments) if isinstance(judgments, Iterable) else []
+    if not isinstance(judgments, Iterable) or not all(isinstance(each, Judgment) for each in many):
+        found = type(next((each for each in many if not isinstance(each, Judgment)), judgments)).__name__
         raise TypeError(
             "a plot takes a list of judgments, as Rank1.judge gives them (with trace=... their traces are in them), "
             f"not {found}"
