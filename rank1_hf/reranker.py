@@ -304,7 +304,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         if streams and self._processes is not None:
             raise ValueError("the judgments of several processes come together at the end; leave stream out")
         if isinstance(pairs, Sequence):
-            self.pair_encoder.check_lengths(pairs if options.instruction is None else [*map(options.instructed, pairs)])
+            options.check_pairs(pairs, self.pair_encoder)
         return None if batch_size is None else whole_number("batch_size", batch_size, least=1)
 
     def _judge_one(self, query: Query, passage: Passage, options: CallOptions) -> Judgment:

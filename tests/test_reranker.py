@@ -377,6 +377,12 @@ class TestLimits:
         assert judgment.n_prompt_tokens + judgment.n_chain_tokens <= 160
         assert 0 < judgment.score < 1
 
+    @pytest.mark.parametrize("budget", [0, -1, 1.5, "abc", None, 10**9])
+    def test_a_budget_that_makes_no_sense_is_refused_when_it_is_set(self, endless, budget):
+        with pytest.raises(ValueError, match="max_new_tokens"):
+            endless.max_new_tokens = budget
+        assert endless.max_new_tokens == BUDGET
+
     @pytest.mark.parametrize("budget", [1, 4, 24, 100])
     def test_the_context_is_never_exceeded(self, endless, budget):
         endless.max_new_tokens = budget

@@ -45,6 +45,7 @@ class DecodingOptions:
         reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
 
     Raises:
+        TypeError: a switch is neither True nor False.
         ValueError: a value makes no sense.
     """
 
@@ -68,6 +69,10 @@ class DecodingOptions:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(name, value, least=1))
+        for name in _SWITCH_FIELDS:
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (name == "overlap" and value is None):
+                raise TypeError(f"{name} must be True or False, not {value!r}")
         page_size = whole_number("page_size", self.page_size, least=1)
         if page_size < 16 or page_size & (page_size - 1):
             raise ValueError(f"page_size must be a power of two and at least 16, not {page_size}")
@@ -142,13 +147,18 @@ class DecodingOptions:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(DecodingOptions))
+_SWITCH_FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(DecodingOptions)
+    if isinstance(field.default, bool) or field.name == "overlap"
+)
 OLD_NAMES = (*FIELDS, *_RENAMED, *_DROPPED)
 """What was an argument of its own before there were options."""
 _SWITCHES = {"on": True, "off": False, "auto": None}
 
 
 def _parsed(name: str, value: str) -> Any:  # noqa: ANN401
-    is_switch = isinstance(getattr(DecodingOptions(), name), bool) or name == "overlap"
+    is_switch = name in _SWITCH_FIELDS
     may_be_auto = getattr(DecodingOptions(), name) is None
     if value in _SWITCHES and (may_be_auto if value == "auto" else is_switch):
         return _SWITCHES[value]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, Self
 
+from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.loading import Checkpoint, context_length
 from rank1_hf.prompts.markers import Markers
 from rank1_hf.prompts.pairs import unpack
@@ -53,22 +54,11 @@ class PairEncoder:
             raise ValueError(f"truncation must be 'passage' or 'error', not {truncation!r}")
         self.encoder = encoder
         self.context = context
-        self.max_new_tokens = min(DEFAULT_BUDGET, context // 2) if max_new_tokens is None else max_new_tokens
         self.min_thinking_tokens = min_thinking_tokens
         self.truncation = truncation
         self._close_tokens = _CLOSE_RESERVE + len(encoder.close_ids)
-        if min_thinking_tokens > self.max_new_tokens:
-            raise ValueError(
-                f"min_thinking_tokens={min_thinking_tokens} is more than a chain may have: "
-                f"max_new_tokens={self.max_new_tokens}"
-            )
-        shortest = len(encoder.encode("?", "").ids)
-        if shortest > self._prompt_room:
-            raise ValueError(
-                f"max_new_tokens={self.max_new_tokens} does not fit: the context is {context} tokens (the smaller of "
-                f"max_length and the model's own limit) and the shortest prompt needs {shortest} of them; "
-                f"use at most {max(context - shortest, 0)}"
-            )
+        self._shortest = len(encoder.encode("?", "").ids)
+        self.max_new_tokens = min(DEFAULT_BUDGET, context // 2) if max_new_tokens is None else max_new_tokens
 
     @classmethod
     def of(
@@ -95,6 +85,26 @@ class PairEncoder:
             min_thinking_tokens=min_thinking_tokens,
             truncation=truncation,
         )
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens of a chain."""
+        return self._max_new_tokens
+
+    @max_new_tokens.setter
+    def max_new_tokens(self, budget: int) -> None:
+        budget = whole_number("max_new_tokens", budget, least=1)
+        if self.min_thinking_tokens > budget:
+            raise ValueError(
+                f"min_thinking_tokens={self.min_thinking_tokens} is more than a chain may have: max_new_tokens={budget}"
+            )
+        if self._shortest > self.context - max(budget, 1 + self._close_tokens):
+            raise ValueError(
+                f"max_new_tokens={budget} does not fit: the context is {self.context} tokens (the smaller of "
+                f"max_length and the model's own limit) and the shortest prompt needs {self._shortest} of them; "
+                f"use at most {max(self.context - self._shortest, 0)}"
+            )
+        self._max_new_tokens = budget
 
     @property
     def _prompt_room(self) -> int:

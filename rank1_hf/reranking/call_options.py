@@ -12,7 +12,8 @@ from rank1_hf.chains.rules import DoNotThink, Rule
 from rank1_hf.chains.steering import Steering
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
-from rank1_hf.inputs.values import is_missing, is_whole_number
+from rank1_hf.inputs.values import is_missing
+from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import with_instruction
 from rank1_hf.prompts.prompt import Pair, PromptEncoder
 from rank1_hf.reranking.given_chains import GivenChains
@@ -172,8 +173,6 @@ class CallOptions:
             if not isinstance(self.rule, Rule):
                 raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
         processors = self.logits_processor
-        if isinstance(processors, Mapping) and not all(is_whole_number(index, least=0) for index in processors):
-            raise TypeError(f"logits processors are by the index of their pair, not by {list(processors)!r}")
         for processor in processors.values() if isinstance(processors, Mapping) else [processors]:
             if processor is not None and not callable(processor):
                 raise TypeError(
@@ -186,6 +185,18 @@ class CallOptions:
                 raise ValueError(
                     f"the rule reads beliefs at {self.rule.belief_at!r} and the trace at {of_trace!r}; use one for both"
                 )
+
+    def check_pairs(self, pairs: Sequence[Pair], encoder: PairEncoder) -> None:
+        """Refuse pairs that do not fit, and processors for pairs that there are not.
+
+        Raises:
+            PromptTooLongError: with truncation="error", for the first pair that does not fit.
+            ValueError: a logits processor is for no pair.
+        """
+        encoder.check_lengths(pairs if self.instruction is None else [*map(self.instructed, pairs)])
+        if isinstance(self.logits_processor, Mapping):
+            for key in self.logits_processor.keys() - range(len(pairs)):
+                raise ValueError(f"logits_processor has one for pair {key!r}, and there are {len(pairs)} pairs, from 0")
 
     def instructed(self, pair: Pair) -> Pair:
         """A pair, its query with the call's instruction."""

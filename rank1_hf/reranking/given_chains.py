@@ -1,8 +1,8 @@
 """Chains that a caller gives instead of having the model think: checked, and as the engine takes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from rank1_hf.inputs.values import token_ids
 from rank1_hf.prompts.prompt import PairError, PromptEncoder
@@ -35,6 +35,22 @@ class GivenChains:
     def __post_init__(self) -> None:
         if self.close not in (None, "given", "forced"):
             raise ValueError(f"close must be 'given' or 'forced', not {self.close!r}")
+
+    @classmethod
+    def of(cls, chains: Iterable[GivenChain], close: Close | None, *, n_pairs: int) -> Self:
+        """Those of a call, by their places, whatever holds them.
+
+        Raises:
+            TypeError: they are not in order, or none at all.
+            ValueError: there are not as many as pairs, or `close` is none.
+        """
+        if isinstance(chains, Mapping | Set) or not isinstance(chains, Iterable):
+            raise TypeError(f"chains must be a list with one for each pair, not a {type(chains).__name__}")
+        listed = list(chains)  # by place, which a pandas Series would look up by its labels
+        if isinstance(chains, str) or len(listed) != n_pairs:
+            n = "one text" if isinstance(chains, str) else len(listed)
+            raise ValueError(f"there must be one chain for each of the {n_pairs} pairs, not {n}")
+        return cls(listed, close)
 
     def ids(self, index: int, encoder: PromptEncoder, vocabulary: int) -> tuple[int, ...]:
         """The token ids of a pair's chain, without a marker.

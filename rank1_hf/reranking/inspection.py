@@ -223,10 +223,7 @@ class InspectionMethods(ABC):
         """
         many = as_pairs(pairs)
         many = many if isinstance(many, Sequence) else list(many)
-        if isinstance(chains, str) or len(chains) != len(many):
-            n = "one text" if isinstance(chains, str) else len(chains)
-            raise ValueError(f"there must be one chain for each of the {len(many)} pairs, not {n}")
-        given = GivenChains(chains, close)
+        given = GivenChains.of(chains, close, n_pairs=len(many))
         every = PairOptions(**options, stream=False if stream is True else stream)
         asked = call_options("score_chains", self.decoder, every, senseless=_DECODES, given=given)
         return (self._stream_all if stream is True else self._judge_all)(many, batch_size, show_progress_bar, asked)

@@ -55,6 +55,7 @@ def inputs(collection: Path, tmp_path: Path) -> dict[str, list[object]]:
         "explain": [QUERY, "A wing."],
         "demo": [],
         "evaluate": ["--corpus", collection, "--run", collection / "run.trec", "-o", tmp_path / "out"],
+        "judge": [records, "-o", tmp_path / "judged"],
         "serve": ["--port", 0],
         "verify": [records],
     }
@@ -99,7 +100,7 @@ GIVEN: dict[str, tuple[list[object], dict[str, Any]]] = {
 
 
 def test_every_command_that_loads_a_model_takes_every_option():
-    assert {"demo", "evaluate", "explain", "rerank", "serve", "verify"} <= set(LOADING)
+    assert {"demo", "evaluate", "explain", "judge", "rerank", "serve", "verify"} <= set(LOADING)
     for name in LOADING:
         taken = {parameter.name for parameter in COMMANDS[name].params}
         assert {field.name for field in fields(ModelOptions)} <= taken, name

@@ -118,6 +118,14 @@ def test_what_makes_no_sense_is_refused(text: str, message: str):
         DecodingOptions.parse(text)
 
 
+@pytest.mark.parametrize("value", ["off", "on", 0, 1, None])
+def test_a_switch_is_true_or_false(value: object):
+    for name in FIELDS:
+        if isinstance(getattr(DecodingOptions(), name), bool):
+            with pytest.raises(TypeError, match=f"{name} must be True or False, not {value!r}"):
+                DecodingOptions(**{name: value})
+
+
 def test_options_take_what_python_takes_for_an_index():
     numpy = pytest.importorskip("numpy")
     assert DecodingOptions(batch_size=numpy.int64(8)) == DecodingOptions(batch_size=8)

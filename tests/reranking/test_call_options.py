@@ -11,7 +11,6 @@ from tests import tiny_models
 
 QUERY, PASSAGES = "how do wings carry an aeroplane?", tiny_models.TEXT.splitlines()[:3]
 PASSAGE = PASSAGES[0]
-SUPPRESS = SuppressTokensLogitsProcessor([1], device="cpu")
 INSTRUCTION = "Only passages about wings."
 WAYS = {
     "judge": lambda model, **options: model.judge([(QUERY, PASSAGE)], **options)[0].log_odds,
@@ -111,10 +110,6 @@ def test_given_chains_take_instructions_and_a_ranking_traces(model):
         (lambda model: model.predict([(QUERY, PASSAGE)], think="no"), "think is True or False, not 'no'"),
         (lambda model: model.rank(QUERY, PASSAGES, think=0), "think is True or False, not 0"),
         (lambda model: model.judge([(QUERY, PASSAGE)], keeper="a file"), "a keeper has the methods generated and keep"),
-        (
-            lambda model: model.judge([(QUERY, PASSAGE)], logits_processor={"first": SUPPRESS}),
-            r"by the index of their pair, not by \['first'\]",
-        ),
         (lambda model: model.score_chain(QUERY, PASSAGE, "It.", resume="no"), "resume must be True or False, not 'no'"),
     ],
 )
@@ -177,6 +172,12 @@ def test_who_overrides_something_is_not_warned_of(model, recwarn):
 
     model.judge([(QUERY, PASSAGE)], observers=[Later(), Counting(), Observer()], rule=type("Shorter", (Short,), {})())
     assert not [each for each in recwarn if "overrides" in str(each.message)]
+
+
+@pytest.mark.parametrize("key", [1, -1, "0", None])
+def test_a_processor_for_a_pair_that_there_is_not_is_refused(model, key: object):
+    with pytest.raises(ValueError, match=f"logits_processor has one for pair {key!r}, and there are 1 pairs"):
+        model.judge([(QUERY, PASSAGE)], logits_processor={key: lambda ids, scores: scores})
 
 
 def test_two_rules_are_refused(model):

@@ -180,9 +180,20 @@ def test_equal_pairs_with_other_chains_are_not_one(reranker):
     assert first.log_odds == again.log_odds != second.log_odds
 
 
+def test_chains_go_with_pairs_by_their_places_whatever_holds_them(reranker):
+    pandas = pytest.importorskip("pandas")
+    pairs, chains = [PAIRS[0]] * 3, ["It is.", "It is not.", "Who knows?"]
+    expected = reranker.score_chains(pairs, chains)
+    for held in (pandas.Series(chains, index=[2, 1, 0]), pandas.Series(chains, index=[5, 6, 7]), iter(chains)):
+        assert reranker.score_chains(pairs, held) == expected
+
+
 def test_what_makes_no_sense_is_refused(reranker):
     with pytest.raises(ValueError, match="one chain for each of the 8 pairs, not 1"):
         reranker.score_chains(PAIRS, ["It is."])
+    for chains in (None, {0: "It is."}, {"It is."}, 5):
+        with pytest.raises(TypeError, match="chains must be a list with one for each pair, not a"):
+            reranker.score_chains(PAIRS[:1], chains)
     with pytest.raises(ValueError, match="not one text"):
         reranker.score_chains(PAIRS, "It is.")
     with pytest.raises(ValueError, match="close must be 'given' or 'forced'"):
