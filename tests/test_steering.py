@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,13 +191,16 @@ class Forcing(Rule):
 @pytest.mark.parametrize(
     ("forced", "message"),
     [
-        ([10**6], "forced token id 1000000, and the model's ids end at"),
+        ([10**6], "what force returns has the token id 1000000, and the model's ids end at"),
         ([10**30], "the model's ids end at"),
         ([-1], "at least 0, not -1"),
         ([3.5], "not 3.5"),
         ([True], "not True"),
         (["5"], "not '5'"),
-        ("text", "not 't'"),
+        ("text", "must be a list of token ids, not 'text'"),
+        (b"text", "must be a list of token ids, not b'text'"),
+        ({5}, "must be a list of token ids, not {5}"),
+        ({5: 6}, "must be a list of token ids, not {5: 6}"),
         ([torch.tensor([1, 2])], "whole number"),
         (None, "TypeError"),
         (5, "TypeError"),
@@ -210,6 +214,44 @@ def test_what_a_rule_forces_wrongly_costs_its_own_pair(checkpoint, engine: str, 
     assert "the rule Forcing failed" in judgments[2].error
     assert message in judgments[2].error
     assert [j.chain for j in judgments if j.index != 2] == [j.chain for j in plain if j.index != 2]
+
+
+@pytest.mark.parametrize("engine", ["paged", "plain"])
+@pytest.mark.parametrize("name", ["force_close", "rethink"])
+def test_a_rewrite_of_the_callers_that_fails_costs_the_pairs_it_fails_at(checkpoint, engine: str, name: str):
+    reranker = Rank1(checkpoint("qwen2", close_scale=1.6), device="cpu", max_new_tokens=8, rethink=1, engine=engine)
+    plain, rules = reranker.judge(PAIRS[:4]), reranker.decoder.rules
+    prompt, n_asked = reranker.encode(*PAIRS[2]).ids, []
+
+    def fail(given: list[int], thought: list[int]) -> list[int]:
+        if given == prompt:
+            n_asked.append(1)
+            return [*thought]
+        return getattr(rules, name)(given, thought)
+
+    reranker.decoder.rules = replace(rules, **{name: fail})
+    judgments = reranker.judge(PAIRS[:4])
+    assert n_asked
+    assert f"{name} must return the whole context" in judgments[2].error
+    assert [j.chain for j in judgments if j.index != 2] == [j.chain for j in plain if j.index != 2]
+
+
+@pytest.mark.parametrize("engine", ["paged", "plain"])
+def test_a_failing_close_costs_its_pair_wherever_a_chain_is_closed(checkpoint, engine: str):
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=8, engine=engine)
+    rules, failing = reranker.decoder.rules, reranker.encode(*PAIRS[1]).ids
+    reranker.decoder.rules = replace(
+        rules, force_close=lambda prompt, thought: None if prompt == failing else rules.force_close(prompt, thought)
+    )
+    calls = {
+        "before thinking": reranker.judge(PAIRS[:3], think=False),
+        "behind an empty chain": reranker.score_chains(PAIRS[:3], [""] * 3, close="forced"),
+        "behind a chain": reranker.score_chains(PAIRS[:3], [" Yes."] * 3, close="forced"),
+        "at a belief": reranker.judge(PAIRS[:3], rule=EarlyExit()),
+    }
+    for place, judgments in calls.items():
+        assert "force_close failed: TypeError" in judgments[1].error, place
+        assert [judgments[0].error, judgments[2].error] == [None, None], place
 
 
 def test_the_last_id_of_the_model_may_be_forced(reranker):

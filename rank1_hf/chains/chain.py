@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rank1_hf.chains.beliefs import BeliefPoint
-from rank1_hf.chains.rules import ask
+from rank1_hf.chains.rules import SteeringError, ask
 from rank1_hf.chains.steering import UNSTEERED, Steering
+from rank1_hf.inputs.values import token_ids
 
 Ended = Literal["closed", "budget", "eos", "context", "stopped"]
 """How a chain ended: the model closed it itself, or the loop closed it because the budget was used up, the
 model emitted EOS, the context has no room for more, or a rule of the caller stopped it."""
 
 Rewrite = Callable[[Sequence[int], Sequence[int]], list[int]]
-"""(prompt, chain) -> a whole new context, prompt included. Both lists are token ids."""
+"""(prompt, chain) -> a whole new context, prompt included. All are lists of token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,13 @@ class ChainRules:
     Attributes:
         close: the token ids of `</think>`: one in rank1 checkpoints, several where the tokenizer has no such token.
         eos: the ids that end the model's text; before `</think>` they force the close.
-        force_close: rewrites a chain that did not close itself into a closed context, ready for the verdict.
-        rethink: rewrites a chain that has just closed into an open context that goes on thinking.
+        force_close: rewrites a chain that did not close itself into a closed context, ready for the verdict: it begins
+            with the prompt and ends with `close`. Where that does not fit, it is asked again with a shorter chain.
+        rethink: rewrites a chain that has just closed into an open context that goes on thinking: it begins with the
+            prompt and does not end with `close`.
         vocab_size: how many ids the model knows, which a caller's rule must keep to; None: that is not checked.
+        seam: how many of the prompt's last ids a rewrite may change, since a marker of several ids may be tokenized
+            together with its neighbours. Then only the last id of `close` is certain at the end.
     """
 
     close: tuple[int, ...]
@@ -40,6 +45,7 @@ class ChainRules:
     force_close: Rewrite
     rethink: Rewrite
     vocab_size: int | None = None
+    seam: int = 0
 
 
 class Chain:
@@ -95,12 +101,16 @@ class Chain:
         self._steering = steering
         self._n_given = 0  # how many of the tokens given the chain has taken
         self._thinking_from = len(prompt)  # where the current round of thinking begins: a close cannot start before it
-        if steering.stops_behind_given and not steering.given:
-            self._force_close("stopped")
-            self.rewritten = [(len(prompt), len(self.tokens))]
-        for token in generated:
-            if self.ended is None:
-                self.advance(token)
+        self._failure: SteeringError | None = None  # before the first step, which is when the pair can fail alone
+        try:
+            if steering.stops_behind_given and not steering.given:
+                self._force_close("stopped")
+                self.rewritten = [(len(prompt), len(self.tokens))]
+            for token in generated:
+                if self.ended is None:
+                    self.advance(token)
+        except SteeringError as failure:
+            self._failure = failure
 
     @property
     def room(self) -> int:
@@ -129,8 +139,10 @@ class Chain:
 
         Raises:
             RuntimeError: the chain has ended; the next logits are the verdict, not a token.
-            SteeringError: the rule has failed.
+            SteeringError: the rule, or a rewrite of `ChainRules`, has failed; then or when the chain was made.
         """
+        if self._failure is not None:
+            raise self._failure
         if self.ended is not None:
             raise RuntimeError("the chain has ended: read the verdict instead of advancing it")
         self.generated.append(token)
@@ -168,7 +180,11 @@ class Chain:
         return token == self._rules.close[-1]
 
     def branch(self) -> "Chain | None":
-        """The chain closed at this point, where its belief is to be read here; else None."""
+        """The chain closed at this point, where its belief is to be read here; else None.
+
+        Raises:
+            SteeringError: it cannot be closed.
+        """
         if self._steering.belief_at is None or self.ended is not None:
             return None
         thought = self._thinking()
@@ -226,19 +242,45 @@ class Chain:
 
     def _think_again(self, thought: list[int]) -> int | None:
         """Reopen the chain behind this thought, as `_replace` does; None: there is no room for more."""
-        reopened = self._rules.rethink(self._prompt, thought)
+        reopened = self._rewrite("rethink", self._rules.rethink, thought)
         if self._length(reopened) >= self._limit:
             return None
         self._thinking_from = len(reopened)
         return self._replace(reopened)
 
     def _force_close(self, reason: Ended) -> int:
-        thought = self._thinking()
+        thought = shorter = self._thinking()
+        closed = self._rewrite("force_close", self._rules.force_close, thought)
+        while self._context is not None and len(closed) > self._context:  # tokenized anew, it can become longer
+            if not shorter:
+                raise SteeringError(
+                    f"force_close gives {len(closed)} tokens even for an empty chain, and only {self._context} fit"
+                )
+            shorter = shorter[: self._context - len(closed)]
+            closed = self._rewrite("force_close", self._rules.force_close, shorter)
         self.thought, self.ended = tuple(thought), reason
-        closed = self._rules.force_close(self._prompt, thought)
-        if self._context is not None and len(closed) > self._context:  # tokenized anew, a chain can become longer
-            closed = [*closed[: self._context - len(self._rules.close)], *self._rules.close]
         return self._replace(closed)
+
+    def _rewrite(self, name: str, rewrite: Rewrite, thought: Sequence[int]) -> list[int]:
+        """What a rewrite gives, which may be anybody's code.
+
+        Raises:
+            SteeringError: it fails, or gives no context of this prompt, or not an open or closed one as it should.
+        """
+        rules, prompt = self._rules, list(self._prompt)
+        try:
+            context = token_ids(f"what {name} returns", rewrite(list(prompt), list(thought)), rules.vocab_size)
+        except Exception as error:
+            raise SteeringError(f"{name} failed: {type(error).__name__}: {error}") from error
+        kept = max(len(prompt) - rules.seam, 0)
+        if len(context) < kept or context[:kept] != prompt[:kept]:
+            raise SteeringError(f"{name} must return the whole context, which begins with the prompt's token ids")
+        certain, close = list(rules.close[-1:] if rules.seam else rules.close), list(rules.close)
+        if name == "force_close" and context[-len(certain) :] != certain:
+            raise SteeringError(f"force_close must return a context that ends with the closing marker's ids, {certain}")
+        if name == "rethink" and context[-len(close) :] == close:
+            raise SteeringError(f"rethink must return an open context; this one ends with the closing ids {close}")
+        return context
 
     def _replace(self, tokens: list[int]) -> int:
         unchanged = common_prefix_length(self.tokens, tokens)

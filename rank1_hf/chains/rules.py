@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rank1_hf.chains.beliefs import BeliefAt, BeliefPoint
-from rank1_hf.inputs.values import is_whole_number, whole_number
+from rank1_hf.inputs.values import is_number, is_whole_number, token_ids, truth_value
 
 
 class SteeringError(RuntimeError):
@@ -61,7 +61,7 @@ class Rule:
         return False
 
     def force(self, thought: Sequence[int], token: int) -> Sequence[int]:
-        """What the chain takes in the place of the model's next token; at least one token.
+        """The token ids that the chain takes in the place of the model's next token; none: it takes the model's.
 
         Args:
             thought: the chain's token ids so far.
@@ -92,9 +92,9 @@ class EarlyExit(Rule):
     reads_beliefs = True
 
     def __post_init__(self) -> None:
-        if not self.log_odds > 0 or not is_whole_number(self.sentences, least=1):
+        if not is_number(self.log_odds) or not self.log_odds > 0 or not is_whole_number(self.sentences, least=1):
             raise ValueError(
-                "an early exit needs log_odds above 0 and at least 1 sentence, "
+                "an early exit needs log_odds above 0 and at least 1 sentence, as numbers, "
                 f"not {self.log_odds!r} and {self.sentences!r}"
             )
 
@@ -111,21 +111,16 @@ def ask(
     """Whether a rule stops a chain here, and what it puts in the place of a token otherwise.
 
     Raises:
-        SteeringError: it has failed, or forces what is no token id, or none below `vocab_size`.
+        SteeringError: it has failed, says neither yes nor no to stopping, or forces what is no token id, or none below
+            `vocab_size`.
     """
     try:
-        if rule.stop(thought, beliefs):
+        answer = rule.stop(thought, beliefs)
+        if answer is not None and truth_value("what stop returns", answer):  # a function without a return says None
             return True, ()
-        return False, [_token_id(each, vocab_size) for each in rule.force(thought, token)] or [token]
+        return False, token_ids("what force returns", rule.force(thought, token), vocab_size) or [token]
     except Exception as error:
         raise _failed(rule, error) from error
-
-
-def _token_id(forced: object, vocab_size: int | None) -> int:
-    token = whole_number("a forced token id", forced, least=0)
-    if vocab_size is not None and token >= vocab_size:
-        raise ValueError(f"forced token id {token}, and the model's ids end at {vocab_size - 1}")
-    return token
 
 
 def rule_for_pair(rule: Rule, index: int) -> Rule:

@@ -311,11 +311,11 @@ class Decoder:
                 return _verdict(row, next_token, self._cache, self.model)
             if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
                 return _not_finite(row, self._cache, self.model)
-            branch = row.chain.branch()
-            if branch is not None:
-                scheduler.branch(row, branch)
             n_before = len(row.chain.tokens)
             try:
+                branch = row.chain.branch()
+                if branch is not None:
+                    scheduler.branch(row, branch)
                 token = _chosen(row, next_token)
                 unchanged = row.advance(token)
             except SteeringError as error:

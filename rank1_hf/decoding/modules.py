@@ -1,13 +1,17 @@
 """What has been done to a model's modules from outside: hooks, other weights, other parts."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 _Hooks = list[Mapping[int, Any]]
+
+_NAMED = 3  # modules in a message
 
 
 def hooks_of(modules: Iterable[nn.Module]) -> _Hooks:
@@ -38,6 +42,31 @@ class ModuleState:
             part is reference() for part, reference in zip(parts, self._parts, strict=True)
         )
         return same and _values(modules) == self._values
+
+
+@contextmanager
+def noting_hooks(model: nn.Module) -> Iterator[None]:
+    """Add to an error from within the model's forward that hooks of the caller are on it, and what they must give."""
+    try:
+        yield
+    except Exception as error:
+        hooked = [name or "the model itself" for name, module in model.named_modules() if any(hooks_of([module])[2:])]
+        if any(hooks_of([])):
+            hooked.append("all modules there are (registered globally)")
+        if hooked and _is_from_a_module(error):
+            more = f" and {len(hooked) - _NAMED} more" if len(hooked) > _NAMED else ""
+            error.add_note(
+                f"There are forward hooks on {', '.join(hooked[:_NAMED])}{more}, so one of them may be the cause. What "
+                f"a decoder layer gives is a tensor of shape [1, tokens, hidden size] in the model's dtype "
+                f"({str(getattr(model, 'dtype', None)).removeprefix('torch.')}), and so must be what its hook returns; "
+                "a hook that returns None changes nothing."
+            )
+        raise
+
+
+def _is_from_a_module(error: Exception) -> bool:
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(isinstance(frame.f_locals.get("self"), nn.Module) for frame in frames)
 
 
 def tensors_of(modules: Iterable[nn.Module]) -> list[Tensor]:

@@ -60,12 +60,12 @@ class PlainDecoder:
                 return request.failed(chain, "the model's logits are not finite (NaN or inf)")
             if chain.ended is not None:
                 return Decoded(request.index, chain.thought, chain.ended, true_logit, false_logit, None, chain.beliefs)
-            branch = chain.branch()  # the chain closed here, where its belief is to be read
-            if branch is not None:
-                true_logit, false_logit = self._next_logits(branch.tokens, DynamicCache())[self._answers].tolist()
-                if math.isfinite(true_logit - false_logit):
-                    chain.believe(len(branch.thought), true_logit - false_logit)
             try:
+                branch = chain.branch()  # the chain closed here, where its belief is to be read
+                if branch is not None:
+                    true_logit, false_logit = self._next_logits(branch.tokens, DynamicCache())[self._answers].tolist()
+                    if math.isfinite(true_logit - false_logit):
+                        chain.believe(len(branch.thought), true_logit - false_logit)
                 unchanged = chain.advance(chosen_by(request.processor, chain.tokens, logits))
             except SteeringError as error:
                 return request.failed(chain, str(error))

@@ -187,11 +187,10 @@ class PromptEncoder:
         query, middle, passage = text.removeprefix(self._instruction).removesuffix(TAIL).partition(MIDDLE)
         return (query, passage) if middle else None
 
-    # ---- chains ------------------------------------------------------------------------------------------------------
-
     def chain_rules(self, eos: frozenset[int], vocab_size: int | None = None) -> ChainRules:
         """What this tokenizer's ids mean to a chain; `eos` are the ids that end the model's text."""
-        return ChainRules(self.close_ids, eos, self.force_close, self.rethink, vocab_size)
+        seam = 0 if self._one_think_id and self._one_close_id else len(self.think_ids)
+        return ChainRules(self.close_ids, eos, self.force_close, self.rethink, vocab_size, seam)
 
     def force_close(self, prompt: Sequence[int], thought: Sequence[int]) -> list[int]:
         """The context of a chain that did not close itself: cut after its last sentence, then closed.

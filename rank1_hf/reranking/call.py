@@ -17,6 +17,7 @@ from functools import partial
 from rank1_hf.chains.chain import Chain, Ended
 from rank1_hf.chains.rules import SteeringError, rule_for_pair
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.modules import noting_hooks
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
@@ -178,13 +179,14 @@ class Call:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Keep what the live chains have generated when Ctrl-C ends the block.
+        """Keep what the live chains have generated when Ctrl-C ends the block; an error within the model names hooks.
 
         Raises:
             Interrupted: Ctrl-C; it carries what is unfinished.
         """
         try:
-            yield
+            with noting_hooks(self._model):
+                yield
         except KeyboardInterrupt as interrupt:
             self.keep(now=True)
             raise Interrupted(self.unfinished()) from interrupt

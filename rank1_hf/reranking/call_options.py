@@ -1,9 +1,9 @@
 """The options of a call: one set, which all methods that judge pairs take."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -17,8 +17,9 @@ from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import with_instruction
 from rank1_hf.prompts.prompt import Pair, PromptEncoder
 from rank1_hf.reranking.given_chains import GivenChains
-from rank1_hf.reranking.resuming import ChainKeeper
-from rank1_hf.results.judgment import Judgment
+from rank1_hf.reranking.remarks import warn_of_no_methods
+from rank1_hf.reranking.resuming import ChainKeeper, judgments_to_resume
+from rank1_hf.results.judgment import Interrupted, Judgment
 from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
@@ -39,11 +40,11 @@ class JudgingOptions(TypedDict, total=False):
             chain takes, never the verdict, and is called with one pair's context [1, tokens] and logits
             [1, vocabulary] at a time.
         trace: put a `Trace` into each judgment; True for the tokens, or `TraceOptions` for more.
-        observers: see `rank1_hf.tracing.Observer`.
+        observers: see `rank1_hf.tracing.Observer`; None: none.
         resume_from: what an earlier call with the same pairs and options gave before it was interrupted
-            (`Interrupted.judgments`, and what a stream has yielded). Judgments with a score are taken as they are, and
-            unfinished chains go on; with a rule, logits_processor, trace or observers these begin anew. A judgment of
-            another prompt or of other options is its pair's error; see `Fingerprints`.
+            (`Interrupted`, or its `judgments`, and what a stream has yielded); None: nothing. Judgments with a score
+            are taken as they are, and unfinished chains go on; with a rule, logits_processor, trace or observers these
+            begin anew. A judgment of another prompt or of other options is its pair's error; see `Fingerprints`.
         keeper: keeps unfinished chains while they grow, and has what it kept before; see `ChainKeeper`.
     """
 
@@ -51,9 +52,9 @@ class JudgingOptions(TypedDict, total=False):
     think: bool
     rule: Rule | None
     logits_processor: Processor | Mapping[int, Processor] | None
-    trace: bool | TraceOptions
-    observers: Sequence[Observer]
-    resume_from: Sequence[Judgment]
+    trace: bool | TraceOptions | None
+    observers: Iterable[Observer] | None
+    resume_from: Iterable[Judgment] | Interrupted | None
     keeper: ChainKeeper | None
 
 
@@ -76,6 +77,7 @@ def call_options(
     senseless: Mapping[str, str] = MappingProxyType({}),
     given: GivenChains | None = None,
     watches: bool = False,
+    warns: bool = True,
 ) -> "CallOptions":
     """The options that a method was called with, checked before any work.
 
@@ -86,27 +88,47 @@ def call_options(
         senseless: those that make no sense for it, and what to do instead.
         given: the chains that it was given.
         watches: whether it watches pairs whatever the options are.
+        warns: whether to warn of a rule and of observers that override nothing.
 
     Raises:
         TypeError: the method does not take one of them.
         ValueError: one makes no sense; or pairs are to be watched by the plain loop, which tells nobody about them.
     """
     found = CallOptions(given=given)
-    for name, value in options.items():
+    chosen: dict[str, Any] = dict(options)
+    if "observers" in chosen:
+        chosen["observers"] = _observers(chosen["observers"])
+    if "resume_from" in chosen:
+        chosen["resume_from"] = judgments_to_resume(chosen["resume_from"])
+    for name, value in chosen.items():
         if name == "stream" and value is True:
             raise TypeError(f"{method} takes no stream=True: {_NO_ITERATOR}")
         if name in senseless and value != getattr(found, name):
             raise TypeError(f"{method} takes no {name}: {senseless[name]}")
         if name not in PairOptions.__annotations__:
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
-    found = replace(found, **options)
+    found = replace(found, **chosen)
     if (watches or found.watches) and isinstance(decoder, PlainDecoder):
         raise ValueError(
             "engine='plain' has no traces and no observers (nor lens and stream); leave out engine, or these"
         )
     n_layers, n_heads = n_layers_and_heads(decoder.model)
     check_observers(found.observers, n_layers=n_layers, n_heads=n_heads)
+    if warns:
+        for steers, base in [(found.rule, Rule), *((observer, Observer) for observer in found.observers)]:
+            warn_of_no_methods(steers, base)
     return found
+
+
+def _observers(value: object) -> tuple[Observer, ...]:
+    """Those of a call; that they are some is checked where the model is known."""
+    if value is None:
+        return ()
+    if isinstance(value, Observer):
+        raise TypeError(f"observers is a list, not one {type(value).__name__}; give a list: [obs]")
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise TypeError(f"observers is a list of observers, as in [obs], not {value!r}")
+    return tuple(value)
 
 
 _NO_ITERATOR = (
@@ -126,7 +148,7 @@ class CallOptions:
     think: bool = True
     rule: Rule | None = None
     logits_processor: Processor | Mapping[int, Processor] | None = None
-    trace: bool | TraceOptions = False
+    trace: bool | TraceOptions | None = False
     observers: Sequence[Observer] = ()
     resume_from: Sequence[Judgment] = field(default=(), compare=False)  # this and the next decide no judgment
     keeper: ChainKeeper | None = field(default=None, compare=False)
@@ -134,6 +156,14 @@ class CallOptions:
     given: GivenChains | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.think, bool):
+            raise TypeError(f"think is True or False, not {self.think!r}")
+        if self.trace is not None and not isinstance(self.trace, bool | TraceOptions):
+            raise TypeError(f"trace is True, False or TraceOptions(...), not {self.trace!r}")
+        if self.keeper is not None and not all(
+            callable(getattr(self.keeper, name, None)) for name in ("generated", "keep")
+        ):
+            raise TypeError(f"a keeper has the methods generated and keep, see ChainKeeper; {self.keeper!r} has not")
         if self.stream and not callable(self.stream):
             raise TypeError(f"stream is a function that takes a judgment, or True, not {self.stream!r}")
         if not isinstance(self.instruction, str) and not is_missing(self.instruction):
@@ -176,7 +206,7 @@ class CallOptions:
     @property
     def traced(self) -> TraceOptions | None:
         """What goes into the traces; None where there are none."""
-        if isinstance(self.trace, bool):
+        if self.trace is None or isinstance(self.trace, bool):
             return TraceOptions() if self.trace else None
         return self.trace
 

@@ -244,7 +244,7 @@ class CrossEncoderMethods(ABC):
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
         if top_k is not None:
             top_k = whole_number("top_k", top_k, least=1)
-        call_options("rank", self.decoder, options)
+        observers = call_options("rank", self.decoder, options, warns=False).observers  # judge warns
         exit_rule = top_k_exit_rule(top_k, early_exit)
         if exit_rule is not None and options.get("rule") is not None:
             raise ValueError("early_exit is a rule by itself; leave out rule, or early_exit")
@@ -255,7 +255,8 @@ class CrossEncoderMethods(ABC):
             exit_rule = None  # all are among the best
         query_text(query)  # raises where it is none
         if exit_rule is not None:
-            options["rule"], options["observers"] = exit_rule, (*options.get("observers", ()), exit_rule)
+            options["rule"], observers = exit_rule, (*observers, exit_rule)
+        options["observers"] = observers
         pairs = [(query, document) for document in documents]
         judgments = self.judge(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)
         scores = [judgment.score for judgment in judgments]

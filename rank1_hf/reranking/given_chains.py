@@ -1,13 +1,11 @@
 """Chains that a caller gives instead of having the model think: checked, and as the engine takes them."""
 
-import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias
 
 from rank1_hf.chains.chain import ChainRules
-from rank1_hf.inputs.values import is_whole_number
+from rank1_hf.inputs.values import token_ids
 from rank1_hf.prompts.prompt import PairError, PromptEncoder, checked_text
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.texts import with_given_chain
@@ -72,19 +70,15 @@ class GivenChains:
                 raise PairError(f"a chain is given without {close}; cut it there")
             return tuple(encoder.chain_ids(checked_text(chain, "the chain")))
         try:
-            ids = tuple(operator.index(each) for each in chain if is_whole_number(each, least=0))
-        except TypeError:
-            ids = None
-        if ids is None or len(ids) < len(chain) or max(ids, default=0) >= (rules.vocab_size or math.inf):
-            raise PairError("a chain is a text, or a list of the token ids of this model")
+            ids = tuple(token_ids("the chain given", chain, rules.vocab_size))
+        except (TypeError, ValueError) as error:
+            raise PairError(f"a chain is a text, or a list of the token ids of this model; {error}") from None
         if any(ids[at : at + len(encoder.close_ids)] == encoder.close_ids for at in range(len(ids))):
             raise PairError(f"a chain is given without {close}; cut it there")
         if not rules.eos.isdisjoint(ids):
             raise PairError(
                 f"a chain ends before EOS; leave out {min(rules.eos.intersection(ids))}, and what is behind it"
             )
-        if len(encoder.think_ids) == 1 and encoder.think_ids[0] in ids:
-            raise PairError(f"a chain stands behind {encoder.markers.think} and is given without it; leave it out")
         return ids
 
     def as_given(self, judgment: Judgment, encoder: PromptEncoder) -> Judgment:

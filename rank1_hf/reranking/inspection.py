@@ -11,8 +11,10 @@ from transformers import PreTrainedModel
 
 from rank1_hf.chains.beliefs import BeliefAt
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.modules import noting_hooks
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.files.completions import completion_of
+from rank1_hf.inputs.values import truth_value
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import Pairs, as_pairs, unpack
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query
@@ -137,7 +139,7 @@ class InspectionMethods(ABC):
             chain: what stands behind `<think>`: a text (as `Judgment.chain` is), or token ids (as `Trace.token_ids`
                 are), without markers.
             resume: let the model think on from the end of the chain, instead of closing it there.
-            close: as in `score_chains`.
+            close: as in `score_chains`; not with `resume`.
             options: see `PairOptions`; rule, logits_processor and think only with `resume`.
 
         Returns:
@@ -147,6 +149,10 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged, or the chain is none or does not fit.
             TypeError, ValueError: an option makes no sense.
         """
+        if truth_value("resume", resume) and close != "given":
+            raise ValueError(
+                f"with resume=True the model closes the chain itself; leave out close={close!r}, or resume"
+            )
         given = GivenChains([chain], None if resume else close)
         senseless = _RESUMES if resume else _DECODES
         asked = call_options("score_chain", self.decoder, options, senseless=senseless, given=given)
@@ -270,7 +276,7 @@ class InspectionMethods(ABC):
         tokens = TokenStream(self.encoder)
         asked = replace(asked, observers=(*asked.observers, tokens))
         call = Call(self.pair_encoder, self.decoder, iter([(0, pair)]), asked)
-        with closing(self.decoder.steps(call.requests())) as steps:
+        with closing(self.decoder.steps(call.requests())) as steps, noting_hooks(self.model):
             for finished in steps:
                 yield from tokens.take()
                 for decoded in finished:

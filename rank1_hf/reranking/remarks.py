@@ -1,4 +1,4 @@
-"""Warnings at the end of a call."""
+"""Warnings at the beginning and at the end of a call."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,24 @@ def warn_of_failures(judgments: Sequence[Judgment]) -> None:
         shown = "; ".join(f"pair {judgment.index}: {judgment.error}" for judgment in islice(failed, 3))
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         warnings.warn(f"{len(failed)} of {len(judgments)} pairs have no score ({shown}{more})", stacklevel=3)
+
+
+def warn_of_no_methods(given: object, base: type) -> None:
+    """Say so where a caller's subclass overrides nothing of its base: it is never called, as where a name is misspelt.
+
+    Args:
+        given: the object; one of another class, or of the base itself, is passed over.
+        base: the class whose methods it should have.
+    """
+    names = [name for name, member in vars(base).items() if callable(member) and not name.startswith("_")]
+    if not isinstance(given, base) or type(given) is base:
+        return
+    if not any(name in vars(given) or getattr(type(given), name) is not getattr(base, name) for name in names):
+        warnings.warn(
+            f"{type(given).__name__} overrides no method of {base.__name__}, so that it is never called; there are "
+            f"{', '.join(names)}",
+            stacklevel=4,  # the caller of judge
+        )
 
 
 def warn_of_budget(n_ended: Mapping[Ended | None, int], *, budget: int, close: str) -> None:

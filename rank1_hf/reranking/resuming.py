@@ -5,11 +5,11 @@ them as prefill, as it does with a pair that was preempted. Where a rule, a logi
 attached, which may keep a state of its own, a chain begins anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from rank1_hf.prompts.prompt import PairError
-from rank1_hf.results.judgment import Judgment
+from rank1_hf.results.judgment import Interrupted, Judgment
 
 
 class ChainKeeper(Protocol):
@@ -30,20 +30,33 @@ class ChainKeeper(Protocol):
         """
 
 
+def judgments_to_resume(value: object) -> tuple[Judgment, ...]:
+    """What a caller gives to go on with: judgments, the `Interrupted` that carries them, or None for nothing.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, Interrupted):
+        return tuple(value.judgments)
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise TypeError(f"resume_from takes a list of judgments, as Interrupted.judgments has them, not {value!r}")
+    judgments = tuple(value)
+    for each in judgments:
+        if not isinstance(each, Judgment):
+            raise TypeError(f"resume_from takes judgments, as Interrupted.judgments has them, not {each!r}")
+    return judgments
+
+
 class Resumed:
     """What an earlier call with the same pairs gave before it was interrupted.
 
     Args:
-        judgments: as `Interrupted.judgments` has them. Where a pair has several, the last counts.
-
-    Raises:
-        TypeError: one is no judgment.
+        judgments: as `judgments_to_resume` gives them. Where a pair has several, the last counts.
     """
 
     def __init__(self, judgments: Sequence[Judgment]) -> None:
-        for each in judgments:
-            if not isinstance(each, Judgment):
-                raise TypeError(f"resume_from takes judgments, as Interrupted.judgments has them, not {each!r}")
         self._judgments = {each.index: each for each in judgments}
 
     def kept(self, index: int, fingerprint: str) -> Judgment | None:

@@ -1,16 +1,20 @@
 """Observers: classes with a method for each event of a pair in the decode loop."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
 from rank1_hf.chains.chain import Chain, Ended
 from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading
+from rank1_hf.inputs.values import is_whole_number
 
 if TYPE_CHECKING:
     from rank1_hf.results.judgment import Judgment
 
 logger = logging.getLogger(__name__)
+
+_ANY = -sys.maxsize  # whether the model has such a layer is another question
 
 _EMPTY = Reading(scores=None, logits=None, hidden_states={}, attention={}, kv=None)
 
@@ -216,6 +220,7 @@ def check_needs(observer: Observer, *, n_layers: int, n_heads: int) -> None:
     for needed in (observer.step_needs, observer.verdict_needs):
         if not isinstance(needed, Needs):
             raise TypeError(f"what {type(observer).__name__} needs must be rank1_hf.tracing.Needs, not {needed!r}")
+        _check_types(type(observer).__name__, needed)
     needs = observer.step_needs | observer.verdict_needs
     layers = needs.hidden_states | {layer for layer, _ in needs.attention}
     heads = {head for _, head in needs.attention}
@@ -224,3 +229,18 @@ def check_needs(observer: Observer, *, n_layers: int, n_heads: int) -> None:
             raise ValueError(
                 f"{type(observer).__name__} needs {name} {sorted(wanted)}, and the model has {name} 0 to {n - 1}"
             )
+
+
+def _check_types(name: str, needs: Needs) -> None:
+    for field in ("scores", "logits", "kv"):
+        if not isinstance(getattr(needs, field), bool):
+            raise TypeError(f"{name} needs {field}={getattr(needs, field)!r}; it is True or False")
+    layers, heads = needs.hidden_states, needs.attention
+    if not isinstance(layers, Set) or not all(is_whole_number(layer, least=_ANY) for layer in layers):
+        raise TypeError(f"{name} needs hidden_states={layers!r}; layers are whole numbers, as in {{2}}")
+    if not isinstance(heads, Set) or not all(map(_is_layer_and_head, heads)):
+        raise TypeError(f"{name} needs attention={heads!r}; heads are (layer, head) in whole numbers, as in {{(2, 0)}}")
+
+
+def _is_layer_and_head(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(is_whole_number(each, least=_ANY) for each in value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rank1_hf.chains.beliefs import BeliefAt, BeliefPoint, check_belief_at
 from rank1_hf.chains.rules import Rule
-from rank1_hf.inputs.values import is_whole_number
+from rank1_hf.inputs.values import is_number, is_whole_number
 from rank1_hf.tracing.observer import Observer, WatchedPair
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ class TopKExit:
 
     def __post_init__(self) -> None:
         check_belief_at(self.belief_at)
-        if not self.lead >= 0 or not is_whole_number(self.beliefs, least=1):
+        if not is_number(self.lead) or not self.lead >= 0 or not is_whole_number(self.beliefs, least=1):
             raise ValueError(
-                f"a top-k exit needs a lead of at least 0 and at least 1 belief, not {self.lead!r} and {self.beliefs!r}"
+                "a top-k exit needs a lead of at least 0 and at least 1 belief, as numbers, "
+                f"not {self.lead!r} and {self.beliefs!r}"
             )
 
 

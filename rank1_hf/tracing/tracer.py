@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rank1_hf.chains.beliefs import BeliefAt, check_belief_at
 from rank1_hf.decoding.requests import Decoded
 from rank1_hf.decoding.watcher import Needs, Reading, Scores
+from rank1_hf.inputs.values import truth_value
 from rank1_hf.prompts.prompt import Prompt, PromptEncoder
 from rank1_hf.results.trace import Trace
 from rank1_hf.tracing.lens import LensObserver
@@ -32,6 +33,8 @@ class TraceOptions:
     def __post_init__(self) -> None:
         if self.belief is not None:
             check_belief_at(self.belief)
+        for name in ("lens", "attention"):
+            truth_value(f"{name} of a trace", getattr(self, name))
 
 
 @dataclass(slots=True)

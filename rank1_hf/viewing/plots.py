@@ -10,8 +10,8 @@ agreement        the same pairs by two runs
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,6 +47,8 @@ def chain_lengths(runs: Mapping[str, Sequence[Judgment]]) -> Figure:
     Raises:
         ValueError: a run has no judgment with a score.
     """
+    if not isinstance(runs, Mapping):
+        raise TypeError(f"chain_lengths takes a dict: judgments by the name of their run, not a {type(runs).__name__}")
     figure, axes = _figure("tokens of the chain", "share of the chains")
     legend: list[tuple[Artist, str]] = []
     for place, (name, judgments) in enumerate(runs.items()):
@@ -74,6 +76,7 @@ def belief_curves(judgments: Sequence[Judgment]) -> Figure:
     Raises:
         ValueError: none has one.
     """
+    judgments = _checked(judgments)
     curves = [(judgment, belief(judgment)) for judgment in judgments if belief(judgment)]
     if not curves:
         raise ValueError("no judgment has a belief curve; ask for traces with belief when judging")
@@ -112,6 +115,7 @@ def calibration(judgments: Sequence[Judgment], relevant: Sequence[bool], *, n_bi
     Raises:
         ValueError: there are not as many judgments as answers, or none has a score.
     """
+    judgments = _checked(judgments)
     if len(judgments) != len(relevant):
         raise ValueError(f"there are {len(judgments)} judgments and {len(relevant)} answers; each needs its own")
     kept = [
@@ -158,6 +162,7 @@ def agreement(judgments: Sequence[Judgment], other: Sequence[Judgment], names: t
     Raises:
         ValueError: no pair has a score in both.
     """
+    judgments, other = _checked(judgments), _checked(other)
     others = {judgment.index: judgment for judgment in other if _has_score(judgment)}
     both = [(each, others[each.index]) for each in judgments if _has_score(each) and each.index in others]
     if not both:
@@ -215,12 +220,28 @@ def _mark(marker: str, colour: str) -> "Artist":
     return Line2D([], [], color=colour, marker=marker, linestyle="none")
 
 
+def _checked(judgments: object) -> list[Judgment]:
+    """Judgments as a plot takes them.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    many: list[Any] = list(judgments) if isinstance(judgments, Iterable) else []
+    if not isinstance(judgments, Iterable) or not all(isinstance(each, Judgment) for each in many):
+        found = type(next((each for each in many if not isinstance(each, Judgment)), judgments)).__name__
+        raise TypeError(
+            "a plot takes a list of judgments, as Rank1.judge gives them (with trace=... their traces are in them), "
+            f"not {found}"
+        )
+    return many
+
+
 def _has_score(judgment: Judgment) -> bool:
     return judgment.error is None and not math.isnan(judgment.log_odds)
 
 
 def _scored(judgments: Sequence[Judgment], name: str) -> list[Judgment]:
-    scored = [judgment for judgment in judgments if _has_score(judgment)]
+    scored = [judgment for judgment in _checked(judgments) if _has_score(judgment)]
     if not scored:
         raise ValueError(f"{name}: no judgment has a score")
     return scored

@@ -12,7 +12,7 @@ def rules(close: tuple[int, ...] = (CLOSE,)) -> ChainRules:
     return ChainRules(
         close=close,
         eos=frozenset({EOS}),
-        force_close=lambda prompt, thought: [*prompt, *(t for t in thought if t < STOP), *FORCED],
+        force_close=lambda prompt, thought: [*prompt, *(t for t in thought if t < STOP), 70, *close],
         rethink=lambda prompt, thought: [*prompt, *thought, WAIT],
     )
 

@@ -1,13 +1,16 @@
 """Every path through the state machine, with made-up ids: no tokenizer, no model."""
 
 import copy
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rank1_hf.chains.chain import Chain, ChainRules, common_prefix_length
-from rank1_hf.chains.rules import DoNotThink
+from rank1_hf.chains.rules import DoNotThink, SteeringError
 from rank1_hf.chains.steering import Steering
 from tests.chains.made import CLOSE, EOS, FORCED, PROMPT, STOP, WAIT, rules, steered, think
 
@@ -102,17 +105,105 @@ def test_a_forced_close_never_exceeds_the_context():
     )
     chain = Chain(PROMPT, doubling, limit=4, context=9)
     think(chain, 50, 51, 52, 53)
-    assert chain.tokens == [1, 2, 3, 50, 51, 52, 53, 50, CLOSE]
+    assert chain.tokens == [1, 2, 3, 50, 50, CLOSE], "what stands behind the chain is whole"
+    assert chain.thought == (50, 51, 52, 53)
+
+
+def test_a_forced_close_that_does_not_fit_even_behind_nothing_is_refused():
+    long = replace(rules(), force_close=lambda prompt, thought: [*prompt, *thought, *[50] * 9, CLOSE])
+    chain = Chain(PROMPT, long, limit=1, context=9)
+    with pytest.raises(SteeringError, match="force_close gives 13 tokens even for an empty chain, and only 9 fit"):
+        chain.advance(50)
+    assert (chain.ended, chain.thought) == (None, ())
+
+
+def _raise(prompt: list[int], thought: list[int]) -> list[int]:
+    raise ZeroDivisionError("half-way")
+
+
+WRONG = {
+    "raises": (_raise, "failed: ZeroDivisionError: half-way"),
+    "none": (lambda prompt, thought: None, "must be a list of token ids, not None"),
+    "text": (lambda prompt, thought: "text", "must be a list of token ids, not 'text'"),
+    "bytes": (lambda prompt, thought: bytes([*prompt, CLOSE]), "must be a list of token ids, not b'"),
+    "set": (lambda prompt, thought: {*prompt, CLOSE}, "must be a list of token ids, not {"),
+    "empty": (lambda prompt, thought: [], "begins with the prompt"),
+    "no prompt": (lambda prompt, thought: [*thought, CLOSE], "begins with the prompt"),
+    "too large": (lambda prompt, thought: [*prompt, 100, CLOSE], "token id 100, and the model's ids end at 99"),
+    "negative": (lambda prompt, thought: [*prompt, -1, CLOSE], "not -1"),
+    "float": (lambda prompt, thought: [*prompt, 5.0, CLOSE], "not 5.0"),
+    "bool": (lambda prompt, thought: [*prompt, True, CLOSE], "not True"),
+}
+
+
+@pytest.mark.parametrize("name", ["force_close", "rethink"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_rewrite_that_gives_no_context_says_which_and_why(name: str, wrong: str):
+    rewrite, message = WRONG[wrong]
+    broken = replace(rules(), vocab_size=100, **{name: rewrite})
+    chain = Chain(PROMPT, broken, limit=10, rethinks=1)
+    think(chain, 50)
+    with pytest.raises(SteeringError, match=f"{name}.*{re.escape(message)}"):
+        chain.advance(EOS if name == "force_close" else CLOSE)
+    assert (chain.ended, chain.tokens[:4]) == (None, [*PROMPT, 50])
+
+
+def test_a_rewrite_leaves_the_context_closed_or_open_as_it_should():
+    unclosed = replace(rules(), force_close=lambda prompt, thought: [*prompt, *thought])
+    with pytest.raises(SteeringError, match=r"force_close must return .* ends with the closing marker's ids, \[90\]"):
+        Chain(PROMPT, unclosed, limit=10).advance(EOS)
+    closed = replace(rules(), rethink=lambda prompt, thought: [*prompt, *thought, CLOSE])
+    with pytest.raises(SteeringError, match="rethink must return an open context"):
+        Chain(PROMPT, closed, limit=10, rethinks=1).advance(CLOSE)
+
+
+def test_a_rewrite_may_give_a_tuple_and_whatever_counts_as_a_whole_number():
+    numpys = replace(rules(), force_close=lambda prompt, thought: tuple(np.array([*prompt, *thought, CLOSE])))
+    chain = Chain(PROMPT, numpys, limit=10)
+    think(chain, 50, EOS)
+    assert chain.tokens == [*PROMPT, 50, CLOSE]
+    assert {type(token) for token in chain.tokens} == {int}
+
+
+def test_a_rewrite_cannot_change_the_chain_by_its_arguments():
+    def emptying(prompt: list[int], thought: list[int]) -> list[int]:
+        context = [*prompt, *thought, CLOSE]
+        prompt.clear()
+        thought.clear()
+        return context
+
+    chain = Chain(PROMPT, replace(rules(), force_close=emptying), limit=10)
+    think(chain, 50, EOS)
+    assert (chain.tokens, chain.thought) == ([*PROMPT, 50, CLOSE], (50,))
+
+
+def test_what_fails_when_a_chain_is_made_is_raised_at_its_first_step():
+    broken, again = replace(rules(), force_close=_raise), [50, EOS]
+    for options in ({"steering": Steering(stops_behind_given=True)}, {"generated": again}):
+        chain = Chain(PROMPT, broken, limit=10, **options)
+        with pytest.raises(SteeringError, match="force_close failed: ZeroDivisionError"):
+            chain.advance(50)
+
+
+@pytest.mark.parametrize(("seam", "fits"), [(0, False), (1, True)])
+def test_where_markers_are_tokenized_with_their_neighbours_the_seam_may_differ(seam: int, fits: bool):
+    close = (80, CLOSE)
+    merged = ChainRules(close, frozenset(), lambda p, t: [1, 2, 4, *t, 81, CLOSE], lambda p, t: [], 100, seam)
+    chain = Chain(PROMPT, merged, limit=1)
+    if fits:
+        chain.advance(50)
+        assert chain.tokens == [1, 2, 4, 50, 81, CLOSE]
+    else:
+        with pytest.raises(SteeringError, match="begins with the prompt"):
+            chain.advance(50)
 
 
 def test_a_rewrite_that_only_shortens_leaves_one_token_to_feed():
-    shortening = ChainRules(
-        (CLOSE,), frozenset({EOS}), lambda prompt, thought: list(prompt), lambda prompt, thought: []
-    )
-    chain = Chain(PROMPT, shortening, limit=10)
+    prompt = [*PROMPT, CLOSE]
+    chain = Chain(prompt, replace(rules(), force_close=lambda prompt, thought: list(prompt)), limit=10)
     think(chain, 50)
-    assert chain.advance(EOS) == len(PROMPT) - 1
-    assert chain.tokens == PROMPT
+    assert chain.advance(EOS) == len(prompt) - 1
+    assert chain.tokens == prompt
 
 
 def test_rethinking_puts_wait_in_the_place_of_the_close_so_many_times():

@@ -1,6 +1,8 @@
 """What a caller's rule may decide, and what becomes of one that fails."""
 
+import numpy as np
 import pytest
+import torch
 
 from rank1_hf.chains.beliefs import BeliefPoint
 from rank1_hf.chains.rules import DoNotThink, EarlyExit, Rule, SteeringError, rule_for_pair
@@ -97,7 +99,51 @@ def test_an_early_exit_wants_settled_beliefs(log_odds: list[float], stops: bool)
     assert EarlyExit(log_odds=4.0, sentences=2).stop([50], beliefs) is stops
 
 
-@pytest.mark.parametrize("thresholds", [{"log_odds": 0.0}, {"log_odds": float("nan")}, {"sentences": 0}])
+@pytest.mark.parametrize("answer", ["no", "", float("nan"), 0, 1, [], np.array([True, False])], ids=repr)
+def test_a_rule_that_says_neither_yes_nor_no_to_stopping_has_failed(answer: object):
+    class Vague(Rule):
+        def stop(self, thought, beliefs):
+            return answer
+
+    with pytest.raises(SteeringError, match="rule Vague failed: TypeError: what stop returns must be True or False"):
+        steered(rule=Vague()).advance(50)
+
+
+def test_a_rule_without_an_answer_does_not_stop():
+    class Silent(Rule):
+        def stop(self, thought, beliefs):
+            if len(thought) > 10**6:
+                return True
+
+    steered(rule=Silent()).advance(50)
+
+
+@pytest.mark.parametrize("yes", [True, np.True_, np.float32(5) > 4, torch.tensor(5) > 4])
+def test_a_rule_may_say_yes_as_numpy_and_torch_do(yes: object):
+    class Stopping(Rule):
+        def stop(self, thought, beliefs):
+            return yes
+
+    chain = steered(rule=Stopping())
+    think(chain, 50)
+    assert chain.ended == "stopped"
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [
+        {"log_odds": 0.0},
+        {"log_odds": float("nan")},
+        {"log_odds": "4"},
+        {"log_odds": None},
+        {"log_odds": True},
+        {"log_odds": [4]},
+        {"sentences": 0},
+        {"sentences": "2"},
+        {"sentences": 2.0},
+    ],
+    ids=repr,
+)
 def test_thresholds_that_make_no_sense_are_refused(thresholds):
     with pytest.raises(ValueError, match="log_odds above 0 and at least 1 sentence"):
         EarlyExit(**thresholds)

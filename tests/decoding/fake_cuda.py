@@ -192,7 +192,7 @@ def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, **settin
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device=DEVICE)
-        rules = ChainRules(close=(7,), eos=frozenset({8}), force_close=lambda prompt, thought: thought, rethink=None)
+        rules = ChainRules(close=(7,), eos=frozenset({8}), force_close=lambda p, t: [*p, *t, 7], rethink=None)
         options = DecodingOptions(kv_cache_tokens=2**16)
         yield FakeGpu(Decoder(model, rules, true_id=3, false_id=4, options=options), launches)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import SuppressTokensLogitsProcessor
 
-from rank1_hf import EarlyExit, Rank1, Rule
+from rank1_hf import EarlyExit, Interrupted, Rank1, Rule, TraceOptions
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing import Observer
 from tests import tiny_models
@@ -94,12 +94,84 @@ def test_given_chains_take_instructions_and_a_ranking_traces(model):
         (lambda model: model.predict([(QUERY, PASSAGE)], instruction=5), "an instruction is text, not 5"),
         (lambda model: model.judge([(QUERY, PASSAGE)], stream="yes"), "stream is a function that .*, not 'yes'"),
         (lambda model: model.score_chain(QUERY, PASSAGE, "It.", stream=True), "score_chain takes no stream=True"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], observers=Counting()), r"give a list: \[obs\]"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], observers=5), r"a list of observers, as in \[obs\], not 5"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], observers=Counting), "a list of observers"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], observers="me"), "a list of observers"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], resume_from="chains.jsonl"), "takes a list of judgments"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], resume_from=[5]), "takes judgments, as Interrupted"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], resume_from=Judgment.failed(0, "")), "a list of judgments"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], stream=True, resume_from=ValueError()), "a list of judgments"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], trace="sentences"), r"True, False or TraceOptions\(\.\.\.\)"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], trace=1), "trace is True, False or .*, not 1"),
+        (lambda model: model.rank(QUERY, PASSAGES, trace=TraceOptions), "trace is True, False or"),
+        (lambda model: model.trace(QUERY, PASSAGE, lens="no"), "lens of a trace must be True or False, not 'no'"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], think=None), "think is True or False, not None"),
+        (lambda model: model.predict([(QUERY, PASSAGE)], think="no"), "think is True or False, not 'no'"),
+        (lambda model: model.rank(QUERY, PASSAGES, think=0), "think is True or False, not 0"),
+        (lambda model: model.judge([(QUERY, PASSAGE)], keeper="a file"), "a keeper has the methods generated and keep"),
+        (lambda model: model.score_chain(QUERY, PASSAGE, "It.", resume="no"), "resume must be True or False, not 'no'"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_any_work(model, call, message: str):
     with pytest.raises(TypeError, match=message):
         call(model)
     assert model.decoder.stats.steps == 0
+
+
+def test_none_is_no_observer_nothing_to_resume_and_no_trace(model):
+    (expected,) = model.judge([(QUERY, PASSAGE)])
+    (judgment,) = model.judge([(QUERY, PASSAGE)], observers=None, resume_from=None, trace=None)
+    assert judgment == expected
+    assert model.score_chain(QUERY, PASSAGE, "It is.", resume_from=None, observers=None).error is None
+
+
+def test_an_interrupt_can_be_resumed_from_as_it_was_caught(model):
+    (expected,) = model.judge([(QUERY, PASSAGE)])
+    n_steps = model.decoder.stats.steps
+    assert model.judge([(QUERY, PASSAGE)], resume_from=Interrupted([expected])) == [expected]
+    assert model.decoder.stats.steps == n_steps
+
+
+def test_observers_may_come_from_a_generator(model):
+    observer = Counting()
+    model.rank(QUERY, [PASSAGE], observers=(each for each in [observer]))
+    assert len(observer.judgments) == 1
+
+
+@pytest.mark.parametrize("close", ["forced", None])
+def test_a_chain_that_goes_on_is_not_closed(model, close):
+    with pytest.raises(ValueError, match=r"leave out close=.*, or resume"):
+        model.score_chain(QUERY, PASSAGE, "It is.", resume=True, close=close)
+    assert model.decoder.stats.steps == 0
+
+
+class Misspelt(Rule):
+    def stops(self, thought, beliefs):
+        return True
+
+
+class MisspeltToo(Observer):
+    def on_step(self, pair, token, reading):
+        raise AssertionError
+
+
+def test_a_subclass_that_is_never_called_is_warned_of_once(model):
+    with pytest.warns(UserWarning, match="Misspelt overrides no method of Rule, .* for_pair, stop, force") as warned:
+        model.judge([(QUERY, PASSAGE), (QUERY, PASSAGES[1])], rule=Misspelt())
+    assert [warning.filename for warning in warned] == [__file__]
+    with pytest.warns(UserWarning, match="MisspeltToo overrides .* admitted, prefilled, step, .* preempted") as warned:
+        model.rank(QUERY, [PASSAGE], observers=[MisspeltToo()])
+    assert len(warned) == 1
+
+
+def test_who_overrides_something_is_not_warned_of(model, recwarn):
+    class Later(Observer):
+        def __init__(self) -> None:
+            self.finished = lambda pair, judgment: None
+
+    model.judge([(QUERY, PASSAGE)], observers=[Later(), Counting(), Observer()], rule=type("Shorter", (Short,), {})())
+    assert not [each for each in recwarn if "overrides" in str(each.message)]
 
 
 @pytest.mark.parametrize("key", [1, -1, "0", None])

@@ -156,7 +156,7 @@ def test_the_logits_of_a_long_chain_are_read_in_pieces(reranker):
 
 
 def test_a_chain_that_is_none_costs_its_own_pair(reranker):
-    marker, opening = list(reranker.encoder.close_ids), list(reranker.encoder.think_ids)
+    marker = list(reranker.encoder.close_ids)
     eos = [[5, end] for end in sorted(reranker.decoder.rules.eos)]
     surrogates = ["\udc00", "It is \ud83d."]
     chains = [
@@ -166,13 +166,12 @@ def test_a_chain_that_is_none_costs_its_own_pair(reranker):
         7,
         [5] * 3000,
         [5, *marker, 5],
-        [5, *opening],
         *surrogates,
         *eos,
     ]
     pairs = [*(PAIRS[0] for _ in chains), (PAIRS[0][0], None)]
     chains.append("It is.")
-    good, marked, unknown, number, long, marked_too, opened, *others, bad = reranker.score_chains(pairs, chains)
+    good, marked, unknown, number, long, marked_too, *others, bad = reranker.score_chains(pairs, chains)
     assert len(others) == len(surrogates) + len(eos) > len(surrogates)
     unencodable, ended = others[: len(surrogates)], others[len(surrogates) :]
     assert good.error is None
@@ -183,7 +182,6 @@ def test_a_chain_that_is_none_costs_its_own_pair(reranker):
         (unknown, "token ids of this model"),
         (number, "token ids of this model"),
         (long, "raise max_length"),
-        (opened, "behind <think>"),
         *((judgment, "the chain is not valid Unicode: a lone surrogate") for judgment in unencodable),
         *((judgment, "a chain ends before EOS") for judgment in ended),
         (bad, "passage must be a string"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.watcher import Needs, Reading
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.tracing.observer import Observed, WatchedPair
+from rank1_hf.tracing.observer import Observed, WatchedPair, check_observers
 from tests import tiny_models
 from tests.decoding.oracle import SHAPES, Oracle, assert_same
 from tests.decoding.test_graphs import Recorder, recorder  # noqa: F401, a fixture
@@ -282,6 +283,38 @@ def test_what_the_model_does_not_have_is_refused_before_any_work(checkpoint: Cal
     observer.verdict_needs = needs
     with pytest.raises(ValueError, match=message):
         Rank1(checkpoint("qwen2"), device="cpu").judge(PAIRS, observers=[observer])
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (Needs(hidden_states=frozenset({2.0})), r"hidden_states=.*2\.0.*layers are whole numbers, as in \{2\}"),
+        (Needs(hidden_states=frozenset({True})), "layers are whole numbers"),
+        (Needs(hidden_states=frozenset({"1"})), "layers are whole numbers"),
+        (Needs(hidden_states=1), "hidden_states=1; layers are whole numbers"),
+        (Needs(hidden_states=[1]), "layers are whole numbers"),
+        (Needs(hidden_states=None), "layers are whole numbers"),
+        (Needs(attention={1}), r"attention=\{1\}; heads are \(layer, head\) in whole numbers, as in \{\(2, 0\)\}"),
+        (Needs(attention=(1, 0)), "heads are"),
+        (Needs(attention=frozenset({(1, 0.0)})), "heads are"),
+        (Needs(attention=frozenset({(1, 0, 0)})), "heads are"),
+        (Needs(attention=frozenset({(False, 0)})), "heads are"),
+        (Needs(logits="no"), "logits='no'; it is True or False"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("moment", ["step_needs", "verdict_needs"])
+def test_needs_of_another_type_are_refused_at_once(needs: Needs, message: str, moment: str):
+    observer = Counting()
+    setattr(observer, moment, needs)
+    with pytest.raises(TypeError, match=f"Counting needs .*{message}"):
+        check_observers([observer], n_layers=3, n_heads=4)
+
+
+def test_layers_may_be_a_plain_set_of_numpys_numbers():
+    observer = Counting()
+    observer.step_needs = Needs(hidden_states={np.int64(1)}, attention={(np.int64(1), 0)})
+    check_observers([observer], n_layers=3, n_heads=4)
 
 
 def test_what_is_no_observer_is_refused(checkpoint: Callable[..., Path]):

@@ -1,5 +1,6 @@
 """Plots: what is drawn, read back from the figure."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,30 @@ def test_nothing_to_draw_is_said():
         plots.calibration(failed, [True, False])
     with pytest.raises(ValueError, match="no pair has a score in both runs"):
         plots.agreement(failed, failed, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.belief_curves([traced(0).trace]),
+        lambda: plots.belief_curves(traced(0).trace),
+        lambda: plots.belief_curves(traced(0)),
+        lambda: plots.belief_curves([0.5]),
+        lambda: plots.belief_curves(None),
+        lambda: plots.chain_lengths({"bf16": [traced(0).trace]}),
+        lambda: plots.calibration([0.5], [True]),
+        lambda: plots.agreement([traced(0)], [0.5], ("a", "b")),
+        lambda: plots.agreement("ab", [traced(0)], ("a", "b")),
+    ],
+)
+def test_what_is_no_judgment_is_refused(draw: Callable[[], object]):
+    with pytest.raises(TypeError, match="a plot takes a list of judgments"):
+        draw()
+
+
+def test_runs_without_names_are_refused():
+    with pytest.raises(TypeError, match="chain_lengths takes a dict"):
+        plots.chain_lengths([traced(0)])
 
 
 LONG = "a long name that goes on and on, longer than a line of the legend may be"
