@@ -25,6 +25,7 @@ def judge(
         Path,
         typer.Argument(
             metavar="FILE",
+            dir_okay=False,
             help="JSONL, CSV or TSV, gzipped or not, or Parquet, with a query and a passage a row. A title is put "
             "before its passage, an instruction behind its query; all other columns are kept as they are.",
         ),

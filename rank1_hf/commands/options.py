@@ -42,6 +42,7 @@ FileOption = Annotated[
     typer.Option(
         "--file",
         "-f",
+        dir_okay=False,
         help="Read the passages from a .txt (a line each), a .jsonl (a string or an object with text, and optional "
         "title and id, a line), or a .csv (columns text, and optional title and id); gzipped or not.",
     ),

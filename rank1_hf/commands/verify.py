@@ -36,6 +36,7 @@ def verify(
         Path,
         typer.Argument(
             metavar="FILE",
+            dir_okay=False,
             help="JSONL, gzipped or not, or Parquet: what the official code, vLLM, an OpenAI-style server or evaluate "
             "has made, a record a pair.",
         ),

@@ -700,3 +700,14 @@ def test_demo_without_ir_measures_names_the_extra(script: Script, monkeypatch: p
     monkeypatch.delitem(sys.modules, "rank1_hf.evaluation.metrics")
     check_refusal(run("demo"), 2, "pip install ir-measures")
     assert script.pairs == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("judge", "{}", "-o", "{}/out"), ("verify", "{}"), ("rerank", QUERY, "-f", "{}"), ("explain", QUERY, "-f", "{}")],
+)
+def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = run(*(part.format(tmp_path) for part in arguments))
+    assert result.code == 2
+    assert "is a directory" in " ".join(result.err.split())
+    assert not (tmp_path / "out").exists()
