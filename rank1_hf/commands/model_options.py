@@ -60,7 +60,12 @@ class ModelOptions:
     batch_size: options.BatchOption = None
     max_new_tokens: options.BudgetOption = None
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="The most tokens of prompt and chain together. Default: 16000.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most tokens of prompt and chain together: a passage gets what the query and --max-new-tokens "
+            "leave. Default: 16000.",
+        ),
     ] = None
     min_thinking_tokens: Annotated[
         int | None, typer.Option(min=0, help="A chain that would end with fewer tokens is made to think again.")
