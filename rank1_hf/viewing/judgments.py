@@ -78,8 +78,8 @@ class Judgments(list[Judgment]):
     def to_arrow(self) -> "pa.Table":
         """A row for each judgment, in order; null where there is no score.
 
-        The columns are score, log_odds, label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated and error. Token
-        ids are in traces: `[judgment.trace.token_ids for judgment in judgments]`.
+        The columns are score, log_odds, label, chain, n_prompt_tokens, n_chain_tokens, ended, truncated and error.
+        Token ids are in traces: `[judgment.trace.token_ids for judgment in judgments]`.
 
         Raises:
             ImportError: pyarrow is missing.
@@ -87,8 +87,8 @@ class Judgments(list[Judgment]):
         return _table(COLUMNS, [judgment.to_dict() for judgment in self])
 
     def to_pandas(self) -> "pd.DataFrame":
-        """A row for each judgment, with the columns of `to_arrow`. Its index is that of the frame that was judged, so that it can
-        be joined to it, or else each pair's place in the input.
+        """A row for each judgment, with the columns of `to_arrow`. Its index is that of the frame that was judged, so
+        that it can be joined to it, or else each pair's place in the input.
 
         Raises:
             ImportError: pyarrow or pandas is missing.
