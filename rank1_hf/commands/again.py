@@ -9,6 +9,7 @@ import typer
 
 from rank1_hf.commands.options import BAD_INPUT, fail
 from rank1_hf.files.inputs import InputError
+from rank1_hf.viewing.printable import printable
 
 _NOT_RECORDED = {"output", "like", "as_json", "quiet"}  # which decide nothing of a result
 _NAMES_OR_PATHS = {"corpus", "model"}
@@ -35,6 +36,9 @@ def environment(folder: Path) -> dict[str, Any]:
         fail(str(error), BAD_INPUT)
     if found is None:
         fail(f"there is no {folder / provenance.NAME}, which evaluate writes; give another folder to --like", BAD_INPUT)
+    match found.get("command"):
+        case [_, str(maker), *_] if maker != "evaluate":
+            fail(f"{folder} was made by {printable(maker)}; --like repeats evaluate alone", BAD_INPUT)
     return found
 
 

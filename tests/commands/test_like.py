@@ -299,6 +299,10 @@ def test_a_collection_without_files_is_known_by_what_it_says(
     ("written", "said"),
     [
         (None, "environment.json, which evaluate writes"),
+        (
+            '{"environment": 1, "command": ["rank1-hf", "judge"], "options": {}, "versions": {}, "inputs": {}}',
+            "was made by judge; --like repeats evaluate alone",
+        ),
         ("{", "environment.json: not valid JSON"),
         ('{"environment": 99}', "not of this version"),
         ('{"environment": 1, "options": [], "versions": {}, "inputs": {}}', '"options" must be an object'),
