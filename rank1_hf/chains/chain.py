@@ -30,6 +30,7 @@ class ChainRules:
 
     Attributes:
         close: the token ids of `</think>`: one in rank1 checkpoints, several where the tokenizer has no such token.
+            (-1,), which no model says: no chain closes itself.
         eos: the ids that end the model's text; before `</think>` they force the close.
         force_close: rewrites a chain that did not close itself into a closed context, ready for the verdict: it begins
             with the prompt and ends with `close`. Where that does not fit, it is asked again with a shorter chain.
@@ -276,7 +277,8 @@ class Chain:
         if len(context) < kept or context[:kept] != prompt[:kept]:
             raise SteeringError(f"{name} must return the whole context, which begins with the prompt's token ids")
         certain, close = list(rules.close[-1:] if rules.seam else rules.close), list(rules.close)
-        if name == "force_close" and context[-len(certain) :] != certain:
+        can_close = min(close) >= 0  # else no chain closes but by force, and there is no marker to look for
+        if name == "force_close" and can_close and context[-len(certain) :] != certain:
             raise SteeringError(f"force_close must return a context that ends with the closing marker's ids, {certain}")
         if name == "rethink" and context[-len(close) :] == close:
             raise SteeringError(f"rethink must return an open context; this one ends with the closing ids {close}")

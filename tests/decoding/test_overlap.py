@@ -115,7 +115,9 @@ def test_no_row_gives_way_to_a_step_ahead(case):
         Request(i, requests[d.index].prompt, 0, requests[d.index].limit)
         for i, d in enumerate(d for d in longest for _ in range(4))
     ]
-    decoders = [oracle.decoder(folder, overlap=on, speculate=False, kv_cache_tokens=5 * PAGE_SIZE) for on in (0, 1)]
+    decoders = [
+        oracle.decoder(folder, overlap=on, speculate=False, kv_cache_tokens=5 * PAGE_SIZE) for on in (False, True)
+    ]
     results = [list(decoder.run(rows)) for decoder in decoders]
     assert [(r.index, r.thought) for r in results[0]] == [(r.index, r.thought) for r in results[1]]
     assert decoders[1].stats.preemptions == decoders[0].stats.preemptions > 0
