@@ -1,7 +1,6 @@
 """The command `rank1-hf evaluate`. As in `cli.py`, what takes seconds to import waits until it is needed."""
 
 import json
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -140,16 +139,13 @@ def evaluate(
     try:
         from rank1_hf.evaluation.candidates import queries_are_documents
         from rank1_hf.evaluation.job import run_job
-        from rank1_hf.evaluation.journal import JournalError
         from rank1_hf.evaluation.metrics import MEASURES, check_measures
         from rank1_hf.evaluation.shards import Shard
         from rank1_hf.files.trec import TAG, check_tag
     except ImportError as error:
         fail(str(error), options.BAD_INPUT)
-    if quiet:
-        warnings.simplefilter("ignore")
     measures = measure or MEASURES
-    try:
+    with jobs.ends_the_command(output, quiet):
         check_measures(measures)
         tag = TAG if tag is None else check_tag(tag)
         part = None if shard is None else Shard.parse(shard)
@@ -166,8 +162,7 @@ def evaluate(
         identity = jobs.identity(chosen)
         decisive = {"model": identity, **jobs.decisive(chosen, dataset_prompt)}
         provenance = jobs.provenance(context, identity, chosen.device, like, quiet)
-        if (output / "journal.jsonl").exists():
-            note(f"going on with the job in {output}", quiet)
+        jobs.say_that_it_goes_on(output, quiet)
         outcome = run_job(
             inputs,
             output,
@@ -184,12 +179,6 @@ def evaluate(
             show_progress=False if quiet else None,
             provenance=provenance,
         )
-    except (InputError, JournalError) as error:
-        fail(str(error), options.BAD_INPUT)
-    except OSError as error:
-        fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
-    except KeyboardInterrupt as interrupt:
-        jobs.stop_while_reading(interrupt, quiet)
     print_outcome(outcome, output, as_json, quiet, part)
 
 

@@ -1,6 +1,9 @@
 """What the commands share whose jobs can be resumed: what decides their judgments, how they were made, how they end."""
 
 import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,6 +13,7 @@ import typer
 from rank1_hf.commands import again, options
 from rank1_hf.commands.model_options import ModelOptions
 from rank1_hf.commands.options import fail, note
+from rank1_hf.files.inputs import InputError
 
 if TYPE_CHECKING:
     from rank1_hf.evaluation.pending import Outcome
@@ -59,6 +63,29 @@ def provenance(
     return found
 
 
+@contextmanager
+def ends_the_command(output: Path, quiet: bool) -> Iterator[None]:
+    """A block in which a job is prepared and run, whose errors and signals are the command's end."""
+    from rank1_hf.evaluation.journal import JournalError
+
+    if quiet:
+        warnings.simplefilter("ignore")
+    try:
+        yield
+    except (InputError, JournalError) as error:
+        fail(str(error), options.BAD_INPUT)
+    except OSError as error:
+        fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
+    except KeyboardInterrupt as interrupt:
+        _stop_while_reading(interrupt, quiet)
+
+
+def say_that_it_goes_on(output: Path, quiet: bool) -> None:
+    """Where the folder has a journal already."""
+    if (output / "journal.jsonl").exists():
+        note(f"going on with the job in {output}", quiet)
+
+
 def counts(outcome: "Outcome") -> dict[str, int]:
     """How many pairs came to what, as JSON has it."""
     return {"n_pairs": outcome.n_pairs, "n_scored": outcome.n_scored, "n_failed": outcome.n_failed}
@@ -72,7 +99,7 @@ def stop(outcome: "Outcome", quiet: bool) -> NoReturn:
     fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)
 
 
-def stop_while_reading(interrupt: KeyboardInterrupt, quiet: bool) -> NoReturn:
+def _stop_while_reading(interrupt: KeyboardInterrupt, quiet: bool) -> NoReturn:
     """End the command, which was stopped before anything was judged."""
     from rank1_hf.evaluation.pending import stopped_by
 

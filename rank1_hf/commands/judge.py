@@ -1,7 +1,6 @@
 """The command `rank1-hf judge`. As in `cli.py`, what takes seconds to import waits until it is needed."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -11,7 +10,6 @@ from rank1_hf.commands import jobs, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.pairs import NAMES, PairFile
-from rank1_hf.inputs.textfiles import InputError
 
 if TYPE_CHECKING:
     from rank1_hf.evaluation.pending import Outcome
@@ -53,19 +51,15 @@ def judge(
         )
     try:
         from rank1_hf.evaluation.batch import run_batch
-        from rank1_hf.evaluation.journal import JournalError
     except ImportError as error:
         fail(str(error), options.BAD_INPUT)
-    if quiet:
-        warnings.simplefilter("ignore")
-    try:
+    with jobs.ends_the_command(output, quiet):
         file = PairFile(pairs, options.mapped(mapping, NAMES))
         arguments = chosen.arguments()
         chosen.check()
         identity = jobs.identity(chosen)
         provenance = jobs.provenance(context, identity, chosen.device)
-        if (output / "journal.jsonl").exists():
-            note(f"going on with the job in {output}", quiet)
+        jobs.say_that_it_goes_on(output, quiet)
         outcome = run_batch(
             file,
             output,
@@ -75,12 +69,6 @@ def judge(
             show_progress=False if quiet else None,
             provenance=provenance,
         )
-    except (InputError, JournalError) as error:
-        fail(str(error), options.BAD_INPUT)
-    except OSError as error:
-        fail(f"cannot write to {output}: {error}", options.NOT_WRITTEN)
-    except KeyboardInterrupt as interrupt:
-        jobs.stop_while_reading(interrupt, quiet)
     _print_outcome(outcome, output, as_json, quiet)
 
 

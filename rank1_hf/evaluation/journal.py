@@ -8,10 +8,8 @@ file, where the next one drops it. Lines reach the disk in groups: a machine tha
 them. A line that cannot be read, which a file system may leave behind when the power fails, is as good as absent.
 """
 
-import errno
 import json
 import os
-import time
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,12 +19,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rank1_hf.evaluation.writing import json_line
+from rank1_hf.evaluation.writing import AppendedFile, json_line
 
 FORMAT = 1
 """The version of the file's layout."""
 
-_SYNC_SECONDS = 1.0  # how long a line may wait for the disk while others follow
 _SHOWN = 60  # characters of a setting in an error
 
 
@@ -54,22 +51,18 @@ class Journal:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], n_pairs: int) -> None:
         self.settings = dict(settings)
-        self._path = path
         self._offsets = array("q", [-1]) * n_pairs  # where each pair's last line starts
         self._scored = bytearray(n_pairs)
         self.n_scored = self.n_unreadable = 0
         refuse_others(path, settings)
         if not path.exists() or not _has_judgments(path):
             _create(path, {"journal": FORMAT, "settings": dict(settings)})
-        self._file = path.open("ab", buffering=0)
         self._reader = path.open("rb")
         try:
-            self._end = self._scan()
+            self._lines = AppendedFile(path, self._scan())
         except BaseException:
-            self.close()
+            self._reader.close()
             raise
-        self._file.truncate(self._end)
-        self._last_sync = time.monotonic()
 
     def has_score(self, index: int) -> bool:
         """Whether a pair was judged. One that failed was not: it is tried again by the next process."""
@@ -81,14 +74,7 @@ class Journal:
         Raises:
             OSError: it cannot be written (the disk is full); the file is as it was before.
         """
-        line = json_line(record)
-        if self._file.write(line) != len(line):  # no room for all of it
-            self._file.truncate(self._end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        self._note(record, self._end)
-        self._end += len(line)
-        if time.monotonic() - self._last_sync >= _SYNC_SECONDS:
-            self.sync()
+        self._note(record, self._lines.append(json_line(record)))
 
     def read(self, index: int) -> dict[str, Any] | None:
         """A pair's last judgment, or None where it has none."""
@@ -101,12 +87,11 @@ class Journal:
 
     def sync(self) -> None:
         """Bring all lines to the disk."""
-        os.fsync(self._file.fileno())
-        self._last_sync = time.monotonic()
+        self._lines.sync()
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        self._lines.close()
         self._reader.close()
 
     def __enter__(self) -> "Journal":

@@ -9,23 +9,18 @@ when the job is finished: so it never holds more than about twice what is unfini
 tokens do not follow each other, because a line cannot be read, only those before the gap count.
 """
 
-import errno
 import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from rank1_hf.evaluation.writing import json_line, replacing
+from rank1_hf.evaluation.writing import AppendedFile, json_line, replacing
 
 FORMAT = 1
 """The version of the file's layout."""
 
 _ROOM = 1 << 20  # bytes by which the file may outgrow twice its chains
-_SYNC_SECONDS = 1.0  # as in the journal
 
 
 class UnfinishedChains:
@@ -44,9 +39,8 @@ class UnfinishedChains:
         self._path = path
         self._header = {"chains": FORMAT, "settings": _digest(settings)}
         self._tokens = {index: ids for index, ids in self._read().items() if not is_finished(index)}
-        self._last_sync = time.monotonic()
-        self._file: FileIO | None = None
-        self._end = self._most = 0
+        self._lines: AppendedFile | None = None
+        self._most = 0
 
     def generated(self, index: int) -> Sequence[int]:
         """The token ids of a chain; none where it begins."""
@@ -77,8 +71,8 @@ class UnfinishedChains:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
+        if self._lines is not None:
+            self._lines.close()
 
     def delete(self) -> None:
         """All pairs have their judgments."""
@@ -86,25 +80,19 @@ class UnfinishedChains:
         self._path.unlink(missing_ok=True)
 
     def _append(self, line: bytes) -> None:
-        if self._file is None or self._end + len(line) > self._most:
+        if self._lines is None or self._lines.end + len(line) > self._most:
             self.close()
-            self._file = self._written_anew()
-        if self._file.write(line) != len(line):  # no room for all of it
-            self._file.truncate(self._end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        self._end += len(line)
-        if time.monotonic() - self._last_sync >= _SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._last_sync = time.monotonic()
+            self._lines = self._written_anew()
+        self._lines.append(line)
 
-    def _written_anew(self) -> FileIO:
+    def _written_anew(self) -> AppendedFile:
         with replacing(self._path) as file:
             file.write(json_line(self._header))
             if self._tokens:
                 file.write(json_line({str(index): [0, ids] for index, ids in self._tokens.items()}))
-            self._end = file.tell()
-        self._most = 2 * self._end + _ROOM
-        return self._path.open("ab", buffering=0)
+            end = file.tell()
+        self._most = 2 * end + _ROOM
+        return AppendedFile(self._path, end)
 
     def _read(self) -> dict[int, list[int]]:
         chains: dict[int, list[int]] = {}

@@ -1,6 +1,7 @@
 """How the files of a job are written: each beside its name, and put there whole."""
 
 import base64
+import errno
 import json
 import math
 import os
@@ -8,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from pathlib import Path
+from time import monotonic
 from typing import IO, Any
 
 JUDGMENTS, TABLE = "judgments.jsonl", "judgments.parquet"
 _ROWS = 1000  # of a row group of the table
+_SYNC_SECONDS = 1.0  # how long a line may wait for the disk while others follow
 
 
 @contextmanager
@@ -26,6 +29,50 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+class AppendedFile:
+    """A file that grows by whole lines: each is one system call, and is on the disk about a second later.
+
+    Args:
+        path: the file.
+        end: where its last whole line ends; what is behind it goes.
+
+    Attributes:
+        end: the same, now.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, end: int) -> None:
+        self._path, self.end = path, end
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(end)
+        self._last_sync = monotonic()
+
+    def append(self, line: bytes) -> int:
+        """Add a line. Gives where it starts.
+
+        Raises:
+            OSError: there is no room for it (the disk is full); the file is as it was before.
+        """
+        if self._file.write(line) != len(line):
+            self._file.truncate(self.end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        start, self.end = self.end, self.end + len(line)
+        if monotonic() - self._last_sync >= _SYNC_SECONDS:
+            self.sync()
+        return start
+
+    def sync(self) -> None:
+        """Bring all lines to the disk."""
+        os.fsync(self._file.fileno())
+        self._last_sync = monotonic()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
