@@ -104,3 +104,14 @@ def results(output: Path) -> dict[str, bytes]:
     others = ("journal.jsonl", "environment.json", ".lock")
     names = [file.name for file in output.iterdir() if file.name not in others]
     return {name: (output / name).read_bytes() for name in sorted(names)}
+
+
+def killed_when(process: Any, condition: Callable[[], bool]) -> bool:
+    """Start a process and kill it once something holds, or it has ended; gives whether it was still alive."""
+    process.start()
+    while process.is_alive() and not condition():
+        time.sleep(0.001)
+    was_alive: bool = process.is_alive()
+    process.kill()
+    process.join()
+    return was_alive

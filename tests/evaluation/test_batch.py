@@ -5,8 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rank1_hf.evaluation.pending import Outcome
 from rank1_hf.files.pairs import PairFile
 from rank1_hf.inputs.textfiles import InputError
 from rank1_hf.results.judgment import Judgment
-from tests.evaluation.stub import SETTINGS, Stub, log_odds_of, results
+from tests.evaluation.stub import SETTINGS, Stub, killed_when, log_odds_of, results
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.evaluation.tiny"])
@@ -97,20 +96,10 @@ def test_kills_lose_nothing_repeat_nothing_and_change_nothing(tmp_path: Path) ->
     def n_lines() -> int:
         return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
-    def kill_when(condition: Callable[[], bool]) -> None:
-        nonlocal n_kills
-        process = start()
-        process.start()
-        while process.is_alive() and not condition():
-            time.sleep(0.001)
-        n_kills += process.is_alive()
-        process.kill()
-        process.join()
-
     for _ in range(2):
         target = n_lines() + rng.randrange(80)
-        kill_when(lambda target=target: n_lines() >= target)  # type: ignore[misc]
-    kill_when((output / "judgments.jsonl.new").exists)
+        n_kills += killed_when(start(), lambda target=target: n_lines() >= target)  # type: ignore[misc]
+    n_kills += killed_when(start(), (output / "judgments.jsonl.new").exists)
     assert n_kills >= 2
     last = start()
     last.start()

@@ -32,6 +32,7 @@ from tests.evaluation.stub import (
     Stub,
     Traced,
     inputs,
+    killed_when,
     log_odds_of,
     results,
     run,
@@ -293,20 +294,10 @@ def test_twenty_kills_lose_nothing_repeat_nothing_and_change_nothing(tmp_path: P
     rng = random.Random(5)
     n_kills = 0
 
-    def kill_when(condition: Any) -> None:
-        nonlocal n_kills
-        process = start()
-        process.start()
-        while process.is_alive() and not condition():
-            time.sleep(0.001)
-        n_kills += process.is_alive()
-        process.kill()
-        process.join()
-
     for _ in range(20):
         target = n_lines(journal) + rng.randrange(60)
-        kill_when(lambda target=target: n_lines(journal) >= target)
-    kill_when((output / "run.trec.new").exists)
+        n_kills += killed_when(start(), lambda target=target: n_lines(journal) >= target)
+    n_kills += killed_when(start(), (output / "run.trec.new").exists)
     assert n_kills >= 20
     last = start()
     last.start()
