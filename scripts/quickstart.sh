@@ -7,5 +7,5 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 echo "Installing into .venv (the first time this takes a few minutes) ..."
-.venv/bin/python -m pip install --quiet torch==2.13.0 -e .
+.venv/bin/python -m pip install --quiet --no-compile torch==2.13.0 -e .
 exec .venv/bin/rank1-hf demo "$@"

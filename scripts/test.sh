@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-.venv/bin/python -m pip install --quiet torch==2.13.0 -e ".[test]"
+.venv/bin/python -m pip install --quiet --no-compile torch==2.13.0 -e ".[test]"
 .venv/bin/ruff check
 .venv/bin/ruff format --check
 .venv/bin/mypy

@@ -239,11 +239,21 @@ class Chain:
 
     def _reopen(self, thought: list[int]) -> int | None:
         """Go on where a chain would end too early."""
-        return self._think_again(thought) if len(thought) < self._steering.min_tokens else None
+        return self._think_again(thought, lengthens=True) if len(thought) < self._steering.min_tokens else None
 
-    def _think_again(self, thought: list[int]) -> int | None:
-        """Reopen the chain behind this thought, as `_replace` does; None: there is no room for more."""
+    def _think_again(self, thought: list[int], *, lengthens: bool = False) -> int | None:
+        """Reopen the chain behind this thought, as `_replace` does; None: there is no room for more.
+
+        Args:
+            thought: the chain without its closing marker.
+            lengthens: refuse a rewrite that adds nothing, which could be asked for again without end.
+        """
         reopened = self._rewrite("rethink", self._rules.rethink, thought)
+        if lengthens and self._length(reopened) <= len(thought):
+            raise SteeringError(
+                f"rethink must add tokens to a chain that is shorter than min_thinking_tokens; it made "
+                f"{self._length(reopened)} of {len(thought)}"
+            )
         if self._length(reopened) >= self._limit:
             return None
         self._thinking_from = len(reopened)

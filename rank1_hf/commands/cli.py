@@ -52,7 +52,7 @@ from rank1_hf.viewing.printable import printable, start
 
 app = typer.Typer(
     epilog=EXIT_CODES,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # rich cuts long names of options on a narrow terminal
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

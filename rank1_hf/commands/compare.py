@@ -55,7 +55,9 @@ def compare(
     subset: options.SubsetOption = None,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Compare two results: measures with paired tests, decisions, rankings, and where chains part.
+    """Compare two results, with tests of significance.
+
+    Measures with paired tests, decisions, rankings, and where chains part.
 
     For each measure: both means, the p-values of a two-sided paired t-test and of a two-sided paired permutation test,
     each also corrected after Holm for the number of measures, and how many queries B wins, ties and loses.

@@ -32,7 +32,11 @@ def demo(
     chosen: ModelOptions,
     n_queries: Annotated[int | None, typer.Option("--queries", min=1, help="Only the first so many queries.")] = None,
 ) -> None:
-    """Rerank the sample of Cranfield that ships with the package: a chain, rankings, and nDCG@10 beside BM25's."""
+    """Rerank the sample that ships with the package.
+
+    Shown are one chain with its verdict, the ranking of its query, and nDCG@10 beside BM25's on the twelve queries of
+    Cranfield.
+    """
     try:
         arguments = chosen.arguments()
         from rank1_hf.evaluation.metrics import ndcg

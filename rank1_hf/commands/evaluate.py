@@ -122,7 +122,7 @@ def evaluate(
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Rerank a run over a collection, and measure it before and after.
+    """Rerank a run over a collection, and measure both.
 
     Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and what unfinished chains have thought is in
     chains.jsonl. A job that was ended, by Ctrl-C or by a power failure, goes on when the same command is given again.

@@ -59,7 +59,9 @@ def explain(
     ] = True,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Show what the model thought about each passage, and how sure it was: here, or with --html as a page.
+    """Show what the model thought, and how sure it was.
+
+    It is shown here, or with --html as a page.
 
     The page needs no network. It can be searched and sorted, and shows two runs side by side:
     rank1-hf explain --judgments bf16 --other 4bit --html report.html

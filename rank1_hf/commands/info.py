@@ -28,7 +28,9 @@ def info(
     decoding: options.DecodingOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Say what a checkpoint is, whether its tokenizer meets the prompt contract, and how this machine would decode.
+    """Say what a checkpoint is and how this machine would run it.
+
+    That is: its shapes, whether its tokenizer meets the prompt contract, and the decoding options in force.
 
     Weights are not loaded. Exits with 3 where the contract is not met, or what was named is no checkpoint.
     """

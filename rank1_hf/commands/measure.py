@@ -34,7 +34,9 @@ def measure(
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Measure finished runs, without a model and without the collection.
+    """Measure finished runs, without a model.
+
+    The collection is not needed either.
 
     Documents of equal score stand as they do in the run, as in `evaluate`.
     """

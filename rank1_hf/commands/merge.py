@@ -19,7 +19,9 @@ def merge(
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Put the shards of a job together: the files of one job that was never divided.
+    """Put the shards of a job together.
+
+    What comes out are the files of a job that was never divided.
 
     They must be of one job (the same inputs, options and weights), all there and finished; what is missing is named.
     Neither the collection nor the model is needed. With --reproducible shards, every file is byte for byte that of a

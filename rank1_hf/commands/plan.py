@@ -37,14 +37,16 @@ def plan(
     chain_tokens: Annotated[int, typer.Option(min=1, help="The length of a typical chain.")] = 300,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Say what fits on a GPU, how many pairs decode together there, and how fast that is at best, without loading it.
+    """Say what fits on a GPU, and how fast it is at best.
+
+    Nothing is loaded. For each model and quantization: whether it fits, how many pairs decode together, pairs a minute.
 
     The last lines say the best that fits (the largest model that leaves room for 32 pairs) and the fastest, each with
     a command to try it. The speed is a bound that no program reaches: the GPU's full memory bandwidth and full tensor
     throughput.
     """
     from rank1_hf.models import cards, planning, recommendation
-    from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
+    from rank1_hf.models.family import MEMBERS
     from rank1_hf.models.loading import CheckpointError, open_checkpoint
 
     if gpu == "list":
@@ -54,7 +56,7 @@ def plan(
     try:
         device = cards.parse_gpu(gpu) if gpu is not None else cards.gpu_here()
         planning.check_quantization(kind)
-        names = [model] if model else [*FAMILY, *AWQ_FAMILY, *RELATIVES]
+        names = [model] if model else list(MEMBERS)
         configs = {name: planning.family_config(name) or open_checkpoint(name).config for name in names}
         loadable = [(name, each) for name in names for each in planning.ways_to_load(configs[name])]
     except CheckpointError as error:
@@ -152,6 +154,6 @@ def _short(model: str) -> str:
 
 def _full(model: str) -> str:
     """The name on the hub of a model of the family, which `plan` knows without its owner, too."""
-    from rank1_hf.models.family import AWQ_FAMILY, FAMILY
+    from rank1_hf.models.family import full_name
 
-    return _OWNER + model if _OWNER + model in FAMILY | AWQ_FAMILY else model
+    return full_name(model) or model

@@ -37,7 +37,9 @@ def serve(
     ] = 4000,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Answer rerank requests over HTTP, in the form of Jina's, Cohere's, vLLM's and TEI's servers.
+    """Answer rerank requests over HTTP.
+
+    In the form of Jina's, Cohere's, vLLM's and TEI's servers.
 
     POST /rerank, /v1/rerank, /v2/rerank, /score and /v1/score; /v1/models, /info, /health, /metrics for Prometheus, and
     /docs. All requests share one decode loop. Ctrl-C or SIGTERM finishes what was begun; a second Ctrl-C does not.

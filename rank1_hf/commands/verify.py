@@ -79,7 +79,9 @@ def verify(
     show_all: Annotated[bool, typer.Option("--all", help="Show all records that disagree, not the first 20.")] = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Check scores and chains that another engine has made, without decoding: would this model have said the same?
+    """Check scores and chains that another engine has made.
+
+    Nothing is decoded: would this model have said the same?
 
     Each chain is fed to the model behind its prompt, and the report says how the scores compare, where greedy decoding
     would have gone elsewhere, whether by more than rounding, and what is wrong with a prompt, a chain or a score.

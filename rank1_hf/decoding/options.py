@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, Self
 
+from rank1_hf.inputs.choices import did_you_mean
 from rank1_hf.inputs.values import whole_number
 
 PAGE_SIZE = 64
@@ -93,7 +94,10 @@ class DecodingOptions:
             name, equals, value = (each.strip() for each in part.partition("="))
             name = name.replace("-", "_")
             if name not in FIELDS or not equals:
-                raise ValueError(f"{part!r} is no decoding option; write NAME=VALUE, with one of {', '.join(FIELDS)}")
+                meant = did_you_mean(name, FIELDS) if equals else ""
+                raise ValueError(
+                    f"{part!r} is no decoding option; write NAME=VALUE, with one of {', '.join(FIELDS)}{meant}"
+                )
             values[name] = _parsed(name, value)
         return cls(**values)
 

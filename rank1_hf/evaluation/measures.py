@@ -41,8 +41,10 @@ def _parsed(name: str) -> "Measure":
     except Exception as error:  # its parser lets through whatever Python's makes of the text
         if (usual := _usual_spelling(name)) is not None:
             return usual
-        base = re.match(r"\w*", name)[0]  # type: ignore[index]  # it matches nothing, too
-        meant = "" if base in ir_measures.measures.registry else did_you_mean(base, ir_measures.measures.registry)
+        base, cutoff = re.match(r"([^\W\d]*)(\d*)", name).groups()  # type: ignore[union-attr]  # it matches nothing, too
+        known = ir_measures.measures.registry
+        names = [f"{each}@{cutoff}" for each in known] if cutoff else known
+        meant = "" if base in known and not cutoff else did_you_mean(f"{base}@{cutoff}" if cutoff else base, names)
         raise InputError(
             f"{name!r} is no measure that ir_measures knows; write it as in nDCG@10 or AP(rel=2), with a cutoff of at "
             f"least 1{meant}"

@@ -102,3 +102,11 @@ AWQ_FAMILY: dict[str, dict[str, Any]] = {
     )
 }
 """The checkpoints with AWQ weights, in the shapes of their originals."""
+
+MEMBERS = FAMILY | AWQ_FAMILY | RELATIVES
+"""All of these."""
+
+
+def full_name(name: str) -> str | None:
+    """The hub name of a member that is named whole or without its owner ("rank1-7b"); None: it is no member."""
+    return next((member for member in MEMBERS if name in (member, member.partition("/")[2])), None)

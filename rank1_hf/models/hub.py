@@ -9,6 +9,8 @@ import os
 import threading
 from pathlib import Path
 
+from rank1_hf.models.family import full_name
+
 _PATIENCE = 1.5  # seconds; the usual answer comes in a tenth
 
 
@@ -30,10 +32,13 @@ def check_available(path: str | Path | None, *, subfolder: str | None = None) ->
         Whether files come from the cache alone.
 
     Raises:
-        CheckpointError: the hub cannot be reached, and the checkpoint's config is not in the cache.
+        CheckpointError: the hub cannot be reached, and the checkpoint's config is not in the cache; or a member of the
+            family is named without its owner.
     """
     if path is None or not is_hub_name(path):
         return False
+    if (full := full_name(str(path))) not in (None, path):
+        raise CheckpointError(f"{path} has no owner before it, which names on the hub need; did you mean {full!r}?")
     from huggingface_hub import constants
 
     if not constants.is_offline_mode() and _answers(constants.ENDPOINT):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.initialization import no_init_weights
 
 from rank1_hf.models.cards import GIB, FusedTokens, Gpu
-from rank1_hf.models.family import AWQ_FAMILY, FAMILY, RELATIVES
+from rank1_hf.models.family import FAMILY, MEMBERS, full_name
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, expected_rows, kv_bytes_per_token, step_bytes
 from rank1_hf.models.products import Product, best_rows
 from rank1_hf.models.quantization import stored_quantization
@@ -86,9 +87,8 @@ def ways_to_load(config: PretrainedConfig) -> tuple[str | None, ...]:
 
 def family_config(name: str) -> PretrainedConfig | None:
     """The config of a family member or of a relative, from the tables; None for other names."""
-    members = FAMILY | AWQ_FAMILY | RELATIVES
-    arguments = next((each for member, each in members.items() if name in (member, member.partition("/")[2])), None)
-    return None if arguments is None else AutoConfig.for_model(**arguments)
+    member = full_name(name)
+    return None if member is None else AutoConfig.for_model(**MEMBERS[member])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Size:
     @classmethod
     def of(cls, config: PretrainedConfig) -> "Size":
         """The size of the causal LM that a config describes."""
-        with torch.device("meta"):  # all parameters, without memory for them
+        with torch.device("meta"), no_init_weights():  # all parameters, without memory or values for them
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         output = model.get_output_embeddings()
         layers = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not output]

@@ -269,6 +269,15 @@ def test_thinking_for_long_enough_is_no_rethinking():
     assert (chain.ended, chain.thought) == ("closed", (WAIT, 50, WAIT))
 
 
+def test_a_rethink_that_adds_nothing_is_refused_where_it_would_be_asked_for_without_end() -> None:
+    idle = replace(rules(), rethink=lambda prompt, thought: [*prompt, *thought])
+    chain = Chain(PROMPT, idle, limit=20, rethinks=1, steering=Steering(min_tokens=1))
+    with pytest.raises(SteeringError, match="must add tokens to a chain that is shorter than min_thinking_tokens"):
+        think(chain, CLOSE)
+    think(counted := Chain(PROMPT, idle, limit=20, rethinks=1), 50, CLOSE, CLOSE)
+    assert (counted.ended, counted.thought) == ("closed", (50,))
+
+
 def test_no_chain_is_kept_open_beyond_the_limit():
     chain = steered(limit=3, min_tokens=3)
     think(chain, 50, 51, CLOSE)

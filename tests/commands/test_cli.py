@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from rank1_hf import Markers, Rank1, reranker
@@ -113,6 +115,18 @@ def test_help_imports_neither_torch_nor_transformers_and_states_the_exit_codes()
     assert out.strip().endswith("0 []")
     assert "Exit codes: 0" in out
     assert "130 interrupted" in out
+
+
+def test_help_cuts_no_name_and_no_summary_on_a_narrow_terminal() -> None:
+    narrow, group = CliRunner(env={"COLUMNS": "80"}), typer.main.get_command(cli.app)
+    assert isinstance(group, TyperGroup)
+    summaries = narrow.invoke(cli.app, ["--help"]).stdout
+    assert not re.search(r"\.\.\.$", summaries, re.MULTILINE)
+    for name, command in group.commands.items():
+        out = narrow.invoke(cli.app, [name, "--help"]).stdout
+        assert max(map(len, out.splitlines())) <= 80
+        assert all(option in out for parameter in command.params for option in parameter.opts if option[0] == "-")
+        assert name in summaries
 
 
 def test_the_package_runs_as_a_module() -> None:

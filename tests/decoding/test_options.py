@@ -103,6 +103,7 @@ def test_options_are_written_as_they_are_read(options: DecodingOptions):
     ("text", "message"),
     [
         ("specualte=off", "is no decoding option; write NAME=VALUE, with one of batch_size, "),
+        ("speculation=off", r"; did you mean 'speculate'\?$"),
         ("speculate", "is no decoding option"),
         ("speculate=maybe", "write on or off"),
         ("speculate=auto", "write on or off"),
