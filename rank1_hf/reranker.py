@@ -265,7 +265,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 pairs; or what is asked for is not in the model, or makes no sense.
             PromptTooLongError: with truncation="error", for the first prompt that does not fit, before anything is
                 decoded (where `pairs` is a list).
-            Interrupted: Ctrl-C; it carries what was finished (not of a stream) and what else was thought.
+            Interrupted: Ctrl-C. Its `judgments`, and any error's, are what was finished (not of a stream) or begun.
         """
         every = PairOptions(**options, stream=False if stream is True else stream)
         asked, many = call_options("judge", self.decoder, every), as_pairs(pairs)

@@ -179,21 +179,27 @@ class Call:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Keep what the live chains have generated when Ctrl-C ends the block; an error within the model names hooks.
+        """Keep what the live chains have generated when Ctrl-C or an error ends the block; the error names hooks.
 
         Raises:
-            Interrupted: Ctrl-C; it carries what is unfinished.
+            Interrupted: Ctrl-C; it carries what is unfinished. So does any other error, as `judgments`.
         """
         try:
             with noting_hooks(self._model):
                 yield
         except KeyboardInterrupt as interrupt:
             self.keep(now=True)
-            raise Interrupted(self.unfinished()) from interrupt
+            raise Interrupted(self.so_far()) from interrupt
+        except Exception as error:
+            self.keep(now=True)
+            vars(error)["judgments"] = self.so_far()
+            raise
 
-    def unfinished(self) -> list[Judgment]:
-        """What the live pairs have thought so far, and those that are equal to them."""
-        found: list[Judgment] = []
+    def so_far(self) -> list[Judgment]:
+        """What the live pairs have thought so far, and those that are equal to them; before that what nobody has taken
+        yet, and what an earlier call gave of pairs that this one has not come to.
+        """
+        found = [*self._resumed.not_reached(), *self._ready]
         for index, live in self._live.items():
             if live.chain is None or not live.chain.generated:
                 continue
@@ -316,17 +322,29 @@ def collect(judgments: Iterator[Judgment]) -> list[Judgment]:
     """All judgments of a call, in input order.
 
     Raises:
-        Interrupted: Ctrl-C; it carries what was finished, and what was thought besides.
+        Interrupted: Ctrl-C; it carries what was finished, and what was thought besides. So does any other error, as
+            `judgments`.
     """
     finished: list[Judgment] = []
     try:
         finished.extend(judgments)
     except KeyboardInterrupt as interrupt:
-        finished += unfinished_by(interrupt)
-        raise Interrupted(sorted(finished, key=lambda judgment: judgment.index)) from None
-    return sorted(finished, key=lambda judgment: judgment.index)
+        raise Interrupted(_in_input_order([*unfinished_by(interrupt), *finished])) from None
+    except Exception as error:
+        found = _in_input_order([*unfinished_by(error), *finished])
+        vars(error)["judgments"] = found
+        if found:
+            error.add_note(f"{len(finished)} pairs were judged before; resume_from=error.judgments goes on from there")
+        raise
+    return _in_input_order(finished)
 
 
-def unfinished_by(interrupt: KeyboardInterrupt) -> list[Judgment]:
-    """The unfinished judgments that an interrupt carries."""
-    return interrupt.judgments if isinstance(interrupt, Interrupted) else []
+def unfinished_by(error: BaseException) -> list[Judgment]:
+    """The unfinished judgments that an interrupt or an error carries."""
+    found: list[Judgment] = getattr(error, "judgments", [])
+    return found
+
+
+def _in_input_order(judgments: list[Judgment]) -> list[Judgment]:
+    """Of two for one pair the last counts."""
+    return sorted({judgment.index: judgment for judgment in judgments}.values(), key=lambda judgment: judgment.index)

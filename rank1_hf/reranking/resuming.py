@@ -57,7 +57,8 @@ class Resumed:
     """
 
     def __init__(self, judgments: Sequence[Judgment]) -> None:
-        self._judgments = {each.index: each for each in judgments}
+        self._judgments = {each.index: each for each in judgments if each.error is None or each.unfinished}
+        self._reached: set[int] = set()
 
     def kept(self, index: int, fingerprint: str) -> Judgment | None:
         """What is kept of a pair: its judgment, or what its chain had generated; None where it begins anew.
@@ -65,8 +66,9 @@ class Resumed:
         Raises:
             PairError: it was another pair, or another prompt, or there is no telling.
         """
+        self._reached.add(index)
         found = self._judgments.get(index)
-        if found is None or (found.error is not None and not found.unfinished):
+        if found is None:
             return None
         if found.fingerprint != fingerprint:
             known = "is of another pair, or of other options" if found.fingerprint else "does not say whose it is"
@@ -75,3 +77,7 @@ class Resumed:
                 "options gave, as Interrupted.judgments has it"
             )
         return found
+
+    def not_reached(self) -> list[Judgment]:
+        """What is kept of the pairs that the call has not come to yet."""
+        return [each for index, each in self._judgments.items() if index not in self._reached]

@@ -39,9 +39,9 @@ def expected(load: Callable[..., Rank1]) -> list[Judgment]:
     return load().judge(PAIRS, show_progress_bar=False)
 
 
-def interrupted(model: Rank1, after: int, **options: Any) -> list[Judgment]:
-    """What is kept where Ctrl-C comes behind so many steps."""
-    run = model.decoder.run
+def interrupted(model: Rank1, after: int, error: type[BaseException] = KeyboardInterrupt, **options: Any) -> Any:
+    """What is kept where Ctrl-C, or an error, comes behind so many steps."""
+    run, raised = model.decoder.run, Interrupted if error is KeyboardInterrupt else error
 
     def stopped(requests: Any, *, on_step: Callable[[Stats], None], **more: Any) -> Iterator[Any]:
         n_steps = 0
@@ -51,16 +51,17 @@ def interrupted(model: Rank1, after: int, **options: Any) -> list[Judgment]:
             on_step(stats)
             n_steps += 1
             if n_steps == after:
-                raise KeyboardInterrupt
+                raise error
 
         return run(requests, on_step=step, **more)
 
     model.decoder.run = stopped  # type: ignore[method-assign]
     try:
-        with pytest.raises(Interrupted) as caught:
+        with pytest.raises(raised) as caught:
             model.judge(PAIRS, show_progress_bar=False, **options)
     finally:
         model.decoder.run = run  # type: ignore[method-assign]
+    assert error is KeyboardInterrupt or "resume_from=error.judgments" in "".join(caught.value.__notes__)
     return caught.value.judgments
 
 
@@ -72,6 +73,33 @@ def assert_same(found: Sequence[Judgment], expected: Sequence[Judgment]) -> None
     for one, other in zip(found, expected, strict=True):
         assert one.log_odds == pytest.approx(other.log_odds, abs=1e-4)
         assert replace(one, score=0.0, log_odds=0.0, trace=None) == replace(other, score=0.0, log_odds=0.0, trace=None)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, OSError])
+def test_an_error_that_ends_the_call_carries_what_was_finished_and_begun(
+    load: Callable[..., Rank1], expected: list[Judgment], error: type[Exception]
+) -> None:
+    model = load()
+    kept = interrupted(model, 40, error)
+    assert any(judgment.unfinished for judgment in kept)
+    assert any(judgment.error is None for judgment in kept)
+    before = n_generated(model)
+    assert_same(model.judge(PAIRS, resume_from=kept, show_progress_bar=False), expected)
+    assert n_generated(model) - before < sum(judgment.n_chain_tokens for judgment in expected) / 2
+
+
+def test_a_call_that_goes_on_and_is_interrupted_again_loses_nothing_of_what_it_was_given(
+    load: Callable[..., Rank1], expected: list[Judgment]
+) -> None:
+    model = load("batch_size=2")
+    first = interrupted(model, 60)
+    assert {judgment.index for judgment in first if judgment.error is None}
+    again = interrupted(model, 1, resume_from=first)
+    assert [one.index for one in again] == [one.index for one in first]
+    assert [one for one in again if one.error is None] == [one for one in first if one.error is None]
+    for one, before in zip(again, first, strict=True):
+        assert one.unfinished[: len(before.unfinished)] == before.unfinished
+    assert_same(model.judge(PAIRS, resume_from=again, show_progress_bar=False), expected)
 
 
 def test_however_often_it_is_interrupted_the_chains_are_the_same_and_nothing_is_thought_twice(
