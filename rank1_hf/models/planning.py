@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
-from transformers.initialization import no_init_weights
 
 from rank1_hf.models.cards import GIB, FusedTokens, Gpu
 from rank1_hf.models.family import FAMILY, MEMBERS, full_name
@@ -108,7 +107,7 @@ class Size:
     @classmethod
     def of(cls, config: PretrainedConfig) -> "Size":
         """The size of the causal LM that a config describes."""
-        with torch.device("meta"), no_init_weights():  # all parameters, without memory or values for them
+        with torch.device("meta"):  # all parameters, without memory for them
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         output = model.get_output_embeddings()
         layers = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not output]

@@ -2,7 +2,7 @@
 
 Tokens of several rows are packed end to end. `queries`, `keys` and `values` may be views of one merged product: the
 stride of their first dimension is free, the others are contiguous. `key_pool` and `value_pool` are one layer's KV
-cache, [pages, KV heads, page size, head dim]. Sums run in float32, whatever the dtype.
+cache. Sums run in float32, whatever the dtype.
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,32 @@ class Kernels(Protocol):
 
     UNIFORM_PAGES: int
     """Up to this width of a block table, what a row computes does not depend on how wide the table is."""
+
+    def attend(
+        self,
+        queries: Tensor,
+        key_pool: Tensor,
+        value_pool: Tensor,
+        batch: PagedBatch,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """Causal attention of every token over its row's context, up to and including itself.
+
+        Query head `h` reads KV head `h // (heads / KV heads)`. Scores and softmax are float32 and never rounded to 16
+        bits; the weights may be rounded to the dtype before they multiply the values, whose sum is float32. On CUDA it
+        must not wait for the device: steps are captured into graphs.
+
+        Args:
+            queries: [tokens, heads, head dim], rotated.
+            key_pool, value_pool: [pages, KV heads, page size, head dim]; this step's tokens are stored already.
+            batch: the rows.
+            scaling: what the scores are multiplied by.
+            window: how many tokens a token sees, itself included; None: all before it.
+
+        Returns:
+            [tokens, heads, head dim] in the dtype of `queries`, contiguous.
+        """
 
     def add_rms_norm(
         self, states: Tensor, residual: Tensor | None, weight: Tensor, eps: float
@@ -76,37 +102,11 @@ class Kernels(Protocol):
             queries: [tokens, heads, head dim].
             keys, values: [tokens, KV heads, head dim].
             cos, sin: [tokens, rotated dims], at most head dim; the dims behind them are left as they are.
-            key_pool, value_pool: see above; written in place.
+            key_pool, value_pool: [pages, KV heads, page size, head dim]; written in place.
             slots: [tokens], int32: `page * page size + offset`, where each token is stored; -1: it is not.
 
         Returns:
             The rotated queries, [tokens, heads, head dim], contiguous.
-        """
-
-    def attend(
-        self,
-        queries: Tensor,
-        key_pool: Tensor,
-        value_pool: Tensor,
-        batch: PagedBatch,
-        scaling: float,
-        window: int | None,
-    ) -> Tensor:
-        """Causal attention of every token over its row's context, up to and including itself.
-
-        Query head `h` reads KV head `h // (heads / KV heads)`. Scores and softmax are float32 and never rounded to 16
-        bits; the weights may be rounded to the dtype before they multiply the values, whose sum is float32. On CUDA it
-        must not wait for the device: steps are captured into graphs.
-
-        Args:
-            queries: [tokens, heads, head dim], rotated.
-            key_pool, value_pool: see above; this step's tokens are stored already.
-            batch: the rows.
-            scaling: what the scores are multiplied by.
-            window: how many tokens a token sees, itself included; None: all before it.
-
-        Returns:
-            [tokens, heads, head dim] in the dtype of `queries`, contiguous.
         """
 
     def gate(self, gated: Tensor, up: Tensor, activation: str) -> Tensor:
