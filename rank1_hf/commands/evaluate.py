@@ -162,12 +162,11 @@ def evaluate(
         identity = jobs.identity(chosen)
         decisive = {"model": identity, **jobs.decisive(chosen, dataset_prompt)}
         provenance = jobs.provenance(context, identity, chosen.device, like, quiet)
-        jobs.say_that_it_goes_on(output, quiet)
         outcome = run_job(
             inputs,
             output,
             decisive,
-            lambda: chosen.load(quiet, **arguments),
+            jobs.loading(chosen, arguments, output, quiet),
             batch_size=chosen.batch_size,
             shard=part,
             costs=lambda pairs: _costs(pairs, chosen, arguments),

@@ -2,7 +2,7 @@
 
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ from rank1_hf.files.inputs import InputError
 if TYPE_CHECKING:
     from rank1_hf.evaluation.pending import Outcome
     from rank1_hf.evaluation.provenance import Provenance
+    from rank1_hf.reranker import Rank1
 
 
 def decisive(chosen: ModelOptions, dataset_prompt: str | None = None) -> dict[str, Any]:
@@ -80,10 +81,16 @@ def ends_the_command(output: Path, quiet: bool) -> Iterator[None]:
         _stop_while_reading(interrupt, quiet)
 
 
-def say_that_it_goes_on(output: Path, quiet: bool) -> None:
-    """Where the folder has a journal already."""
-    if (output / "journal.jsonl").exists():
-        note(f"going on with the job in {output}", quiet)
+def loading(chosen: ModelOptions, arguments: dict[str, Any], output: Path, quiet: bool) -> Callable[[], "Rank1"]:
+    """What loads the model once something is left to judge, and says so where the folder has a journal already."""
+    goes_on = (output / "journal.jsonl").exists()
+
+    def load() -> "Rank1":
+        if goes_on:
+            note(f"going on with the job in {output}", quiet)
+        return chosen.load(quiet, **arguments)
+
+    return load
 
 
 def counts(outcome: "Outcome") -> dict[str, int]:

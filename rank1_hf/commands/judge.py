@@ -59,12 +59,11 @@ def judge(
         chosen.check()
         identity = jobs.identity(chosen)
         provenance = jobs.provenance(context, identity, chosen.device)
-        jobs.say_that_it_goes_on(output, quiet)
         outcome = run_batch(
             file,
             output,
             {"model": identity, **jobs.decisive(chosen)},
-            lambda: chosen.load(quiet, **arguments),
+            jobs.loading(chosen, arguments, output, quiet),
             batch_size=chosen.batch_size,
             show_progress=False if quiet else None,
             provenance=provenance,

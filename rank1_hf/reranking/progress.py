@@ -65,6 +65,7 @@ class Progress:
         self._counts["failed"] += judgment.error is not None
         self._counts["forced"] += judgment.ended not in (None, "closed")
         self._counts["truncated"] += judgment.truncated
+        self._counts["cached"] += judgment.cached
         self._bar.update(1)
         self._speak_each_minute()
 
@@ -102,13 +103,14 @@ class Progress:
         seconds, counts = self._clock() - self._start, self._counts
         speed = f"{self._tokens:,} tokens ({_rate(self._tokens, seconds):,.0f} tokens/s), " if self._tokens else ""
         logger.info(
-            "%s in %.1f s (%.2f pairs/s): %s%d chains closed by force, %d passages cut, %d failed",
+            "%s in %.1f s (%.2f pairs/s): %s%d chains closed by force, %d passages cut, %d from the cache, %d failed",
             self._of_all(),
             seconds,
             _rate(counts["pairs"], seconds),
             speed,
             counts["forced"],
             counts["truncated"],
+            counts["cached"],
             counts["failed"],
         )
 

@@ -312,6 +312,7 @@ def test_an_interrupt_ends_with_a_summary(
     again = Result(*given(collection, tmp_path / "output"))
     assert again.code == 0
     assert f"going on with the job in {tmp_path / 'output'}" in again.err
+    assert "going on" not in Result(*given(collection, tmp_path / "output")).err, "nothing is left to judge"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -78,7 +78,7 @@ def test_how_many_pairs_there_are_may_be_unknown(clock: Clock, caplog: pytest.Lo
         clock.now += 60
         progress.done(judged())
     assert said(caplog)[0] == "1 pairs judged"  # and the decoder counts no tokens
-    assert said(caplog)[1].endswith("pairs/s): 0 chains closed by force, 0 passages cut, 0 failed")
+    assert said(caplog)[1].endswith("pairs/s): 0 chains closed by force, 0 passages cut, 0 from the cache, 0 failed")
 
 
 def test_the_totals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -89,7 +89,7 @@ def test_the_totals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         progress.step(stats)
         for one in (
             judged(),
-            judged(ended="budget"),
+            judged(ended="budget", cached=True),
             judged(ended="eos", truncated=True),
             judged(ended="context"),
             judged(ended=None, error="no memory"),
@@ -98,7 +98,7 @@ def test_the_totals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         clock.now += 2
     assert said(caplog) == [
         "5 of 8 pairs judged in 10.0 s (0.50 pairs/s): 2,000 tokens (200 tokens/s), 3 chains closed by force, "
-        "1 passages cut, 1 failed"
+        "1 passages cut, 1 from the cache, 1 failed"
     ]
 
 
@@ -156,7 +156,7 @@ def test_a_call_of_a_model_counts_its_prompts(checkpoint, caplog: pytest.LogCapt
     n_tokens = int(line.split("): ")[1].split(" tokens")[0])
     assert n_prompt - shared < n_tokens <= n_prompt + sum(each.n_chain_tokens for each in judgments) + 20
     n_forced = sum(each.ended not in ("closed", None) for each in judgments)
-    assert line.endswith(f"{n_forced} chains closed by force, 0 passages cut, 1 failed")
+    assert line.endswith(f"{n_forced} chains closed by force, 0 passages cut, 0 from the cache, 1 failed")
 
 
 def test_what_is_in_force_is_logged_when_a_model_is_loaded(checkpoint, caplog: pytest.LogCaptureFixture) -> None:
