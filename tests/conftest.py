@@ -24,8 +24,10 @@ disable_progress_bar()  # of saving checkpoints
 torch.set_num_threads(1)  # the workers of pytest-xdist would fight for the cores
 
 hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=40)
+hypothesis.settings.register_profile("slow", deadline=None, derandomize=True)
+slow, ci = "RANK1_SLOW" in os.environ, bool(os.environ.get("CI"))
+hypothesis.settings.load_profile("slow" if slow and ci else "ci" if ci else "default")
 
 
 @pytest.fixture(scope="session")

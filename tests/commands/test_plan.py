@@ -2,15 +2,34 @@
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from transformers import PretrainedConfig
 from typer.testing import CliRunner, Result
 
 from rank1_hf.commands import cli
 from rank1_hf.models.cards import GPUS
 from rank1_hf.models.family import FAMILY
+from rank1_hf.models.planning import Size
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sizes_are_known() -> Iterator[None]:
+    """Sizes of models are computed once for all cards: tests/models/test_planning.py is about them."""
+    known: dict[str, Size] = {}
+    size_of = Size.of
+
+    def of(config: PretrainedConfig) -> Size:
+        key = json.dumps(config.to_dict(), sort_keys=True, default=str)
+        if key not in known:
+            known[key] = size_of(config)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Size, "of", of)
+        yield
 
 
 def run(*arguments: object, columns: int = 80) -> Result:
@@ -53,7 +72,6 @@ def test_a_model_of_the_family_may_be_named_without_its_owner() -> None:
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=lambda gpu: gpu.name)
-@pytest.mark.usefixtures("sizes_are_known")
 def test_a_model_with_room_for_few_pairs_is_never_the_best_where_another_has_more(gpu) -> None:
     found = rows("--gpu", gpu.name)
     (best,), (fastest,) = ([row for row in found if row[what]] for what in ("best", "fastest"))
@@ -114,21 +132,3 @@ def test_what_was_wrong_is_said(arguments: list[str], code: int, said: str) -> N
     result = run(*arguments)
     assert result.exit_code == code
     assert said in result.stderr
-
-
-@pytest.fixture
-def sizes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes of models are computed once for all cards."""
-    from rank1_hf.models.planning import Size
-
-    def of(config) -> Size:
-        key = json.dumps(config.to_dict(), sort_keys=True, default=str)
-        if key not in _SIZES:
-            _SIZES[key] = _size_of(config)
-        return _SIZES[key]
-
-    _size_of = Size.of
-    monkeypatch.setattr(Size, "of", of)
-
-
-_SIZES: dict = {}

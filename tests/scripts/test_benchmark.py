@@ -15,7 +15,7 @@ from rank1_hf.decoding.options import FIELDS, DecodingOptions
 
 ROOT = Path(__file__).parents[2]
 WORKLOADS = ("natural", "ragged", "long-query", "interactive")
-OPTIONS = "--quick --vary --dtype float32 --pairs 3 --budget 40 --peer-pairs generate_batch=2 --threads 1"
+OPTIONS = "--quick --vary --dtype float32 --pairs 2 --budget 34 --peer-pairs generate_batch=1 --threads 1"
 PEERS = ("rank1_hf", "generate", "generate_batch")
 
 
@@ -45,7 +45,7 @@ def test_every_peer_judges_every_pair_in_every_repeat(results):
     for workload in results["workloads"].values():
         assert tuple(workload["peers"]) == PEERS
         for peer, measured in workload["peers"].items():
-            assert measured["n_pairs"] == (2 if peer == "generate_batch" else 3)
+            assert measured["n_pairs"] == (1 if peer == "generate_batch" else 2)
             assert len(measured["runs"]) == 2
             for run in measured["runs"]:
                 assert len(run["log_odds"]) == len(run["chain_tokens"]) == measured["n_pairs"]

@@ -29,15 +29,15 @@ def test_peak_is_of_what_was_alive_together():
 )
 def test_what_is_planned_is_within_a_tenth_of_what_is_taken(kind: str, dtype: torch.dtype):
     tokenizer = tiny_models.build_tokenizer(kind)
-    sizes = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8, "num_attention_heads": 8}
+    sizes = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 8}
     model = tiny_models.build_model(kind, tokenizer, **sizes, max_position_embeddings=8192).to(dtype)
-    checked = check(kind, model, tokenizer, n_pairs=12, kv_cache_tokens=6_400, chain_tokens=8)
+    checked = check(kind, model, tokenizer, n_pairs=6, kv_cache_tokens=3_200, chain_tokens=4)
     assert checked.planned_weights == checked.measured_weights
     assert abs(checked.error) < 0.1
 
 
 def test_the_embedded_model_is_checked_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    sizes = ["--device", "cpu", "--pairs", "30", "--chain-tokens", "16", "--kv-cache-tokens", "3200"]
+    sizes = ["--device", "cpu", "--pairs", "10", "--chain-tokens", "8", "--kv-cache-tokens", "1280"]
     monkeypatch.setattr("sys.argv", ["", "--output", str(tmp_path / "report"), *sizes])
     with pytest.raises(SystemExit) as ended:
         main()

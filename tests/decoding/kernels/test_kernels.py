@@ -34,7 +34,8 @@ if INTERPRETS and not HAS_GPU:
 def test_triton_in_the_interpreter():
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", __file__]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "--noconftest"]  # that imports for seconds
+    command = [sys.executable, "-m", "pytest", *options, __file__]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert " passed" in run.stdout
