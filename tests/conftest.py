@@ -1,22 +1,24 @@
 """What all tests share: one thread, no hub, tiny checkpoints, and the folder with real ones where there is one."""
 
 import gc
+import json
 import os
 import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that reaches for the hub is a bug
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from rank1_hf.models.planning import Size
 from tests import tiny_models
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
@@ -58,6 +60,25 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PreTr
     return build
 
 
+_sizes: dict[str, Size] = {}
+
+
+@pytest.fixture(scope="module")
+def sizes_are_known() -> Iterator[None]:
+    """The size of a model is computed once, as long as no test is about how: tests/models/test_planning.py."""
+    size_of = Size.of
+
+    def of(config: PretrainedConfig) -> Size:
+        key = json.dumps(config.to_dict(), sort_keys=True, default=str)
+        if key not in _sizes:
+            _sizes[key] = size_of(config)
+        return _sizes[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Size, "of", of)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real checkpoints and reference outputs: RANK1_SHARED, or `shared` beside the repository."""
@@ -89,6 +110,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_gpu)
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give all tests of a file to one worker, so that what they share is built once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

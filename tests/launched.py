@@ -1,15 +1,18 @@
 """What each process of `test_processes.py` runs: `accelerate launch ... tests/launched.py FOLDER`."""
 
+import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rank1_hf import Interrupted, Rank1
+from rank1_hf.commands import cli
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.reranking.processes import Processes
 from tests.tiny_models import TEXT
@@ -34,6 +37,15 @@ def main(folder: Path) -> None:
 
     reranker.decoder.run = spy
     judgments = reranker.judge(PAIRS)
+    arguments = [
+        "rerank",
+        "what is bread?",
+        "--file",
+        str(folder / "passages.jsonl"),
+        "--max-new-tokens",
+        "24",
+        "--json",
+    ]
     report: dict[str, Any] = {
         "judgments": [judgment.to_dict() for judgment in judgments],
         "decoded": [request.index for request in requests],
@@ -42,6 +54,7 @@ def main(folder: Path) -> None:
         "nothing": reranker.judge([]),
         "different": message_of(lambda: reranker.judge(PAIRS[: 3 + index])),
         "stream": message_of(lambda: reranker.judge(PAIRS, stream=True)),
+        "command": outcome_of(arguments),
         "three": message_of(lambda: Processes(3, "cpu")),
     }
 
@@ -61,6 +74,22 @@ def main(folder: Path) -> None:
     if index == 1:
         os._exit(3)  # as if killed
     reranker.judge(PAIRS)
+
+
+def outcome_of(arguments: list[str]) -> tuple[Any, str, str]:
+    """The exit status, the standard output and the standard error of the console script."""
+    status, sys.argv = None, ["rank1-hf", *arguments]
+    shown, told = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with redirect_stdout(shown), redirect_stderr(told):
+        try:
+            cli.main()
+        except SystemExit as ended:
+            status = ended.code
+    texts = []
+    for stream in (shown, told):
+        stream.seek(0)
+        texts.append(stream.read())
+    return status, *texts
 
 
 def message_of(call: Any) -> str:

@@ -28,6 +28,7 @@ from rank1_hf import Rank1
 from rank1_hf.commands.cli import app
 from rank1_hf.decoding.options import FIELDS
 from rank1_hf.files.beir import SAMPLE
+from rank1_hf.files.trec import read_run
 from rank1_hf.models.cards import parse_gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
 from rank1_hf.models.planning import GIB, MemoryPlan, Size, plan
@@ -64,8 +65,15 @@ def commands() -> list[list[str]]:
     return [words[1:] for words in shell_lines() if words[0] == "rank1-hf"]
 
 
-SHORTER = {} if "RANK1_SLOW" in os.environ else {("demo",): ["--queries", "1", "--max-new-tokens", "48"]}
-"""Options that save the minute that a command takes: RANK1_SLOW=1 runs it as it stands in the page."""
+def shorter(command: list[str]) -> list[str]:
+    """A command with options that save most of its time; under RANK1_SLOW=1 as it stands in the page."""
+    if "RANK1_SLOW" in os.environ:
+        return command
+    if command[0] == "demo" and not {"-m", "--model"} & set(command):
+        return [*command, "--queries", "1", "--max-new-tokens", "48"]
+    thinks = command[0] in ("evaluate", "judge") and "--like" not in command
+    few = ["--run", "few.trec"] if "--run" in command else []
+    return [*command, *few, "--max-new-tokens", "8"] if thinks else command
 
 
 def other_lines() -> list[list[str]]:
@@ -85,7 +93,19 @@ def in_a_folder_with_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     pair = {"id": 7, "query": "what carries it", "passage": "Bread is made of flour.", "document": document}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair), encoding="utf-8")
     (tmp_path / "completions.jsonl").write_text(completions(), encoding="utf-8")
+    (tmp_path / "few.trec").write_text(few_candidates(), encoding="utf-8")
     return tmp_path
+
+
+@cache
+def few_candidates() -> str:
+    """The run of the sample, with its first three queries."""
+    run = read_run(SAMPLE / "bm25.trec")
+    return "".join(
+        f"{query} Q0 {document} {rank} {score} bm25\n"
+        for query in list(run)[:3]
+        for rank, (document, score) in enumerate(run[query].items(), start=1)
+    )
 
 
 @cache
@@ -159,12 +179,14 @@ OUTPUTS = ("bf16", "float32")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     for name_, more in zip(OUTPUTS, ([], ["--dtype", "float32"]), strict=True):
-        options = ["--corpus", str(SAMPLE), "--run", str(SAMPLE / "bm25.trec"), "--top-k", "1", "--max-new-tokens", "8"]
+        (run := folder / "few.trec").write_text(few_candidates(), encoding="utf-8")
+        options = ["--corpus", str(SAMPLE), "--run", str(run), "--top-k", "1", "--max-new-tokens", "8"]
         result = CliRunner().invoke(app, ["evaluate", *options, *more, "--output", str(folder / name_)])
         assert result.exit_code == 0, result.output
     return folder
 
 
+@pytest.mark.usefixtures("sizes_are_known")
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_command(in_a_folder_with_passages: Path, command: list[str], request: pytest.FixtureRequest):
     used = [each for each in OUTPUTS if any(word.split("/")[0] == each for word in command)]
@@ -177,8 +199,8 @@ def test_command(in_a_folder_with_passages: Path, command: list[str], request: p
         command, target = command[:at], Path(command[at + 1])
     for earlier in commands() if command[0] == "merge" else []:
         if "--shard" in earlier:
-            assert CliRunner().invoke(app, earlier).exit_code == 0
-    result = CliRunner().invoke(app, [*command, *SHORTER.get(tuple(command), [])])
+            assert CliRunner().invoke(app, shorter(earlier)).exit_code == 0
+    result = CliRunner().invoke(app, shorter(command))
     assert result.exit_code == 0, result.output
     assert result.stdout or Path(command[command.index("--html") + 1]).is_file()
     if target is not None:

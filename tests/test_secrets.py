@@ -28,16 +28,9 @@ import logging, sys
 logging.basicConfig(level=logging.INFO)
 logging.getLogger("rank1_hf").setLevel(logging.DEBUG)
 
-import mteb
-from datasets import Dataset
-from haystack import Pipeline
-from haystack.utils import Secret
 from rank1_hf.models.identity import checkpoint_identity
-from rank1_hf.integrations.haystack import Rank1Ranker
-from rank1_hf.integrations.mteb import model_meta, rank1
 from rank1_hf.integrations.official import rank1 as official
 from rank1_hf.reranker import Rank1
-from tests.integrations.test_mteb import QRELS, QUERIES, data, task
 
 folder, token, pair = sys.argv[1], sys.argv[2], sys.argv[3:]
 options = {"device": "cpu", "max_new_tokens": 4, "token": token}
@@ -52,18 +45,6 @@ print(model, vars(model), vars(model.encoder), vars(model.decoder), model.model,
 print(judgments, model.rank(pair[0], [pair[1]]), checkpoint_identity("us/qwen2", token=token))
 print(vars(official("us/qwen2", context_size=500, max_output_tokens=4, device="cpu", token=token)))
 
-local = task("LocalReranking", "Reranking", data(QUERIES, QRELS))
-loaded = model_meta("us/qwen2", "main").load_model(**options)
-for number, evaluated in enumerate([rank1("us/qwen2", **options), loaded]):
-    cache = mteb.ResultCache(folder + f"/mteb{number}")
-    results = mteb.evaluate(evaluated, local, cache=cache, co2_tracker=False, prediction_folder=folder + "/predictions")
-    print(evaluated, vars(evaluated), evaluated.mteb_model_meta, results)
-
-pipeline = Pipeline()
-pipeline.add_component("ranker", Rank1Ranker("us/qwen2", token=Secret.from_env_var("HF_TOKEN")))
-ranker = pipeline.get_component("ranker")
-ranker.warm_up()
-print(pipeline.dumps(), pipeline, vars(ranker))
 try:
     Rank1("us/nowhere", token=token)
 except ValueError as error:
@@ -94,8 +75,6 @@ def hub(checkpoint: Callable[..., Path]) -> Hub:
 
 
 def test_a_token_reaches_the_hub_and_nothing_that_is_written(hub: Hub, tmp_path: Path) -> None:
-    pytest.importorskip("mteb")
-    pytest.importorskip("haystack")
     here, output = Path(__file__).parents[1], tmp_path / "output"
     output.mkdir()
     environment = os.environ | {
@@ -110,10 +89,56 @@ def test_a_token_reaches_the_hub_and_nothing_that_is_written(hub: Hub, tmp_path:
     done = subprocess.run(arguments, env=environment, cwd=output, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     assert f"Bearer {SECRET}" in {authorization for _, authorization in hub.asked}
-    assert list(output.rglob("model_meta.json"))
     assert b"as a program logs it" in done.stderr
     for found in (written(output), done.stdout, done.stderr):
         assert SECRET.encode() not in found
+
+
+def test_mteb_writes_no_token(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any, capfd: Any
+) -> None:
+    """Neither its results and predictions nor what it logs and prints of the model."""
+    mteb = pytest.importorskip("mteb")
+    from rank1_hf.integrations import mteb as integration
+    from tests.integrations.test_mteb import QRELS, QUERIES, data, task
+
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "rank1_hf")
+    folder, options = checkpoint("qwen2"), {"device": "cpu", "max_new_tokens": 4, "token": SECRET}
+    monkeypatch.setattr(integration, "Rank1", lambda name, *, revision, **given: Rank1(folder, **given))
+    monkeypatch.setattr(integration, "checkpoint_identity", lambda name, **given: checkpoint_identity(folder))
+    loaded = integration.model_meta("us/qwen2", "main").load_model(**options)
+    local = task("LocalReranking", "Reranking", data(QUERIES, QRELS))
+    for number, evaluated in enumerate([integration.rank1("us/qwen2", **options), loaded]):
+        cache = mteb.ResultCache(tmp_path / f"mteb{number}")
+        found = mteb.evaluate(
+            evaluated, local, cache=cache, co2_tracker=False, prediction_folder=tmp_path / "predictions"
+        )
+        print(evaluated, vars(evaluated), evaluated.mteb_model_meta, found)
+    assert list(tmp_path.rglob("model_meta.json"))
+    assert SECRET not in "".join([*capfd.readouterr(), caplog.text])
+    assert SECRET.encode() not in written(tmp_path)
+
+
+def test_haystack_writes_no_token(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: Any, capfd: Any
+) -> None:
+    pytest.importorskip("haystack")
+    from haystack import Pipeline
+    from haystack.utils import Secret
+
+    from rank1_hf.integrations.haystack import Rank1Ranker
+
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "rank1_hf")
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    pipeline = Pipeline()
+    pipeline.add_component("ranker", Rank1Ranker(str(checkpoint("qwen2")), token=Secret.from_env_var("HF_TOKEN")))
+    ranker = pipeline.get_component("ranker")
+    ranker.warm_up()
+    said = [pipeline.dumps(), repr(pipeline), str(vars(ranker))]
+    assert "HF_TOKEN" in said[0]
+    assert SECRET not in "".join([*said, *capfd.readouterr(), caplog.text])
 
 
 @pytest.mark.parametrize("load", [Rank1, open_checkpoint, checkpoint_identity])

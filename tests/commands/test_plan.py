@@ -2,34 +2,17 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import PretrainedConfig
 from typer.testing import CliRunner, Result
 
 from rank1_hf.commands import cli
 from rank1_hf.models.cards import GPUS
 from rank1_hf.models.family import FAMILY
-from rank1_hf.models.planning import Size
 
-
-@pytest.fixture(autouse=True, scope="module")
-def sizes_are_known() -> Iterator[None]:
-    """Sizes of models are computed once for all cards: tests/models/test_planning.py is about them."""
-    known: dict[str, Size] = {}
-    size_of = Size.of
-
-    def of(config: PretrainedConfig) -> Size:
-        key = json.dumps(config.to_dict(), sort_keys=True, default=str)
-        if key not in known:
-            known[key] = size_of(config)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Size, "of", of)
-        yield
+pytestmark = pytest.mark.usefixtures("sizes_are_known")
 
 
 def run(*arguments: object, columns: int = 80) -> Result:

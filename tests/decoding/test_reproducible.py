@@ -59,7 +59,9 @@ def test_every_subset_in_every_order_gives_the_same_bits(
     n_rows, largest = (16, 60) if SLOW else (8, 20)
     requests = oracle.requests(200 if SLOW else 60, limit=12)
     expected = bits(list(model.run(requests, max_rows=n_rows)))
-    assert len({result.true_logit for result in expected.values()}) > len(requests) / 2, "the pairs are too much alike to tell"
+    assert len({result.true_logit for result in expected.values()}) > len(requests) / 2, (
+        "the pairs are too much alike to tell"
+    )
     rng = random.Random(0)
     for _ in range(n_subsets):
         subset = rng.sample(requests, rng.randint(1, largest))

@@ -3,36 +3,43 @@
 import json
 import os
 import re
+import runpy
 import statistics
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers.utils import logging
 
 from rank1_hf.decoding.options import FIELDS, DecodingOptions
 
 ROOT = Path(__file__).parents[2]
 WORKLOADS = ("natural", "ragged", "long-query", "interactive")
-OPTIONS = "--quick --vary --dtype float32 --pairs 2 --budget 34 --peer-pairs generate_batch=1 --threads 1"
+OPTIONS = "--quick --vary --dtype float32 --pairs 2 --budget 34 --peer-pairs generate_batch=1"
 PEERS = ("rank1_hf", "generate", "generate_batch")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a quick run wrote; in float32, where every peer must think the same chains."""
-    folder = tmp_path_factory.mktemp("benchmark")
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    finished = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "benchmark.py", "--output", folder, *OPTIONS.split()],
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert finished.returncode == 0, finished.stderr
+    folder, verbosity = tmp_path_factory.mktemp("benchmark"), logging.get_verbosity()
+    with pytest.MonkeyPatch.context() as patch:  # in this process, which has imported already what takes seconds
+        patch.setattr(sys, "argv", ["benchmark.py", "--output", str(folder), *OPTIONS.split()])
+        patch.syspath_prepend(ROOT / "scripts")
+        runpy.run_path(str(ROOT / "scripts" / "benchmark.py"), run_name="__main__")
+    logging.set_verbosity(verbosity)
     return folder
+
+
+def test_threads_are_what_every_peer_may_use(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    program, allowed = runpy.run_path(str(ROOT / "scripts" / "benchmark.py")), []
+    monkeypatch.setattr(torch, "set_num_threads", allowed.append)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: allowed.append(len(cores)), raising=False)
+    program["parse_options"](["--output", "DIR", "--threads", "1"])
+    assert set(allowed) == {1}
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ BARE = Path(__file__).parent / "bare_machine"
 
 def on_a_bare_machine(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a program without the packages that a GPU machine lacks."""
-    environment = os.environ | {"PYTHONPATH": f"{BARE}{os.pathsep}{ROOT}", "PYTHON": sys.executable}
+    paths = f"{BARE}{os.pathsep}{ROOT}"
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHON": sys.executable, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1500)
 
 
@@ -47,8 +48,9 @@ def test_every_test_for_a_gpu_can_be_collected_there():
 def test_the_kernels_are_tried_in_every_dtype_and_not_compiled_for_other_cards():
     pytest.importorskip("triton")
     (kernels,) = [part for part in parts(Path(), on_cpu=False) if part.name == "kernels"]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}  # so that the tests are not one that starts a process
-    command = [sys.executable, *kernels.command, "--collect-only", "-qq"]
+    interprets = {"TRITON_INTERPRET": "1"}  # so that the tests are not one that starts a process
+    environment = os.environ | interprets | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, *kernels.command, "--collect-only", "-qq", "--noconftest"]
     collected = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True).stdout
     assert "kernels/test_kernels.py::test_decoding" in collected
     assert all(f"kernels/test_kernels.py::test_16_bits[dtype{n}]" in collected for n in (0, 1))

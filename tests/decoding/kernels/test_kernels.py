@@ -33,8 +33,8 @@ if INTERPRETS and not HAS_GPU:
 @pytest.mark.skipif(HAS_GPU or INTERPRETS, reason="the Triton kernels run here")
 def test_triton_in_the_interpreter():
     pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "--noconftest"]  # that imports for seconds
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--noconftest"]  # it and the plugins take seconds to import
     command = [sys.executable, "-m", "pytest", *options, __file__]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
