@@ -21,7 +21,7 @@ from rank1_hf.models.packed import PackedLinear
 from rank1_hf.models.quantization import quantization_config
 from scripts.quantization_agreement import linear_bytes, measure, read_pairs, table
 
-N_PAIRS = 24
+N_PAIRS = 16
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def pairs() -> list[tuple[str, object]]:
 
 @pytest.fixture(scope="module")
 def unquantized(pairs):
-    return Rank1(device="cpu", dtype="bfloat16", max_new_tokens=128).judge(pairs)
+    return Rank1(device="cpu", dtype="bfloat16", max_new_tokens=64).judge(pairs)
 
 
 @pytest.mark.parametrize(("quantization", "most"), [("8bit", 0.55), ("4bit", 0.32)])
 def test_linear_layers_shrink_and_judgments_stay(pairs, unquantized, capfd, quantization: str, most: float) -> None:
     plain = load_model(open_checkpoint(), dtype="bfloat16", device="cpu")
-    reranker = Rank1(device="cpu", dtype="bfloat16", max_new_tokens=128, quantization=quantization)
+    reranker = Rank1(device="cpu", dtype="bfloat16", max_new_tokens=64, quantization=quantization)
     assert linear_bytes(reranker.model) <= most * linear_bytes(plain)
     embedding, output = reranker.model.get_input_embeddings(), reranker.model.get_output_embeddings()
     assert embedding.weight.dtype == torch.bfloat16

@@ -13,24 +13,32 @@ from tests.viewing.made import judgment, trace_of
 
 QUERY = "what carries an aircraft"
 PASSAGES = ["The wing carries the aircraft.", "Bread is made of flour.", "An aircraft has wings, and ships have none."]
+PAIRS = [(QUERY, passage) for passage in PASSAGES]
+
+
+@pytest.fixture(scope="module")
+def reranker() -> Rank1:
+    return Rank1(device="cpu", dtype="float32", max_new_tokens=96)
+
+
+@pytest.fixture(scope="module")
+def curves(reranker: Rank1) -> list[Judgment]:
+    """What the model makes of the pairs, with its belief behind each sentence."""
+    return list(reranker.judge(PAIRS, trace=TraceOptions(belief="sentences")))
 
 
 @pytest.mark.parametrize("rule", [EarlyExit(1e-6, 1), EarlyExit(2.0, 1), EarlyExit(1.0, 2), EarlyExit(1e6, 1)])
-def test_the_curves_tell_what_the_rule_would_do(rule: EarlyExit):
-    reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=96)
-    pairs = [(QUERY, passage) for passage in PASSAGES]
-    exits = reranker.judge(pairs, rule=rule)
-    for early, plain in zip(exits, reranker.judge(pairs, trace=TraceOptions(belief="sentences")), strict=True):
+def test_the_curves_tell_what_the_rule_would_do(rule: EarlyExit, reranker: Rank1, curves: list[Judgment]):
+    exits = reranker.judge(PAIRS, rule=rule)
+    for early, plain in zip(exits, curves, strict=True):
         n_tokens, log_odds = leave(plain, rule)
         assert n_tokens == early.n_chain_tokens
         assert log_odds == pytest.approx(early.log_odds, abs=1e-4)
 
 
-def test_the_trade_off():
-    reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=96)
-    judgments = reranker.judge([(QUERY, passage) for passage in PASSAGES], trace=TraceOptions(belief="sentences"))
+def test_the_trade_off(curves: list[Judgment]):
     places = [("q", str(i)) for i in range(3)]
-    plain, *others = trade_off(judgments, places, {"q": {"0": 1, "1": 0, "2": 0}})
+    plain, *others = trade_off(curves, places, {"q": {"0": 1, "1": 0, "2": 0}})
     assert (plain.log_odds, plain.tokens, plain.changed) == (None, 1.0, 0.0)
     assert all(0 < outcome.tokens <= 1 for outcome in others)
     for n in (1, 2, 3):
@@ -39,13 +47,10 @@ def test_the_trade_off():
 
 
 @pytest.mark.parametrize("thresholds", [TopKExit(0.5, 1), TopKExit(2.0, 1), TopKExit(0.0, 2), TopKExit(1e6, 1)])
-def test_the_curves_predict_what_the_rule_does(thresholds: TopKExit):
-    reranker = Rank1(device="cpu", dtype="float32", max_new_tokens=96)
-    pairs = [(QUERY, passage) for passage in PASSAGES]
+def test_the_curves_predict_what_the_rule_does(thresholds: TopKExit, reranker: Rank1, curves: list[Judgment]):
     exit_rule = TopKExitRule(1, thresholds)
-    early = reranker.judge(pairs, rule=exit_rule, observers=[exit_rule])
-    plain = reranker.judge(pairs, trace=TraceOptions(belief="sentences"))
-    computed = compete(plain, 1, thresholds)
+    early = reranker.judge(PAIRS, rule=exit_rule, observers=[exit_rule])
+    computed = compete(curves, 1, thresholds)
     assert [n_tokens for n_tokens, _ in computed] == [judgment.n_chain_tokens for judgment in early]
     assert [log_odds for _, log_odds in computed] == pytest.approx([each.log_odds for each in early], abs=1e-4)
 
