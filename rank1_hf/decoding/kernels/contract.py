@@ -2,7 +2,7 @@
 
 Tokens of several rows are packed end to end. `queries`, `keys` and `values` may be views of one merged product: the
 stride of their first dimension is free, the others are contiguous. `key_pool` and `value_pool` are one layer's KV
-cache. Sums run in float32, whatever the dtype.
+cache, in the layer's dtype. Sums run in float32, whatever the dtype.
 """
 
 from dataclasses import dataclass
