@@ -276,9 +276,16 @@ def test_the_folders_of_the_package_and_the_file_to_read_first():
         assert (PACKAGE / folder / first).is_file(), f"{folder}/{first}"
 
 
-def unparsed_target(statement: ast.stmt) -> str:
-    """The name that an annotation gives a type to; "" for other statements."""
-    return ast.unparse(statement.target) if isinstance(statement, ast.AnnAssign) else ""
+def names_defined_by(statement: ast.stmt) -> list[str]:
+    """Of a function, a class or an assignment."""
+    match statement:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+            return [name]
+        case ast.Assign(targets=targets):
+            return [ast.unparse(target) for target in targets]
+        case ast.AnnAssign(target=target):
+            return [ast.unparse(target)]
+    return []
 
 
 def test_where_to_look_names_what_is_there():
@@ -289,10 +296,9 @@ def test_where_to_look_names_what_is_there():
     defined = {*FIELDS, *Judgment.__dataclass_fields__, *vars(Kernels), "predict", "rank"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef):
-                members = getattr(node, "body", []) if isinstance(node, ast.ClassDef) else []
-                names = (getattr(each, "name", None) or unparsed_target(each) for each in members)
-                defined |= {node.name, *(f"{node.name}.{each}" for each in names)}
+            defined |= set(names_defined_by(node))
+            if isinstance(node, ast.ClassDef):
+                defined |= {f"{node.name}.{name}" for each in node.body for name in names_defined_by(each)}
     assert named <= defined
 
 

@@ -55,7 +55,7 @@ class Kernels(Protocol):
         Args:
             queries: [tokens, heads, head dim], rotated.
             key_pool, value_pool: [pages, KV heads, page size, head dim]; this step's tokens are stored already.
-            batch: the rows.
+            batch: which row each token belongs to, and which pages it reads; see `PagedBatch`.
             scaling: what the scores are multiplied by.
             window: how many tokens a token sees, itself included; None: all before it.
 
