@@ -169,6 +169,13 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def check_files(*paths: Path | None) -> None:
+    """End the command where a file that it is going to read is not there, before anything is imported for that."""
+    for path in paths:
+        if path is not None and not path.exists():
+            fail(f"cannot read {path}: No such file or directory", BAD_INPUT)
+
+
 def note(message: str, quiet: bool = False) -> None:
     """Say something on stderr."""
     if not quiet and speaks():

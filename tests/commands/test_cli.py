@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_help_cuts_no_name_and_no_summary_on_a_narrow_terminal() -> None:
     narrow, group = CliRunner(env={"COLUMNS": "80"}), typer.main.get_command(cli.app)
     assert isinstance(group, TyperGroup)
     summaries = narrow.invoke(cli.app, ["--help"]).stdout
-    assert not re.search(r"\.\.\.$", summaries, re.MULTILINE)
+    assert not re.search(r"^  .*\.\.\.$", summaries, re.MULTILINE)
     for name, command in group.commands.items():
         out = narrow.invoke(cli.app, [name, "--help"]).stdout
         assert max(map(len, out.splitlines())) <= 80
@@ -725,3 +726,38 @@ def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, argu
     assert result.code == 2
     assert "is a directory" in " ".join(result.err.split())
     assert not (tmp_path / "out").exists()
+
+
+# ---- how soon --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path: Path) -> None:
+    commands = [
+        "judge nowhere.jsonl -o out",
+        "evaluate --corpus c --run nowhere.trec -o out",
+        "verify nowhere.jsonl",
+        "compare nowhere nowhere",
+        "explain --judgments nowhere --html page.html",
+        "explain query passage --quantization 5bit",
+        "rerank query --file nowhere.txt",
+        "rerank query passage --dtype float17",
+        "serve --decoding graphs=maybe",
+    ]
+    program = (
+        "import sys; from rank1_hf.commands.cli import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    sys.argv = ['rank1-hf', *command.split()]\n"
+        "    try: main()\n"
+        "    except SystemExit as exit: print(exit.code, sorted({'torch', 'transformers'} & set(sys.modules)), command)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *commands],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [f"2 [] {command}" for command in commands]
+    assert [line.startswith("rank1-hf: ") for line in done.stderr.splitlines()] == [True] * len(commands)
