@@ -63,7 +63,7 @@ def demo(
         if place == 0 and judged[query]:
             _print_chain(console, judged[query][0], documents)
         _print_best(console, judged[query], documents)
-    if not outcome.interrupted:
+    if outcome.stopped_by is None:
         qrels = {query: collection.qrels[query] for query in before}
         after = {query: _order([documents[each.index].id for each in ranked]) for query, ranked in judged.items()}
         console.print(f"\nnDCG@10 (queries: {len(qrels)}, passages: {len(pairs)})")

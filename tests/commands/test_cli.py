@@ -67,6 +67,7 @@ class Script:
         self.log_odds: list[float | None] = []  # one a pair; None: it fails
         self.chain = "It is about wings."
         self.interrupt_after: int | None = None
+        self.error: Exception | None = None
         self.model: Any = None
         self.options: dict[str, Any] = {}
         self.pairs: list[Any] = []
@@ -82,6 +83,8 @@ class Script:
         judgments = [self._judgment(index, value) for index, value in enumerate(log_odds)]
         if self.interrupt_after is not None:
             raise Interrupted(judgments[: self.interrupt_after])
+        if self.error is not None:
+            raise self.error
         return judgments
 
     def _judgment(self, index: int, log_odds: float | None) -> Judgment:
@@ -700,6 +703,17 @@ def test_demo_runs_with_a_model(model: Path) -> None:
     assert len(demo_figures(result.out)) == 3
     assert "ships with the package" not in result.out
     assert f"--model {model}" in result.out
+
+
+def test_what_was_judged_before_an_error_is_printed_and_the_error_is_not_hidden(script: Script) -> None:
+    script.error = RuntimeError("CUDA error: device-side assert triggered")
+    arguments = ["rerank", QUERY, *DOCS, "--json"]
+    assert CliRunner().invoke(cli.app, arguments).exception is script.error
+    vars(script.error)["judgments"] = [script._judgment(2, 1.0), script._judgment(0, 2.0)]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert [json.loads(line)["index"] for line in result.stdout.splitlines()] == [0, 2]
+    assert "an error ended the call: 2 of 3 passages were judged" in result.stderr
+    assert result.exception is script.error
 
 
 def test_demo_interrupted_shows_what_was_finished_and_measures_nothing(script: Script) -> None:
