@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from rank1_hf import Rank1
 from rank1_hf.commands.cli import app
+from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.options import FIELDS
 from rank1_hf.files.beir import SAMPLE
 from rank1_hf.files.trec import read_run
@@ -33,6 +34,7 @@ from rank1_hf.models.cards import parse_gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
 from rank1_hf.models.planning import GIB, MemoryPlan, Size, plan
 from rank1_hf.models.recommendation import Way, best_that_fits
+from rank1_hf.results.judgment import Judgment
 from tests.pages import FRONT_PAGE, PAGES, ROOT, anchors, fences, links, name, prose, snippets, text_of
 
 PACKAGE = ROOT / "rank1_hf"
@@ -296,23 +298,29 @@ def test_the_folders_of_the_package_and_the_file_to_read_first():
         assert (PACKAGE / folder / first).is_file(), f"{folder}/{first}"
 
 
-def unparsed_target(statement: ast.stmt) -> str:
-    """The name that an annotation gives a type to; "" for other statements."""
-    return ast.unparse(statement.target) if isinstance(statement, ast.AnnAssign) else ""
+def names_defined_by(statement: ast.stmt) -> list[str]:
+    """Of a function, a class or an assignment."""
+    match statement:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+            return [name]
+        case ast.Assign(targets=targets):
+            return [ast.unparse(target) for target in targets]
+        case ast.AnnAssign(target=target):
+            return [ast.unparse(target)]
+    return []
 
 
 def test_where_to_look_names_what_is_there():
     page = (PACKAGE / "decoding" / "README.md").read_text(encoding="utf-8")
     table = page.partition("## Where to look")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`([A-Za-z_.]+)`", table)) - {"kernels/triton_attention.py", "kernels/cpu_attention.h"}
+    named = {each for each in re.findall(r"`([A-Za-z_.]+)`", table) if not each.endswith((".py", ".h"))}
     assert len(named) > 15
-    defined = {"page_size", "overlap"}  # options
+    defined = {*FIELDS, *Judgment.__dataclass_fields__, *vars(Kernels), "predict", "rank"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef):
-                members = getattr(node, "body", []) if isinstance(node, ast.ClassDef) else []
-                names = (getattr(each, "name", None) or unparsed_target(each) for each in members)
-                defined |= {node.name, *(f"{node.name}.{each}" for each in names)}
+            defined |= set(names_defined_by(node))
+            if isinstance(node, ast.ClassDef):
+                defined |= {f"{node.name}.{name}" for each in node.body for name in names_defined_by(each)}
     assert named <= defined
 
 

@@ -62,6 +62,7 @@ def compare(
     For each measure: both means, the p-values of a two-sided paired t-test and of a two-sided paired permutation test,
     each also corrected after Holm for the number of measures, and how many queries B wins, ties and loses.
     """
+    options.check_files(a, b, qrels)
     try:
         from rank1_hf.evaluation.compare import compare as compare_sides
 

@@ -115,6 +115,11 @@ def _show_saved(
     html: Path | None,
     quiet: bool,
 ) -> None:
+    if query is not None:
+        fail("give a query and passages, or --judgments, not both", options.BAD_INPUT)
+    if html is None:
+        fail("--judgments needs --html, which says where to write the page", options.BAD_INPUT)
+    options.check_files(judgments, other, qrels)
     from rank1_hf.evaluation.provenance import own_qrels
     from rank1_hf.files.trec import read_qrels
     from rank1_hf.viewing.provenance import without_folders
@@ -122,10 +127,6 @@ def _show_saved(
 
     places: Places = {}
     try:
-        if query is not None:
-            raise InputError("give a query and passages, or --judgments, not both")
-        if html is None:
-            raise InputError("--judgments needs --html, which says where to write the page")
         grades = None if qrels is None else read_qrels(qrels)
         files = judgments_file(judgments), None if other is None else judgments_file(other)
         first = read_judgments(files[0], places)

@@ -49,6 +49,7 @@ def judge(
         fail(
             "judge works in one process: give each GPU a part of the file, its --device and a folder", options.BAD_INPUT
         )
+    options.check_files(pairs)
     try:
         from rank1_hf.evaluation.batch import run_batch
     except ImportError as error:

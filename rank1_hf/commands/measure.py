@@ -40,6 +40,7 @@ def measure(
 
     Documents of equal score stand as they do in the run, as in `evaluate`.
     """
+    options.check_files(*run, qrels)
     try:
         from rank1_hf.evaluation.measured import measure_runs
         from rank1_hf.evaluation.metrics import MEASURES, check_measures

@@ -11,8 +11,9 @@ import typer
 from rank1_hf.commands import options
 from rank1_hf.commands.log import log_on_stderr
 from rank1_hf.files.inputs import InputError
+from rank1_hf.inputs.choices import must_be_one_of
 from rank1_hf.models.hub import CheckpointError, check_available
-from rank1_hf.models.spellings import dtype_name, quantization_kind
+from rank1_hf.models.spellings import DTYPES, QUANTIZATIONS, dtype_name, quantization_kind
 from rank1_hf.prompts.markers import Markers
 from rank1_hf.prompts.prompt import QUERY_PLACEHOLDER
 
@@ -105,10 +106,14 @@ class ModelOptions:
         """
         if self.truncation not in (None, *TRUNCATIONS):
             raise InputError(f"--truncation must be {' or '.join(TRUNCATIONS)}, not {self.truncation!r}")
+        dtype, quantization = dtype_name(self.dtype), quantization_kind(self.quantization)
+        for name, value, known in (("dtype", dtype, DTYPES), ("quantization", quantization, QUANTIZATIONS)):
+            if value not in (None, *known.values()):
+                raise InputError(must_be_one_of(f"--{name}", value, dict.fromkeys(known.values())))
         markers = options.markers(self.marker)
         return {
-            "dtype": dtype_name(self.dtype),
-            "quantization": quantization_kind(self.quantization),
+            "dtype": dtype,
+            "quantization": quantization,
             "max_new_tokens": self.max_new_tokens,
             "prompt_template": self._template(dataset_prompt),
             **_given(

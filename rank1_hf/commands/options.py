@@ -169,6 +169,13 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def check_files(*paths: Path | None) -> None:
+    """End the command where a file that it is going to read is not there, before anything is imported for that."""
+    for path in paths:
+        if path is not None and not path.exists():
+            fail(f"cannot read {path}: No such file or directory", BAD_INPUT)
+
+
 def note(message: str, quiet: bool = False) -> None:
     """Say something on stderr."""
     if not quiet and speaks():
@@ -329,11 +336,13 @@ def read_passages(arguments: list[str], file: Path | None, file_format: str | No
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a call: the judgments that were finished, of how many, and whether Ctrl-C ended it."""
+    """What came of a call: the judgments that were finished, of how many, and what ended it before its end, if anything
+    did: Ctrl-C (`Interrupted`) or an error.
+    """
 
     judgments: list[Judgment]
     n_pairs: int
-    interrupted: bool
+    stopped_by: BaseException | None = None
 
 
 def judge(
@@ -343,26 +352,30 @@ def judge(
     quiet: bool = False,
     **more: Any,  # noqa: ANN401
 ) -> Outcome:
-    """Judge pairs; after Ctrl-C, what was finished. `more` goes to `Rank1.judge` as it is."""
+    """Judge pairs; after Ctrl-C or an error, what was finished. `more` goes to `Rank1.judge` as it is."""
     show = False if quiet else None
     with warnings.catch_warnings(record=True) as remarks:
         try:
             judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
-        except Interrupted as interrupted:
-            finished = [judgment for judgment in interrupted.judgments if not judgment.unfinished]
-            return Outcome(finished, len(pairs), interrupted=True)
+        except (Interrupted, Exception) as error:
+            finished = [judgment for judgment in getattr(error, "judgments", []) if not judgment.unfinished]
+            if not finished and not isinstance(error, Interrupted):
+                raise
+            return Outcome(finished, len(pairs), error)
     for remark in remarks:
         note(str(remark.message), quiet)
-    return Outcome(judgments, len(pairs), interrupted=False)
+    return Outcome(judgments, len(pairs))
 
 
 def finish(outcome: Outcome, quiet: bool = False) -> NoReturn:
-    """End the command with the exit code that says what came of it."""
+    """End the command with the exit code, or the error, that says what came of it."""
     if not speaks():
         raise typer.Exit(ALL_JUDGED)  # the launcher ends all processes when one fails, also the one that still prints
-    if outcome.interrupted:
-        note(f"interrupted: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
-        raise typer.Exit(INTERRUPTED)
+    if outcome.stopped_by is not None:
+        interrupted = isinstance(outcome.stopped_by, Interrupted)
+        what = "interrupted" if interrupted else "an error ended the call"
+        note(f"{what}: {len(outcome.judgments)} of {outcome.n_pairs} passages were judged", quiet)
+        raise typer.Exit(INTERRUPTED) if interrupted else outcome.stopped_by
     n_failed = sum(judgment.error is not None for judgment in outcome.judgments)
     if n_failed:
         note(f"{n_failed} of {outcome.n_pairs} passages could not be judged", quiet)

@@ -49,6 +49,12 @@ def serve(
     if max_queue < max_documents:
         fail(f"--max-queue {max_queue} has no room for a request of --max-documents {max_documents}", BAD_INPUT)
     try:
+        key = _api_key(api_key_file)
+        arguments = chosen.arguments()
+        listening = _bound(host, port)
+    except InputError as error:
+        fail(str(error), BAD_INPUT)
+    try:
         import uvicorn
 
         from rank1_hf.serving.app import make_app
@@ -57,12 +63,6 @@ def serve(
     from rank1_hf.serving.engine import Engine
     from rank1_hf.serving.limits import Limits
 
-    try:
-        key = _api_key(api_key_file)
-        arguments = chosen.arguments()
-        listening = _bound(host, port)
-    except InputError as error:
-        fail(str(error), BAD_INPUT)
     host, port = listening.getsockname()[:2]
     if key is None and not ipaddress.ip_address(host).is_loopback:
         note(

@@ -86,6 +86,7 @@ def verify(
     Each chain is fed to the model behind its prompt, and the report says how the scores compare, where greedy decoding
     would have gone elsewhere, whether by more than rounding, and what is wrong with a prompt, a chain or a score.
     """
+    options.check_files(file, qrels)
     problems: list[InputError] = []
     try:
         dtype_of_records = dtype_name(dtype_of_records)

@@ -141,7 +141,7 @@ class KVCache:
 
     @torch.inference_mode()
     def free(self, row: RowKV, *, wipe: bool = False) -> None:
-        """Take back a row's pages. `wipe` clears them: a masked NaN still spreads to the next owner of the page."""
+        """Take back a row's pages. `wipe` clears those it alone owns: a masked NaN spreads to their next owner."""
         if wipe:
             self._wipe([page for page in row.pages if len(self._owners[page]) == 1])
         self._return_pages(row, row.pages)

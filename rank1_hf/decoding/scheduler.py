@@ -110,7 +110,7 @@ class Scheduler:
         row.n_branches += 1
 
     def release(self, row: Row, *, wipe: bool = False) -> None:
-        """A row is finished; `wipe` clears its pages, where they may hold NaN."""
+        """A row is finished; `wipe` clears the pages that it alone owns, where they may hold NaN."""
         self.rows.remove(row)
         self._cache.free(row.kv, wipe=wipe)
 

@@ -368,9 +368,9 @@ class TokenStep:
         return self
 
 
-def placeholder(position: int) -> int:
-    """Stands for the token that the step in flight gives at this position: a number that is no token's id."""
-    return -1 - position
+def placeholder(place: int) -> int:
+    """Stands for the token at this place in the output of the step in flight: a number that is no token's id."""
+    return -1 - place
 
 
 def fill_placeholders(tokens: Tensor, previous_tokens: Tensor | None) -> Tensor:

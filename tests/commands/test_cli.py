@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -66,6 +67,7 @@ class Script:
         self.log_odds: list[float | None] = []  # one a pair; None: it fails
         self.chain = "It is about wings."
         self.interrupt_after: int | None = None
+        self.error: Exception | None = None
         self.model: Any = None
         self.options: dict[str, Any] = {}
         self.pairs: list[Any] = []
@@ -81,6 +83,8 @@ class Script:
         judgments = [self._judgment(index, value) for index, value in enumerate(log_odds)]
         if self.interrupt_after is not None:
             raise Interrupted(judgments[: self.interrupt_after])
+        if self.error is not None:
+            raise self.error
         return judgments
 
     def _judgment(self, index: int, log_odds: float | None) -> Judgment:
@@ -121,7 +125,7 @@ def test_help_cuts_no_name_and_no_summary_on_a_narrow_terminal() -> None:
     narrow, group = CliRunner(env={"COLUMNS": "80"}), typer.main.get_command(cli.app)
     assert isinstance(group, TyperGroup)
     summaries = narrow.invoke(cli.app, ["--help"]).stdout
-    assert not re.search(r"\.\.\.$", summaries, re.MULTILINE)
+    assert not re.search(r"^  .*\.\.\.$", summaries, re.MULTILINE)
     for name, command in group.commands.items():
         out = narrow.invoke(cli.app, [name, "--help"]).stdout
         assert max(map(len, out.splitlines())) <= 80
@@ -701,6 +705,17 @@ def test_demo_runs_with_a_model(model: Path) -> None:
     assert f"--model {model}" in result.out
 
 
+def test_what_was_judged_before_an_error_is_printed_and_the_error_is_not_hidden(script: Script) -> None:
+    script.error = RuntimeError("CUDA error: device-side assert triggered")
+    arguments = ["rerank", QUERY, *DOCS, "--json"]
+    assert CliRunner().invoke(cli.app, arguments).exception is script.error
+    vars(script.error)["judgments"] = [script._judgment(2, 1.0), script._judgment(0, 2.0)]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert [json.loads(line)["index"] for line in result.stdout.splitlines()] == [0, 2]
+    assert "an error ended the call: 2 of 3 passages were judged" in result.stderr
+    assert result.exception is script.error
+
+
 def test_demo_interrupted_shows_what_was_finished_and_measures_nothing(script: Script) -> None:
     script.interrupt_after = 35
     result = run("demo", "--queries", 2)
@@ -725,3 +740,38 @@ def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, argu
     assert result.code == 2
     assert "is a directory" in " ".join(result.err.split())
     assert not (tmp_path / "out").exists()
+
+
+# ---- how soon --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path: Path) -> None:
+    commands = [
+        "judge nowhere.jsonl -o out",
+        "evaluate --corpus c --run nowhere.trec -o out",
+        "verify nowhere.jsonl",
+        "compare nowhere nowhere",
+        "explain --judgments nowhere --html page.html",
+        "explain query passage --quantization 5bit",
+        "rerank query --file nowhere.txt",
+        "rerank query passage --dtype float17",
+        "serve --decoding graphs=maybe",
+    ]
+    program = (
+        "import sys; from rank1_hf.commands.cli import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    sys.argv = ['rank1-hf', *command.split()]\n"
+        "    try: main()\n"
+        "    except SystemExit as exit: print(exit.code, sorted({'torch', 'transformers'} & set(sys.modules)), command)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *commands],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [f"2 [] {command}" for command in commands]
+    assert [line.startswith("rank1-hf: ") for line in done.stderr.splitlines()] == [True] * len(commands)

@@ -19,7 +19,7 @@ from tests.decoding.oracle import SHAPES, WORDS, Oracle, assert_same
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("max_rows", [1, 3, 32])
-def test_chains_and_verdicts_equal_full_forward_passes(case, shape: str, max_rows: int):
+def test_chains_and_verdicts_equal_the_plain_loop(case, shape: str, max_rows: int):
     folder, oracle, requests, expected = case(shape)
     assert_same(list(oracle.decoder(folder).run(requests, max_rows=max_rows)), expected)
 

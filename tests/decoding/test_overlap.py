@@ -54,7 +54,7 @@ def ahead(oracle, folder, **options: int) -> tuple[Decoder, Order]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("max_rows", [1, 3, 32])
-def test_chains_and_verdicts_equal_full_forward_passes(case, shape: str, max_rows: int):
+def test_chains_and_verdicts_equal_the_plain_loop(case, shape: str, max_rows: int):
     folder, oracle, requests, expected = case(shape)
     decoder, order = ahead(oracle, folder)
     assert_same(list(decoder.run(requests, max_rows=max_rows)), expected)

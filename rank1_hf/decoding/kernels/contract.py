@@ -2,7 +2,7 @@
 
 Tokens of several rows are packed end to end. `queries`, `keys` and `values` may be views of one merged product: the
 stride of their first dimension is free, the others are contiguous. `key_pool` and `value_pool` are one layer's KV
-cache. Sums run in float32, whatever the dtype.
+cache, in the layer's dtype. Sums run in float32, whatever the dtype.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Kernels(Protocol):
         Args:
             queries: [tokens, heads, head dim], rotated.
             key_pool, value_pool: [pages, KV heads, page size, head dim]; this step's tokens are stored already.
-            batch: the rows.
+            batch: which row each token belongs to, and which pages it reads; see `PagedBatch`.
             scaling: what the scores are multiplied by.
             window: how many tokens a token sees, itself included; None: all before it.
 
