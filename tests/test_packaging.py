@@ -1,6 +1,5 @@
 """What an installed wheel brings, and that it is enough."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,8 +16,7 @@ PACKAGE = ROOT / "rank1_hf"
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    here = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []  # else pip fetches it
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *here, "--wheel-dir", folder, ROOT]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
     subprocess.run(command, check=True, capture_output=True)
     (built,) = folder.glob("*.whl")
     return built
