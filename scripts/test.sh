@@ -10,6 +10,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 .venv/bin/ruff check
 .venv/bin/ruff format --check
 .venv/bin/mypy
-# Two workers, one thread each: more threads than cores only slow each other down. Each takes half of the tests, in order,
-# so that most files share their fixtures; who is done first takes over from the other.
-OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" exec .venv/bin/pytest -n 2 --dist worksteal "$@"
+# Two workers, one thread each: more threads than cores only slow each other down. A file's tests run in one worker, which
+# builds what they share once.
+OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" exec .venv/bin/pytest -n 2 --dist loadfile "$@"
