@@ -294,7 +294,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 return Judgments(self._processes.collect(judged, n_pairs=len(pairs)), pairs)
         with self._lock:
             judged = self._judge(in_decoding_order(pairs), len(pairs), batch_size, show_progress_bar, options)
-            return Judgments(collect(judged), pairs)
+            return Judgments(collect(judged, can_resume=options.given is None), pairs)
 
     def _check(
         self, pairs: Iterable[Pair], batch_size: int | None, options: CallOptions, *, streams: bool

@@ -58,9 +58,9 @@ def demo(
     judged: dict[str, list[Judgment]] = {query: [] for query in before}
     for judgment in sorted(outcome.judgments, key=ranking_key):
         judged[candidates[judgment.index][0]].append(judgment)
-    for place, query in enumerate(islice(judged, _N_QUERIES)):
+    for place, query in enumerate(islice((query for query in judged if judged[query]), _N_QUERIES)):
         console.print(f"\nQuery: {collection.queries[query]}", soft_wrap=True)
-        if place == 0 and judged[query]:
+        if place == 0:
             _print_chain(console, judged[query][0], documents)
         _print_best(console, judged[query], documents)
     if outcome.stopped_by is None:

@@ -136,7 +136,6 @@ def evaluate(
             "evaluate works in one process: give each GPU a --shard, its --device and a folder of its own",
             options.BAD_INPUT,
         )
-    options.check_files(run, qrels, prompts)
     try:
         from rank1_hf.evaluation.candidates import queries_are_documents
         from rank1_hf.evaluation.job import run_job

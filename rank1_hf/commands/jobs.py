@@ -69,6 +69,8 @@ def ends_the_command(output: Path, quiet: bool) -> Iterator[None]:
     """A block in which a job is prepared and run, whose errors and signals are the command's end."""
     from rank1_hf.evaluation.journal import JournalError
 
+    if output.is_file():
+        fail(f"--output {output} is a file; give a folder, or the name of a new one", options.BAD_INPUT)
     if quiet:
         warnings.simplefilter("ignore")
     try:

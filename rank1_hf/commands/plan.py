@@ -49,7 +49,7 @@ def plan(
     from rank1_hf.models.family import MEMBERS
     from rank1_hf.models.loading import CheckpointError, open_checkpoint
 
-    if gpu == "list":
+    if gpu is not None and gpu.lower() == "list":
         typer.echo(textwrap.fill(cards.known_gpus(), _WIDTH, break_long_words=False))
         return
     kind = quantization_kind(quantization)

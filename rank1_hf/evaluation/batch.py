@@ -59,6 +59,8 @@ def run_batch(
         OSError: the folder cannot be written.
         KeyboardInterrupt: while the file was read. Its argument is the signal, where that was SIGTERM.
     """
+    if pairs.path.exists() and not pairs.path.is_file():
+        raise InputError(f"{pairs.path} cannot be read twice, which a job does; write the pairs to a file")
     output.mkdir(parents=True, exist_ok=True)
     journal_path, kinds = output / "journal.jsonl", ColumnKinds()
     with terminable(), lock(output):

@@ -41,10 +41,11 @@ def _parsed(name: str) -> "Measure":
     except Exception as error:  # its parser lets through whatever Python's makes of the text
         if (usual := _usual_spelling(name)) is not None:
             return usual
-        base, cutoff = re.match(r"([^\W\d]*)(\d*)", name).groups()  # type: ignore[union-attr]  # it matches nothing, too
+        base, at, cutoff = re.match(r"([^\W\d]*)(@?)(\d*)", name).groups()  # type: ignore[union-attr]  # or nothing
         known = ir_measures.measures.registry
-        names = [f"{each}@{cutoff}" for each in known] if cutoff else known
-        meant = "" if base in known and not cutoff else did_you_mean(f"{base}@{cutoff}" if cutoff else base, names)
+        end = f"@{cutoff}" if cutoff else ""
+        is_known = base in known and (at or not cutoff)
+        meant = "" if is_known else did_you_mean(base + end, [each + end for each in known])
         raise InputError(
             f"{name!r} is no measure that ir_measures knows; write it as in nDCG@10 or AP(rel=2), with a cutoff of at "
             f"least 1{meant}"

@@ -78,15 +78,17 @@ _MAKERS_WORDS = {
 
 
 def parse_gpu(text: str) -> Gpu:
-    """A GPU by its name or by its memory: "RTX 4090", "4090", "NVIDIA A100-SXM4-40GB", "RTX 6000 Ada"; "24GiB", "24GB".
+    """A GPU by its name or by its memory: "RTX 4090", "4090", "NVIDIA A100-SXM4-40GB", "RTX 6000 Ada"; "24GiB", "24GB",
+    "24576MiB".
 
     Raises:
         ValueError: it is neither; the message says what is like it.
     """
-    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gib|gb|g)?\s*", text.lower())
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb)?\s*", text.lower())
     if size is not None and size[2] and float(size[1]) > 0:
         # Vendors say GB and mean GiB, for memory.
-        return Gpu(f"{size[1]} GiB", int(float(size[1]) * GIB))
+        gibibytes = float(size[1]) / (1024 if size[2][0] == "m" else 1)
+        return Gpu(f"{gibibytes:g} GiB", int(gibibytes * GIB))
     name, gib = _name_and_gib(text)
     variants = _variants(name)
     if not variants:

@@ -108,5 +108,6 @@ MEMBERS = FAMILY | AWQ_FAMILY | RELATIVES
 
 
 def full_name(name: str) -> str | None:
-    """The hub name of a member that is named whole or without its owner ("rank1-7b"); None: it is no member."""
-    return next((member for member in MEMBERS if name in (member, member.partition("/")[2])), None)
+    """The hub name of a member that is named in any case, whole or without its owner ("rank1-7b"); None: it is none."""
+    asked = name.lower()
+    return next((member for member in MEMBERS if asked in (member.lower(), member.lower().partition("/")[2])), None)

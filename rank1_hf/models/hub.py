@@ -33,12 +33,12 @@ def check_available(path: str | Path | None, *, subfolder: str | None = None) ->
 
     Raises:
         CheckpointError: the hub cannot be reached, and the checkpoint's config is not in the cache; or a member of the
-            family is named without its owner.
+            family is named without its owner, or in another case.
     """
     if path is None or not is_hub_name(path):
         return False
     if (full := full_name(str(path))) not in (None, path):
-        raise CheckpointError(f"{path} has no owner before it, which names on the hub need; did you mean {full!r}?")
+        raise CheckpointError(f"{path} is not how the hub names it; did you mean {full!r}?")
     from huggingface_hub import constants
 
     if not constants.is_offline_mode() and _answers(constants.ENDPOINT):

@@ -26,7 +26,7 @@ from rank1_hf.prompts.prompt import Pair, PairError, Prompt, passage_text, query
 from rank1_hf.reranking.cached_judgments import CachedJudgments
 from rank1_hf.reranking.call_options import CallOptions
 from rank1_hf.reranking.fingerprints import Fingerprints
-from rank1_hf.reranking.resuming import Resumed
+from rank1_hf.reranking.resuming import Resumed, carried_by, carry
 from rank1_hf.results.judgment import Interrupted, Judgment, sigmoid
 from rank1_hf.tracing.lens import LensObserver, n_layers_and_heads
 from rank1_hf.tracing.observer import Observed, check_needs
@@ -149,7 +149,7 @@ class Call:
 
     def finish(self, decoded: Decoded) -> None:
         """Make the judgment of what the decoder has finished, and of the pairs that are equal to it."""
-        live = self._live.pop(decoded.index)
+        live = self._live[decoded.index]
         key = live.key
         judgment = self._judgment(decoded, live)
         if live.watcher is not None:
@@ -159,7 +159,8 @@ class Call:
                 judgment = replace(judgment, trace=trace)
             live.watcher.finished(judgment)
         self._ready.append(judgment)
-        self._ready.extend(judgment.at(index) for index in self._waiting.pop(key))
+        self._ready.extend(judgment.at(index) for index in self._waiting[key])
+        del self._live[decoded.index], self._waiting[key]
         if judgment.error is None:
             self._remember(key, judgment)
             if self._cached is not None:
@@ -190,16 +191,18 @@ class Call:
         except KeyboardInterrupt as interrupt:
             self.keep(now=True)
             raise Interrupted(self.so_far()) from interrupt
-        except Exception as error:
+        except GeneratorExit:  # nobody wants the rest
+            raise
+        except BaseException as error:
             self.keep(now=True)
-            vars(error)["judgments"] = self.so_far()
+            carry(error, self.so_far())
             raise
 
     def so_far(self) -> list[Judgment]:
-        """What the live pairs have thought so far, and those that are equal to them; before that what nobody has taken
-        yet, and what an earlier call gave of pairs that this one has not come to.
+        """What an earlier call gave of pairs that this one has not come to, what the live pairs and their equals have
+        thought so far, and what nobody has taken yet. Of two for one pair the last counts.
         """
-        found = [*self._resumed.not_reached(), *self._ready]
+        found = self._resumed.not_reached()
         for index, live in self._live.items():
             if live.chain is None or not live.chain.generated:
                 continue
@@ -209,19 +212,22 @@ class Call:
             judgment = self._judgment(Decoded(index, thought, None, math.nan, math.nan, error), live)
             judgment = replace(judgment, unfinished=generated)
             found += [judgment, *map(judgment.at, self._waiting[live.key])]
-        return found
+        return [*found, *self._ready]
 
     def take_ready(self) -> Iterator[Judgment]:
-        """The judgments there are by now, each once; who streams them is called with each."""
+        """The judgments there are by now, each once; who streams them is called with each. One is taken only when the
+        next is asked for, so that an error on the way loses none.
+        """
         options = self._options
         while self._ready:
-            judgment = self._ready.popleft()
+            judgment = self._ready[0]
             self.n_ended[judgment.ended] += 1
             if options.given is not None:
                 judgment = options.given.as_given(judgment, self._encoder)
             if options.stream:
                 options.stream(judgment)
             yield judgment
+            self._ready.popleft()
 
     def _remember(self, key: _Key, judgment: Judgment) -> None:
         self._finished[key] = judgment
@@ -318,8 +324,12 @@ class Call:
         )
 
 
-def collect(judgments: Iterator[Judgment]) -> list[Judgment]:
+def collect(judgments: Iterator[Judgment], *, can_resume: bool = True) -> list[Judgment]:
     """All judgments of a call, in input order.
+
+    Args:
+        judgments: as the call gives them.
+        can_resume: whether the method takes `resume_from`; then an error says so.
 
     Raises:
         Interrupted: Ctrl-C; it carries what was finished, and what was thought besides. So does any other error, as
@@ -329,22 +339,11 @@ def collect(judgments: Iterator[Judgment]) -> list[Judgment]:
     try:
         finished.extend(judgments)
     except KeyboardInterrupt as interrupt:
-        raise Interrupted(_in_input_order([*unfinished_by(interrupt), *finished])) from None
-    except Exception as error:
-        found = _in_input_order([*unfinished_by(error), *finished])
-        vars(error)["judgments"] = found
-        if found:
+        carry(interrupt, [*carried_by(interrupt), *finished])
+        raise Interrupted(carried_by(interrupt)) from None
+    except BaseException as error:
+        carry(error, [*carried_by(error), *finished])
+        if can_resume and carried_by(error):
             error.add_note(f"{len(finished)} pairs were judged before; resume_from=error.judgments goes on from there")
         raise
-    return _in_input_order(finished)
-
-
-def unfinished_by(error: BaseException) -> list[Judgment]:
-    """The unfinished judgments that an interrupt or an error carries."""
-    found: list[Judgment] = getattr(error, "judgments", [])
-    return found
-
-
-def _in_input_order(judgments: list[Judgment]) -> list[Judgment]:
-    """Of two for one pair the last counts."""
-    return sorted({judgment.index: judgment for judgment in judgments}.values(), key=lambda judgment: judgment.index)
+    return sorted(finished, key=lambda judgment: judgment.index)

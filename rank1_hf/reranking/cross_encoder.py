@@ -20,6 +20,7 @@ from rank1_hf.prompts.pairs import Pairs, is_pair
 from rank1_hf.prompts.prompt import Passage, Query, query_text
 from rank1_hf.reranking.call_options import PairOptions, call_options
 from rank1_hf.reranking.remarks import warn_of_failures
+from rank1_hf.reranking.resuming import carrying
 from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.tracing.top_k_exit import TopKExit, top_k_exit_rule
 from rank1_hf.viewing.judgments import Judgments, Ranking
@@ -187,8 +188,9 @@ class CrossEncoderMethods(ABC):
         given = inputs if pairs is None else pairs
         single = is_pair(given)
         judgments = self.judge(given, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)  # type: ignore[arg-type]
-        warn_of_failures(judgments)
-        scores = _scores(judgments, activation_fn)
+        with carrying(judgments):
+            warn_of_failures(judgments)
+            scores = _scores(judgments, activation_fn)
         if convert_to_tensor:
             return scores[0] if single else scores
         if not convert_to_numpy:
@@ -262,7 +264,8 @@ class CrossEncoderMethods(ABC):
         scores = [judgment.score for judgment in judgments]
         order = sorted(judgments, key=ranking_key)
         if activation_fn is not None:
-            scores = _scores(judgments, activation_fn).tolist()
+            with carrying(judgments):
+                scores = _scores(judgments, activation_fn).tolist()
             order.sort(key=lambda judgment: (judgment.error is not None, -scores[judgment.index]))
         results = [_hit(judgment, scores[judgment.index]) for judgment in order[:top_k]]
         if return_documents:

@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from rank1_hf.reranking.call import unfinished_by
+from rank1_hf.reranking.resuming import carried_by
 from rank1_hf.results.judgment import Interrupted, Judgment
 
 _PATIENCE = timedelta(days=30)  # the launcher ends all processes when one dies; one that is slow is waited for
@@ -88,7 +88,7 @@ class Processes:
             finished.extend(judgments)
         except KeyboardInterrupt as interrupt:
             interrupted = True
-            finished += unfinished_by(interrupt)
+            finished += carried_by(interrupt)
         except Exception as error:  # raised below, once the others know of it: they would wait for ever
             problem = error
         with _interrupts_held() as held:

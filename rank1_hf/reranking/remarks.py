@@ -54,5 +54,5 @@ def warn_of_budget(n_ended: Mapping[Ended | None, int], *, budget: int, close: s
             "verdicts were forced. Either the budget is too small (max_new_tokens), or the model closes its chains "
             f"with something else than {close!r} (markers=Markers(close=...)), or it is no reranker that thinks before "
             "it judges",
-            stacklevel=5,  # the caller of judge
+            stacklevel=6,  # the caller of judge
         )

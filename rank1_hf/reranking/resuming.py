@@ -5,11 +5,12 @@ them as prefill, as it does with a pair that was preempted. Where a rule, a logi
 attached, which may keep a state of its own, a chain begins anew.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from rank1_hf.prompts.prompt import PairError
-from rank1_hf.results.judgment import Interrupted, Judgment
+from rank1_hf.results.judgment import Judgment
 
 
 class ChainKeeper(Protocol):
@@ -31,15 +32,15 @@ class ChainKeeper(Protocol):
 
 
 def judgments_to_resume(value: object) -> tuple[Judgment, ...]:
-    """What a caller gives to go on with: judgments, the `Interrupted` that carries them, or None for nothing.
+    """What a caller gives to go on with: judgments, the error that carries them, or None for nothing.
 
     Raises:
         TypeError: it is something else.
     """
     if value is None:
         return ()
-    if isinstance(value, Interrupted):
-        return tuple(value.judgments)
+    if isinstance(value, BaseException) and "judgments" in vars(value):
+        return tuple(carried_by(value))
     if not isinstance(value, Iterable) or isinstance(value, str):
         raise TypeError(f"resume_from takes a list of judgments, as Interrupted.judgments has them, not {value!r}")
     judgments = tuple(value)
@@ -47,6 +48,28 @@ def judgments_to_resume(value: object) -> tuple[Judgment, ...]:
         if not isinstance(each, Judgment):
             raise TypeError(f"resume_from takes judgments, as Interrupted.judgments has them, not {each!r}")
     return judgments
+
+
+def carry(error: BaseException, judgments: Iterable[Judgment]) -> None:
+    """Give an error what was judged before it, as `judgments`, in input order. Of two for one pair the last counts."""
+    by_index = {judgment.index: judgment for judgment in judgments}
+    vars(error)["judgments"] = sorted(by_index.values(), key=lambda judgment: judgment.index)
+
+
+def carried_by(error: BaseException) -> list[Judgment]:
+    """What `carry` has given an error, or an `Interrupted` holds."""
+    found: list[Judgment] = vars(error).get("judgments", [])
+    return found
+
+
+@contextmanager
+def carrying(judgments: Iterable[Judgment]) -> Iterator[None]:
+    """A block whose errors carry judgments that are made already."""
+    try:
+        yield
+    except Exception as error:
+        carry(error, judgments)
+        raise
 
 
 class Resumed:

@@ -748,7 +748,6 @@ def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, argu
 def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path: Path) -> None:
     commands = [
         "judge nowhere.jsonl -o out",
-        "evaluate --corpus c --run nowhere.trec -o out",
         "verify nowhere.jsonl",
         "compare nowhere nowhere",
         "explain --judgments nowhere --html page.html",

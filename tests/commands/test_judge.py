@@ -1,6 +1,7 @@
 """`rank1-hf judge`: what goes in, what comes out, and the exit codes."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,18 @@ def test_what_cannot_be_is_refused_before_the_model_is_loaded(
     named = [each.format(pairs=pairs, folder=tmp_path) for each in arguments]
     result = Result(*named, "-o", tmp_path / "out")
     assert (result.code, said in result.err, result.err.count("\n")) == (2, True, 1)
+
+
+def test_what_can_be_read_once_only_is_refused_before_the_model_is_loaded(tmp_path: Path, model: Any) -> None:
+    model.judgment = lambda *_: pytest.fail("judged")
+    os.mkfifo(tmp_path / "pipe")
+    result = Result(tmp_path / "pipe", "-o", tmp_path / "out")
+    assert (result.code, "cannot be read twice" in result.err) == (2, True)
+
+
+def test_an_output_that_is_a_file_is_refused(pairs: Path, model: Any) -> None:
+    result = Result(pairs, "-o", pairs)
+    assert (result.code, "is a file; give a folder" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

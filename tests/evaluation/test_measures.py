@@ -227,7 +227,12 @@ def test_what_is_no_measure_is_named(name: str) -> None:
 
 
 def test_the_measure_that_is_spelled_much_alike_is_asked_for() -> None:
-    for name, meant in (("nDGC@10", "nDCG"), ("Recal@10", "Recall"), ("acuracy", "Accuracy"), ("nDCG10", "nDCG@10")):
+    for name, meant in (
+        ("nDGC@10", "nDCG@10"),
+        ("Recal@10", "Recall@10"),
+        ("acuracy", "Accuracy"),
+        ("nDCG10", "nDCG@10"),
+    ):
         with pytest.raises(InputError, match=rf"did you mean '{meant}'\?$"):
             parse_measure(name)
     with pytest.raises(InputError, match=r"of at least 1$"):

@@ -10,7 +10,8 @@ from tests.cards import DRIVERS
 
 
 @pytest.mark.parametrize(
-    ("text", "gib"), [("24GiB", 24), ("24GB", 24), (" 8 gb ", 8), ("10.5g", 10.5), ("rtx 4090", 24), ("80 G", 80)]
+    ("text", "gib"),
+    [("24GiB", 24), ("24GB", 24), (" 8 gb ", 8), ("10.5g", 10.5), ("24576MiB", 24), ("rtx 4090", 24), ("80 G", 80)],
 )
 def test_gpus_are_named_or_measured(text: str, gib: float) -> None:
     assert parse_gpu(text).memory == gib * GIB
@@ -64,7 +65,7 @@ def test_a_card_of_several_sizes_knows_the_others() -> None:
     assert other_sizes(parse_gpu("3090")) == other_sizes(parse_gpu("12GiB")) == []
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 MiB", "4090 laptop", "0GiB", "Radeon"])
+@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 KiB", "4090 laptop", "0GiB", "Radeon"])
 def test_what_is_no_gpu_is_an_error_that_names_some(text: str) -> None:
     with pytest.raises(ValueError, match=r"no GPU known here.*like .*(RTX4090|RTX)|0GiB"):
         parse_gpu(text)

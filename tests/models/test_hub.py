@@ -16,7 +16,7 @@ import huggingface_hub
 import pytest
 from transformers import AutoModelForCausalLM
 
-from rank1_hf import Rank1
+from rank1_hf import CheckpointError, Rank1
 from rank1_hf.models import hub as hub_of_models
 from tests import tiny_models
 from tests.hub import Hub
@@ -169,3 +169,15 @@ def test_a_slow_hub_is_not_taken_for_none(error: Exception | None, answers: bool
 
     monkeypatch.setattr(huggingface_hub, "get_session", lambda: SimpleNamespace(head=head))
     assert hub_of_models._answers.__wrapped__("https://hub.example") == answers
+
+
+@pytest.mark.parametrize("name", ["rank1-7b", "RANK1-7B", "jhu-clsp/Rank1-7B"])
+def test_a_member_of_the_family_named_otherwise_is_asked_for_at_once(name: str) -> None:
+    with pytest.raises(CheckpointError, match="did you mean 'jhu-clsp/rank1-7b'"):
+        hub_of_models.check_available(name)
+
+
+def test_a_folder_may_be_called_as_a_member_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rank1-7b").mkdir()
+    assert not hub_of_models.check_available("rank1-7b")

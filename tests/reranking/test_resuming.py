@@ -88,6 +88,50 @@ def test_an_error_that_ends_the_call_carries_what_was_finished_and_begun(
     assert n_generated(model) - before < sum(judgment.n_chain_tokens for judgment in expected) / 2
 
 
+@pytest.mark.parametrize("error", [ValueError("no disk"), SystemExit(3), KeyboardInterrupt()])
+def test_a_stream_function_that_fails_loses_nothing(
+    load: Callable[..., Rank1], expected: list[Judgment], error: BaseException
+) -> None:
+    model, called = load(), list[Judgment]()
+
+    def fail_at_the_second(judgment: Judgment) -> None:
+        called.append(judgment)
+        if len(called) == 2:
+            raise error
+
+    raised = Interrupted if isinstance(error, KeyboardInterrupt) else type(error)
+    with pytest.raises(raised) as caught:
+        model.judge(PAIRS, stream=fail_at_the_second, show_progress_bar=False)
+    assert raised is Interrupted or caught.value is error
+    carried = {judgment.index: judgment for judgment in caught.value.judgments}  # type: ignore[attr-defined]
+    assert all(carried[judgment.index].error is None for judgment in called)
+    assert_same(model.judge(PAIRS, resume_from=list(carried.values()), show_progress_bar=False), expected)
+
+
+def test_what_fails_once_all_is_judged_loses_nothing(load: Callable[..., Rank1], expected: list[Judgment]) -> None:
+    model, query, passages = load(), PAIRS[0][0], [passage for _, passage in PAIRS[:3]]
+    with pytest.raises(ZeroDivisionError) as caught:
+        model.predict(PAIRS, activation_fn=lambda log_odds: 1 / 0)  # type: ignore[arg-type, return-value]
+    n_before = n_generated(model)
+    assert_same(model.judge(PAIRS, resume_from=caught.value), expected)  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError) as caught:
+        model.rank(query, passages, activation_fn=lambda log_odds: 1 / 0, resume_from=expected[:3])  # type: ignore[arg-type, return-value]
+    assert_same(caught.value.judgments, expected[:3])  # type: ignore[attr-defined]
+    assert n_generated(model) == n_before
+
+
+def test_only_what_can_go_on_says_that_it_can(load: Callable[..., Rank1]) -> None:
+    model = load()
+
+    def fail(judgment: Judgment) -> None:
+        raise ValueError("no disk")
+
+    with pytest.raises(ValueError, match="no disk") as caught:
+        model.score_chains(PAIRS[:1], ["It flies."], stream=fail)
+    assert len(caught.value.judgments) == 1  # type: ignore[attr-defined]
+    assert "resume_from" not in "".join(getattr(caught.value, "__notes__", []))
+
+
 def test_a_call_that_goes_on_and_is_interrupted_again_loses_nothing_of_what_it_was_given(
     load: Callable[..., Rank1], expected: list[Judgment]
 ) -> None:
