@@ -73,6 +73,7 @@ def serve(
         limits = Limits(max_documents, max_characters)
         app = make_app(engine, model=chosen.model or "rank1-tiny", api_key=key, limits=limits)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning" if quiet else "info"))
+        listening.listen()  # so that who connects at once waits instead of being refused
         note(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}; its pages are at /docs", quiet)
         try:
             server.run(sockets=[listening])

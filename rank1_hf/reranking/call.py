@@ -343,7 +343,7 @@ def collect(judgments: Iterator[Judgment], *, can_resume: bool = True) -> list[J
         raise Interrupted(carried_by(interrupt)) from None
     except BaseException as error:
         carry(error, [*carried_by(error), *finished])
-        if can_resume and carried_by(error):
+        if can_resume and finished:
             error.add_note(f"{len(finished)} pairs were judged before; resume_from=error.judgments goes on from there")
         raise
     return sorted(finished, key=lambda judgment: judgment.index)

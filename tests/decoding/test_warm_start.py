@@ -98,6 +98,11 @@ def test_weights_that_cannot_be_loaded_say_so_themselves(launched: Launched):
     assert not any(thread.is_alive() for thread in launched.threads)
 
 
+def said_of_it(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the module says, whatever other loggers are set to say."""
+    return [record.getMessage() for record in caplog.records if record.name == warm_start.__name__]
+
+
 def test_it_is_said_once_what_the_first_pair_waits_for_and_how_long(monkeypatch: pytest.MonkeyPatch, caplog):
     for module in (defaults, loop):
         monkeypatch.setattr(module, "kernels_for", lambda *model: reference)
@@ -110,7 +115,7 @@ def test_it_is_said_once_what_the_first_pair_waits_for_and_how_long(monkeypatch:
         assert model.decoder.stats == Stats()
         for _ in range(2):
             model.judge([("wings", "air"), ("bread", "flour")])
-    first, second = caplog.messages
+    first, second = said_of_it(caplog)
     assert first == "the first pair waits for kernels that are not compiled yet and CUDA graphs of its steps"
     assert second.startswith("the first pair was judged within ")
 
@@ -119,4 +124,4 @@ def test_on_a_cpu_nothing_is_said(caplog):
     model = Rank1(device="cpu", dtype="float32", max_new_tokens=4)
     with caplog.at_level("INFO", logger=warm_start.__name__):
         model.judge([("wings", "air")])
-    assert not caplog.messages
+    assert said_of_it(caplog) == []
