@@ -16,8 +16,11 @@ from transformers.utils import logging
 from rank1_hf.decoding.options import FIELDS, DecodingOptions
 
 ROOT = Path(__file__).parents[2]
-WORKLOADS = ("natural", "ragged", "long-query", "interactive")
-OPTIONS = "--quick --vary --dtype float32 --pairs 2 --budget 34 --peer-pairs generate_batch=1"
+WORKLOADS = ("natural", "ragged", *(("long-query", "interactive") if "RANK1_SLOW" in os.environ else ()))
+OPTIONS = (
+    f"--workload {' '.join(WORKLOADS)} --quick --vary --dtype float32 --pairs 2 --budget 34 "
+    "--peer-pairs generate_batch=1"
+)
 PEERS = ("rank1_hf", "generate", "generate_batch")
 
 

@@ -30,6 +30,11 @@ if INTERPRETS and not HAS_GPU:
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.mark.skipif(HAS_GPU or INTERPRETS, reason="the Triton kernels run here")
 def test_triton_in_the_interpreter():
     pytest.importorskip("triton")
@@ -160,7 +165,8 @@ def test_the_norm(dtype: torch.dtype, size: int, residual: bool):
     )
     assert torch.equal(total, expected_total)
     eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(normalized, expected, atol=2 * eps, rtol=2 * eps)
+    # Twice for the rounding of the result, and twice for the sum of squares, whose order is free.
+    torch.testing.assert_close(normalized, expected, atol=4 * eps, rtol=4 * eps)
 
 
 def test_the_norm_of_heads_within_a_merged_product():
