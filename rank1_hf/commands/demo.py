@@ -36,8 +36,8 @@ def demo(
 ) -> None:
     """Rerank the sample that ships with the package.
 
-    Shown are one chain with its verdict, the ranking of its query, and nDCG@10 beside BM25's on the twelve queries of
-    Cranfield.
+    Shown are one chain with its verdict, the best passages of two queries, and nDCG@10 beside BM25's on the twelve
+    queries of Cranfield.
     """
     try:
         arguments = chosen.arguments()

@@ -17,6 +17,7 @@ from rank1_hf.decoding.options import FIELDS, DecodingOptions
 from rank1_hf.files.inputs import Document, InputError, read_file, read_stream, read_text
 from rank1_hf.prompts.markers import ContractError, Markers
 from rank1_hf.prompts.prompt import Passage, check_template
+from rank1_hf.reranking.resuming import carried_by
 from rank1_hf.results.judgment import Interrupted, Judgment
 from rank1_hf.viewing.printable import one_line
 
@@ -358,7 +359,7 @@ def judge(
         try:
             judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
         except (Interrupted, Exception) as error:
-            finished = [judgment for judgment in getattr(error, "judgments", []) if not judgment.unfinished]
+            finished = [judgment for judgment in carried_by(error) if not judgment.unfinished]
             if not finished and not isinstance(error, Interrupted):
                 raise
             return Outcome(finished, len(pairs), error)

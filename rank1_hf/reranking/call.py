@@ -338,11 +338,10 @@ def collect(judgments: Iterator[Judgment], *, can_resume: bool = True) -> list[J
     finished: list[Judgment] = []
     try:
         finished.extend(judgments)
-    except KeyboardInterrupt as interrupt:
-        carry(interrupt, [*carried_by(interrupt), *finished])
-        raise Interrupted(carried_by(interrupt)) from None
     except BaseException as error:
         carry(error, [*carried_by(error), *finished])
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(carried_by(error)) from None
         if can_resume and finished:
             error.add_note(f"{len(finished)} pairs were judged before; resume_from=error.judgments goes on from there")
         raise

@@ -19,7 +19,7 @@ from rank1_hf.prompts.prompt import Pair, PromptEncoder
 from rank1_hf.reranking.given_chains import GivenChains
 from rank1_hf.reranking.remarks import warn_of_no_methods
 from rank1_hf.reranking.resuming import ChainKeeper, judgments_to_resume
-from rank1_hf.results.judgment import Interrupted, Judgment
+from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.belief import belief_at
 from rank1_hf.tracing.lens import n_layers_and_heads
 from rank1_hf.tracing.observer import Observer, check_observers
@@ -42,7 +42,7 @@ class JudgingOptions(TypedDict, total=False):
         trace: put a `Trace` into each judgment; True for the tokens, or `TraceOptions` for more.
         observers: see `rank1_hf.tracing.Observer`; None: none.
         resume_from: what an earlier call with the same pairs and options gave before it was interrupted
-            (`Interrupted`, or its `judgments`, and what a stream has yielded); None: nothing. Judgments with a score
+            (the error, or its `judgments`, and what a stream has yielded); None: nothing. Judgments with a score
             are taken as they are, and unfinished chains go on; with a rule, logits_processor, trace or observers these
             begin anew. A judgment of another prompt or of other options is its pair's error; see `Fingerprints`.
         keeper: keeps unfinished chains while they grow, and has what it kept before; see `ChainKeeper`.
@@ -54,7 +54,7 @@ class JudgingOptions(TypedDict, total=False):
     logits_processor: Processor | Mapping[int, Processor] | None
     trace: bool | TraceOptions | None
     observers: Iterable[Observer] | None
-    resume_from: Iterable[Judgment] | Interrupted | None
+    resume_from: Iterable[Judgment] | BaseException | None
     keeper: ChainKeeper | None
 
 

@@ -113,7 +113,7 @@ def test_what_fails_once_all_is_judged_loses_nothing(load: Callable[..., Rank1],
     with pytest.raises(ZeroDivisionError) as caught:
         model.predict(PAIRS, activation_fn=lambda log_odds: 1 / 0)  # type: ignore[arg-type, return-value]
     n_before = n_generated(model)
-    assert_same(model.judge(PAIRS, resume_from=caught.value), expected)  # type: ignore[arg-type]
+    assert_same(model.judge(PAIRS, resume_from=caught.value), expected)
     with pytest.raises(ZeroDivisionError) as caught:
         model.rank(query, passages, activation_fn=lambda log_odds: 1 / 0, resume_from=expected[:3])  # type: ignore[arg-type, return-value]
     assert_same(caught.value.judgments, expected[:3])  # type: ignore[attr-defined]
