@@ -4,7 +4,7 @@
 # Its documentation defines RBP with "r_i is either 0 or 1, whether the i-th ranked document is non-relevant or relevant".
 # _rank_biased_precision multiplies with the grade of the qrels instead, and neither scales it to 0..1 nor caps it; rel_lvl
 # only drops the grades below it. On binary qrels nothing is to be seen; on TREC Deep Learning's (0 to 3) the values are up
-# to three times those of cwl_eval (through ir_measures), and a measure that is a probability has a mean above 1.
+# to three times those of cwl_eval (through ir_measures), and the mean of a measure that cannot pass 1 can be above it.
 #
 # Seen, for the ranking of grades 3, 2, 0 at p = 0.5: ranx 2.0, with rel_lvl 2 the same; cwl_eval and the formula 0.75.
 set -euo pipefail
