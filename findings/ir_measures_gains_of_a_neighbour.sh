@@ -2,11 +2,11 @@
 # ir_measures 0.4.3: nDCG takes the gains of another measure of the same call, or not, as Python's hash seed falls.
 #
 # Its pytrec_eval provider groups measures by relevance level, gains and judged_only. nDCG without gains, NumRet and NumQ
-# are taken to fit into any group ("Doesn't matter where this goes"): they join the first one there is. That may be the group whose qrels were mapped to
-# the gains of nDCG(gains=...), or the one that drops unjudged documents. With the same cutoff both are named ndcg_cut_10,
-# one overwrites the other, and the one that is lost comes back as 0, as for a query that the run lacks. Which group is
-# first depends on the order of a set of measures, so on PYTHONHASHSEED: the same script prints other values tomorrow.
-# Asked for one at a time, all are right. No error or warning in any case.
+# are taken to fit into any group ("Doesn't matter where this goes") and join the first one there is. That may be the group
+# whose qrels were mapped to the gains of nDCG(gains=...), or the one that drops unjudged documents. With the same cutoff
+# both are named ndcg_cut_10, one overwrites the other, and the one that is lost comes back as 0, as for a query that the
+# run lacks. Which group is first depends on the order of a set of measures, so on PYTHONHASHSEED: the same script prints
+# other values tomorrow. Asked for one at a time, all are right. No error or warning in any case.
 #
 # Seen over 32 hash seeds, where alone they are nDCG@10 and nDCG@20 0.6199, nDCG(gains)@10 0.5031, NumRet 4:
 #   nDCG(gains)@10, nDCG@20: (0.5031, 0.5031) and (0.5031, 0.6199)

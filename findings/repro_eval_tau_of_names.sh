@@ -16,7 +16,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q repro-eval==0.5.0 scipy==1.17.1 numpy==2.4.6 pandas==3.1.1  # it needs pandas, and does not say so
+"$folder/venv/bin/pip" install -q repro-eval==0.5.0 scipy==1.17.1 numpy==2.4.6 pandas==3.1.1
 "$folder/venv/bin/python" -W ignore - <<'PY'
 from itertools import permutations
 
