@@ -332,7 +332,7 @@ def test_a_stream_comes_token_by_token_and_gives_its_memory_back(reranker):
     next(events)
     assert reranker.decoder.stats.steps - before <= 2
     events.close()
-    assert reranker.decoder._cache.n_pages == 0
+    assert reranker.decoder._cache.n_pages_used == 0
 
 
 def test_a_stream_of_a_bad_pair(reranker):

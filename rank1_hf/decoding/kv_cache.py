@@ -2,10 +2,8 @@
 
 A page holds the keys and values of `page_size` consecutive tokens, in every layer. Rows take pages as they grow, so
 memory follows the live tokens and not the longest chain a row might have; rows that start alike own their first pages
-together, until one of them writes there. Pages in use lie at the front of the pool (the lowest free page is taken
-first, and the pool is compacted when it is mostly holes), because decode attention reads the front of the pool in
-place, as one batch of pages, without gathering it. The pool grows as pages are taken, up to a budget; the scheduler
-decides which rows give pages back when the budget is used up.
+together, until one of them writes there. The pool grows as pages are taken, up to a budget; the scheduler decides which
+rows give pages back when the budget is used up.
 
 On a CPU the pool grows little by little. On a GPU it is made as large as a run typically needs (`reserve`) and grows to
 the whole budget at once: a CUDA graph knows the pool by its address, and blocks that are freed along the way would stay
@@ -65,22 +63,17 @@ class KVCache:
         self.max_pages = math.inf if max_tokens is None else max(max_tokens // page_size, 1)
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
-        self._owners: list[list[RowKV]] = []  # by page; a free page has none; the last page is not free
-        self._n_free = 0
+        self._owners: list[list[RowKV]] = []  # by page, of all that have ever been taken
+        self._free: list[int] = []  # those without an owner
         self._grows_at_once = grows_at_once and max_tokens is not None
         self._capacity = int(min(_INITIAL_PAGES, self.max_pages))
         self.n_moves = 0
         """How often a layer's pool has been put elsewhere in memory."""
 
     @property
-    def n_pages(self) -> int:
-        """How many pages at the front of the pool contain all that is in use."""
-        return len(self._owners)
-
-    @property
     def n_pages_used(self) -> int:
         """How many pages have an owner."""
-        return len(self._owners) - self._n_free
+        return len(self._owners) - len(self._free)
 
     @property
     def n_pages_free(self) -> float:
@@ -93,8 +86,8 @@ class KVCache:
         return sum(pool.nbytes for pools in (self._keys, self._values) for pool in pools.values())
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, the front of the pool only: [n_pages, KV heads, page size, head dim] each."""
-        return self._keys[index][: self.n_pages], self._values[index][: self.n_pages]
+        """Keys and values of one layer: [pages, KV heads, page size, head dim] each."""
+        return self._keys[index], self._values[index]
 
     def read(self, row: RowKV, layer: int, length: int) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values of a row's first `length` tokens in one layer: [KV heads, length, head dim]."""
@@ -146,7 +139,6 @@ class KVCache:
             self._wipe([page for page in row.pages if len(self._owners[page]) == 1])
         self._return_pages(row, row.pages)
         row.pages, row.length = [], 0
-        self._compact()
 
     @torch.inference_mode()
     def reclaim(self, rows: Collection[RowKV]) -> None:
@@ -155,9 +147,7 @@ class KVCache:
         freed = [page for page, owners in enumerate(self._owners) if owners and gone.issuperset(owners)]
         self._wipe(freed)
         self._owners = [[owner for owner in owners if owner not in gone] for owners in self._owners]
-        while self._owners and not self._owners[-1]:
-            self._owners.pop()
-        self._n_free = self._owners.count([])
+        self._free = [page for page, owners in enumerate(self._owners) if not owners]
         for row in gone:
             row.pages, row.length = [], 0
 
@@ -176,12 +166,14 @@ class KVCache:
         """
         allocated = [len(pool) for pools in (self._keys, self._values) for pool in pools.values()]
         self._capacity = min(allocated, default=self._capacity)
-        if not self.n_pages and self._capacity > _INITIAL_PAGES:
+        if not self.n_pages_used and self._capacity > _INITIAL_PAGES:
             self._keys.clear()
             self._values.clear()
             self._capacity = max(self._capacity // 2, _INITIAL_PAGES)
             self.n_moves += 1
         self.max_pages = min(self.max_pages, self._capacity)
+        del self._owners[self._capacity :]  # taken for what had no memory, and given back
+        self._free = [page for page in self._free if page < self._capacity]
 
     def is_finite(self, row: RowKV) -> bool:
         """Whether a row's KV is free of NaN and inf. The last layer is enough: NaN of earlier ones reaches it."""
@@ -245,10 +237,9 @@ class KVCache:
         self._return_pages(row, [shared])
 
     def _take_page(self, row: RowKV) -> int:
-        if self._n_free:
-            page = self._owners.index([])
+        if self._free:
+            page = self._free.pop()
             self._owners[page].append(row)
-            self._n_free -= 1
             return page
         self._owners.append([row])
         if len(self._owners) > self._capacity:
@@ -259,24 +250,5 @@ class KVCache:
     def _return_pages(self, row: RowKV, pages: list[int]) -> None:
         for page in pages:
             self._owners[page].remove(row)
-            self._n_free += not self._owners[page]
-        while self._owners and not self._owners[-1]:
-            self._owners.pop()
-            self._n_free -= 1
-
-    def _compact(self) -> None:
-        """Move the last pages into the holes once half of the front of the pool is holes."""
-        if self._n_free <= self.n_pages // 2:
-            return
-        holes = [page for page in range(self.n_pages_used) if not self._owners[page]]
-        moved = [page for page in range(self.n_pages_used, self.n_pages) if self._owners[page]]
-        for pools in (self._keys, self._values):
-            for index in pools:
-                pool = self._grown(pools, index)
-                pool[tensor_on(pool.device, holes)] = pool[tensor_on(pool.device, moved)]
-        for hole, page in zip(holes, moved, strict=True):
-            for owner in self._owners[page]:
-                owner.pages[owner.pages.index(page)] = hole
-            self._owners[hole] = self._owners[page]
-        del self._owners[self.n_pages_used :]
-        self._n_free = 0
+            if not self._owners[page]:
+                self._free.append(page)

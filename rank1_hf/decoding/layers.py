@@ -10,6 +10,7 @@ nothing, and while a hook or another module is in one of its parts, which a fuse
 
 import logging
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from rank1_hf.decoding.kv_cache import KVCache, RowKV
 from rank1_hf.decoding.modules import ModuleState, hooks_of
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
 from rank1_hf.models.merged import merge_products, separate_products
-from rank1_hf.models.placement import device_of, is_split
+from rank1_hf.models.placement import device_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +79,12 @@ class FusedLayer:
         """Take the place of the layer's forward, and merge its products."""
         self._qkv = merge_products(self._layer.self_attn, _QKV)
         self._gate_up = merge_products(self._layer.mlp, _GATE_UP)
-        self._layer.forward = self.forward
+        setattr(self._layer, _place(self._layer), self.forward)
         self._as_built, self._hooks = ModuleState(self._parts()), hooks_of(self._parts())
 
     def remove(self) -> None:
         """Give the layer its forward back."""
-        del self._layer.forward
+        setattr(self._layer, _place(self._layer), MethodType(type(self._layer).forward, self._layer))
 
     def begin(self) -> bool:
         """A run begins: whether the layer's parts are as they were, without hooks. Otherwise its own forward runs."""
@@ -105,7 +106,6 @@ class FusedLayer:
         """
         step = step.on(states.device)
         kernels = step.kernels
-        assert kernels is not None
         before_attention, before_mlp = self._norms
         normed, _ = kernels.add_rms_norm(states, None, *before_attention)
         normed, states = kernels.add_rms_norm(
@@ -161,11 +161,10 @@ def fuse_layers(model: PreTrainedModel, kernels: Kernels, page_size: int) -> Fus
         kernels: those of its device.
         page_size: of the KV cache.
     """
-    layers = [] if is_split(model) else list(getattr(model.base_model, "layers", ()))
     fused: list[FusedLayer] = []
     reasons: dict[str, list[int]] = {}
-    for index, layer in enumerate(layers):
-        there = getattr(layer.forward, "__self__", None)
+    for index, layer in enumerate(getattr(model.base_model, "layers", ())):
+        there = getattr(getattr(layer, _place(layer)), "__self__", None)
         if isinstance(there, FusedLayer):  # by another decoder of this model
             if there.begin():
                 fused.append(there)
@@ -236,10 +235,18 @@ def _check_form(layer: nn.Module) -> None:
     )
     if not is_known:
         raise ValueError("its form is another")
+    own = getattr(getattr(layer, _place(layer)), "__func__", None) is type(layer).forward
     everything = list(layer.modules())
     has_hooks = any(hooks_of(everything[1:]))  # those of the layer itself are called all the same
-    if has_hooks or any("forward" in vars(part) for part in everything):  # accelerate's, too, where it offloads
+    if (
+        has_hooks or not own or any("forward" in vars(part) for part in everything[1:])
+    ):  # accelerate's where it offloads
         raise ValueError("its parts have hooks or a forward that is not their own")
+
+
+def _place(layer: nn.Module) -> str:
+    """Where a layer has its forward: accelerate's hook, which brings the states to its device, comes before it."""
+    return "_old_forward" if hasattr(layer, "_hf_hook") else "forward"
 
 
 def _activation(function: nn.Module) -> str:

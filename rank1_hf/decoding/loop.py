@@ -28,7 +28,8 @@ from rank1_hf.decoding.choosing import chosen_by
 from rank1_hf.decoding.defaults import resolve
 from rank1_hf.decoding.graphs import DecodeGraphs
 from rank1_hf.decoding.in_flight import InFlightStep, NextToken
-from rank1_hf.decoding.kernels import kernels_for, reference
+from rank1_hf.decoding.kernels import kernels_for, pytorch
+from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.layers import FusedLayers, fuse_layers
 from rank1_hf.decoding.options import DecodingOptions
@@ -87,17 +88,16 @@ class Decoder:
             page_size=self.options.page_size,
             grows_at_once=self._device.type == "cuda",
         )
-        self._kernels = kernels_for(self._device, model.config, model.dtype) if self.options.kernels else None
+        own = kernels_for(self._device, model.config, model.dtype) if self.options.kernels else None
+        self._kernels: Kernels = own or pytorch
         self._layers = FusedLayers([])
         if self.options.fuse:
-            assert self._kernels is not None
             self._layers = fuse_layers(model, self._kernels, self.options.page_size)
         self._graphs: DecodeGraphs | None = None
         if self.options.graphs:
-            assert self._kernels is not None
             self._graphs = DecodeGraphs(model, self._read, self._cache, self._kernels, self._device)
         waits = {
-            "kernels that are not compiled yet": self._kernels is not None and compile_at_launch(self._device),
+            "kernels that are not compiled yet": self.options.kernels and compile_at_launch(self._device),
             "CUDA graphs of its steps": self._graphs is not None,
         }
         self._first_pair = FirstPair([what for what, is_needed in waits.items() if is_needed])
@@ -187,7 +187,7 @@ class Decoder:
             refill_share=0.0 if self._graphs is None else _REFILL_SHARE,
         )
         if isinstance(scheduler, ReproducibleScheduler):
-            scheduler.shares_steps = self._kernels is not None
+            scheduler.shares_steps = options.kernels
         return scheduler
 
     def _new_row(self, request: Request) -> Row:
@@ -286,7 +286,7 @@ class Decoder:
         logits = output.logits[0]  # (positions, vocabulary)
         if step.probe is not None:
             step.probe.found(logits.float())
-        return (self._kernels or reference).read_logits(logits, self._answers)
+        return self._kernels.read_logits(logits, self._answers)
 
     def _advance_all(self, step: InFlightStep, scheduler: Scheduler) -> list[Decoded]:
         """Wait for a step, and give every row its next token. Returns what is finished."""

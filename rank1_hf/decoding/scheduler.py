@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from rank1_hf.chains.chain import Chain, common_prefix_length
+from rank1_hf.decoding.kernels.contract import MAX_BATCHED_NEW_TOKENS
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.prefixes import Prefixes
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.speculation import MAX_DRAFT, Drafts
-from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS
 from rank1_hf.models.memory import EXPECTED_ROWS
 
 

@@ -18,11 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rank1_hf.chains.chain import ChainRules
 from rank1_hf.decoding import defaults, graphs, kv_cache, layers, loop, step
-from rank1_hf.decoding.kernels.contract import PagedBatch
+from rank1_hf.decoding.kernels.contract import MAX_BATCHED_NEW_TOKENS, PagedBatch
 from rank1_hf.decoding.kv_cache import RowKV
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS, RowSlice, Step
+from rank1_hf.decoding.step import RowSlice, Step
 from rank1_hf.models import products
 from rank1_hf.models.cards import GPUS
 from rank1_hf.models.family import FAMILY

@@ -40,7 +40,7 @@ def test_the_loop_ends_when_nothing_is_live_and_nothing_has_come(case):
     decoder = oracle.decoder(folder)
     arriving = iter([requests[0], *[None] * 100, requests[1]])
     assert_same(list(decoder.run(arriving)), expected[:1])
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
     assert next(request for request in arriving if request) is requests[1], "it must not wait for what comes later"
 
 
@@ -65,7 +65,7 @@ def test_cancelled_rows_are_freed_before_the_next_step_and_the_others_do_not_not
         results += finished
     assert live > len(cancelled) > 1
     assert_same(results, [result for result in expected if result.index not in cancelled])
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 def test_a_row_that_computes_what_others_wait_for_may_be_cancelled(case):
@@ -126,4 +126,4 @@ def test_a_row_is_cancelled_with_its_branches(case):
         results += finished
     assert sorted(result.index for result in results) == [0, 1, 2, 3], "one outcome each"
     assert_same(kept(results), [expected[index] for index in (0, 1, 3)])
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0

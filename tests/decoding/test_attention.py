@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from rank1_hf.decoding import attention
 from rank1_hf.decoding.attention import paged_attention
+from rank1_hf.decoding.kernels.contract import MAX_BATCHED_NEW_TOKENS
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
-from rank1_hf.decoding.step import MAX_BATCHED_NEW_TOKENS, RowSlice, Step
+from rank1_hf.decoding.step import RowSlice, Step
 
 HEADS, HEAD_DIM = 6, 8
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -72,30 +71,13 @@ def test_a_mixed_step(device: str, kv_heads: int, window: int | None, dtype: tor
         rows[i] = cache.fork(rows[4], n_shared)
     first[5:] = [151, 129]
     step([0, 0, 0, 0, 0, 1, 1], first)
-    cache.free(rows[0])  # a hole at the front of the pool
+    cache.free(rows[0])  # its page is taken by another row
 
     # rows with one token, a few and many, and such that sit out; shared pages with several readers, and with one
     many = MAX_BATCHED_NEW_TOKENS + 1
     for news in ([0, 1, 2, 1, 1, 1, 1], [0, 1, 0, 2, 3, 0, 1], [0, 0, 1, 0, 0, 3, many], [0, 1, 0, 0, 0, 0, many - 1]):
         first = [f + n for f, n in zip(first, news, strict=True)]
         step(news, first)
-
-
-@pytest.mark.parametrize("window", [None, 20])
-def test_elsewhere_than_on_a_cpu_no_grouped_heads_are_asked_for(window: int | None, monkeypatch: pytest.MonkeyPatch):
-    """Where there are no kernels: with grouped heads and a mask, CUDA has all scores in memory, in float32."""
-    asked = []
-
-    def attend(*states: torch.Tensor, enable_gqa: bool, **options: object) -> torch.Tensor:
-        asked.append((enable_gqa, [len(state[0]) for state in states]))
-        return attention_of_pytorch(*states, enable_gqa=enable_gqa, **options)
-
-    attention_of_pytorch = F.scaled_dot_product_attention
-    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
-    monkeypatch.setattr(attention, "_TAKES_GROUPS", ())
-    test_a_mixed_step("cpu", 2, window, torch.float32, 1e-5)
-    assert asked
-    assert all(one == (False, [HEADS] * 3) for one in asked)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -129,11 +111,3 @@ def test_what_is_not_implemented_is_refused_instead_of_ignored():
     module.layer_idx = 0
     with pytest.raises(NotImplementedError, match="softcap"):
         paged_attention(module, tensor, tensor, tensor, None, scaling=1.0, step=step, softcap=30.0)
-
-
-def test_rows_with_few_tokens_must_come_first():
-    cache, long, short = KVCache(), RowKV(), RowKV()
-    cache.extend(long, MAX_BATCHED_NEW_TOKENS + 1)
-    cache.extend(short, 1)
-    with pytest.raises(ValueError, match="come first"):
-        Step(cache, [RowSlice(long, [1] * (MAX_BATCHED_NEW_TOKENS + 1)), RowSlice(short, [1])], torch.device("cpu"))

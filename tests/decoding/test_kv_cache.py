@@ -68,24 +68,40 @@ def test_rows_keep_their_own_tokens_whatever_happens_to_others(operations: list[
             rows.append((cache.fork(row, n), expected[:n]))
         pages = [page for r, _ in rows for page in r.pages]
         assert len(set(pages)) == cache.n_pages_used
-        assert max(pages, default=-1) + 1 == cache.n_pages
         for r, e in rows:
             assert r.length == len(e)
             for layer in range(LAYERS):
                 assert contents(cache, r, layer) == ([v + layer for v in e], [-v - layer for v in e])
 
 
-def test_memory_follows_the_live_tokens():
+def test_freed_pages_are_taken_again():
     cache = KVCache()
     rows = [RowKV() for _ in range(50)]
     for row in rows:
         append(cache, row, [1.0] * (3 * PAGE_SIZE - 10))
-    assert cache.n_pages == 150
-    for row in rows[:45]:
+    n_bytes = cache.n_bytes
+    for row in rows[::2]:
         cache.free(row)
-    assert cache.n_pages < 2 * cache.n_pages_used + 1, "the front of the pool is mostly holes"
-    for row in rows[45:]:
+    assert cache.n_pages_used == 75
+    later = [RowKV() for _ in range(25)]
+    for row in later:
+        append(cache, row, [2.0] * 3 * PAGE_SIZE)
+    assert cache.n_bytes == n_bytes
+    for row in rows[1::2]:
         assert contents(cache, row, 0)[0] == [1.0] * (3 * PAGE_SIZE - 10)
+
+
+def test_pages_that_had_no_memory_are_not_taken_again():
+    cache = KVCache()
+    row, other = RowKV(), RowKV()
+    append(cache, row, [1.0])
+    n_allocated = len(cache.layer(0)[0])
+    cache.extend(other, (n_allocated + 20) * PAGE_SIZE)
+    cache.truncate(other, 0)  # as the loop does where the pools cannot grow
+    cache.stop_growing()
+    cache.extend(other, (n_allocated - 1) * PAGE_SIZE)
+    assert sorted(row.pages + other.pages) == list(range(n_allocated))
+    assert cache.n_pages_free == 0
 
 
 def test_what_a_failed_row_leaves_behind_is_wiped():
@@ -93,12 +109,12 @@ def test_what_a_failed_row_leaves_behind_is_wiped():
     good, bad = RowKV(), RowKV()
     append(cache, good, [1.0])
     append(cache, bad, [float("nan")] * 100)
-    page = bad.pages[0]
+    pages = set(bad.pages)
     assert not cache.is_finite(bad)
     cache.free(bad, wipe=True)
     after = RowKV()
     append(cache, after, [2.0])
-    assert after.pages == [page]
+    assert pages.issuperset(after.pages)
     assert cache.is_finite(after)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -238,6 +238,33 @@ def test_layers_whose_parts_are_hooked_stay_as_they_are(caplog):
         fuse_layers(model, reference, 16)
     assert n_fused(model) == 0
     assert "layers [0, 1] are not fused: its parts have hooks" in caplog.text
+
+
+@pytest.mark.parametrize("unhooks", [False, True])
+def test_layers_that_accelerate_has_placed_are_fused(handed_over, unhooks: bool):
+    """As a model on several devices: its hook on each layer brings the states there, and then calls what is fused."""
+    model, decoder, requests, expected = handed_over
+    asked: list[nn.Module] = []
+
+    class Noting(ModelHook):
+        def pre_forward(self, module: nn.Module, *args: object, **kwargs: object) -> object:
+            asked.append(module)
+            return args, kwargs
+
+    for layer in model.base_model.layers:
+        add_hook_to_module(layer, Noting())
+    fusing = decoder()
+    assert [type(layer._old_forward.__self__) for layer in model.base_model.layers] == [FusedLayer] * len(
+        model.base_model.layers
+    )
+    if unhooks:
+        remove_hook_from_module(model, recurse=True)
+        assert n_fused(model) == len(model.base_model.layers)
+    asked.clear()
+    assert_same(list(fusing.run(requests)), expected)
+    assert bool(asked) == (not unhooks)
+    plain_layers = decoder(fuse=False)
+    assert_same(list(plain_layers.run(requests)), expected)
 
 
 class Negative(nn.Module):

@@ -151,12 +151,12 @@ def test_all_memory_is_given_back_however_a_run_ends(case):
     folder, oracle, requests, _ = case("qwen2")
     decoder = oracle.decoder(folder)
     list(decoder.run(requests))
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
     abandoned = decoder.run(requests, max_rows=3)
     next(abandoned)
-    assert decoder._cache.n_pages > 0
+    assert decoder._cache.n_pages_used > 0
     abandoned.close()
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 def run_interrupted(decoder: Decoder, requests: list[Request], at_line: int) -> int:
@@ -234,7 +234,7 @@ def test_preempted_rows_end_as_if_they_had_never_waited(case, shape: str, kv_cac
     results = decoder.run(requests, on_step=lambda stats: used.append(decoder._cache.n_pages_used))
     assert_same(list(results), expected)
     assert max(used) * PAGE_SIZE <= kv_cache_tokens
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 def test_rows_are_preempted_when_they_outgrow_the_memory(case):
@@ -306,7 +306,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(case):
     decoder.model.register_forward_pre_hook(fail, with_kwargs=True)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         list(decoder.run(requests))
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 def test_rethinking_reopens_the_chain_and_reads_the_last_verdict(case):

@@ -59,7 +59,7 @@ def test_chains_and_verdicts_equal_the_plain_loop(case, shape: str, max_rows: in
     decoder, order = ahead(oracle, folder)
     assert_same(list(decoder.run(requests, max_rows=max_rows)), expected)
     assert order.n_ahead > decoder.stats.steps / 2
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 @pytest.mark.parametrize("shape", ["qwen2", "mistral-sliding", "qwen2-says-eos", "pieces"])
@@ -105,7 +105,7 @@ def test_preempted_rows_end_as_if_they_had_never_waited(case, kv_cache_tokens: i
     decoder, order = ahead(oracle, folder, kv_cache_tokens=kv_cache_tokens)
     assert_same(list(decoder.run(requests)), expected)
     assert order.n_ahead > 0
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 def test_no_row_gives_way_to_a_step_ahead(case):
@@ -176,7 +176,7 @@ def test_an_abandoned_run_gives_back_all_memory(case):
     next(run)
     assert order.events.count("launched") > order.events.count("read")
     run.close()
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 def test_few_rows_draft_instead(case):

@@ -71,7 +71,7 @@ def simulate(
             if not plan and not landing:
                 assert scheduler.rows == []
                 scheduler.close()
-                assert cache.n_pages == 0
+                assert cache.n_pages_used == 0
                 return seen
             seen.n_ahead += bool(plan and landing)
             flight = feed(plan, scheduler, cache, seen)

@@ -49,7 +49,7 @@ def test_beliefs_are_those_of_full_forward_passes_and_chains_go_on_as_without(ca
     assert_same(results, expected)
     assert_beliefs(results, requests, oracle)
     assert decoder.stats.branches == sum(len(result.beliefs) for result in results)
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 def test_a_branch_feeds_the_forced_close_and_nothing_else(case):
@@ -73,7 +73,7 @@ def test_beliefs_where_memory_is_short(case, kv_cache_tokens: int):
     assert_same(results, expected)
     assert_beliefs(results, requests, oracle)
     assert max(used) * PAGE_SIZE <= kv_cache_tokens
-    assert decoder._cache.n_pages == 0
+    assert decoder._cache.n_pages_used == 0
 
 
 def test_beliefs_of_preempted_rows(case):

@@ -22,7 +22,8 @@ from tests import tiny_models
 from tests.hub import Hub
 
 PAIR = ("how do wings carry?", "Air flows around them.")
-GOOD: dict[str, tuple[str, dict[str, Any]]] = {kind: (f"us/{kind}", {}) for kind in tiny_models.TOKENIZERS}
+KINDS = tiny_models.TOKENIZERS if "RANK1_SLOW" in os.environ else ("qwen2", "llama", "sentencepiece")
+GOOD: dict[str, tuple[str, dict[str, Any]]] = {kind: (f"us/{kind}", {}) for kind in KINDS}
 GOOD["sharded"] = ("us/llama", {"revision": "sharded", "token": "hf_secret"})
 GOOD["inside"] = ("us/inside", {"subfolder": "a/b"})
 BAD: dict[str, tuple[str, dict[str, Any]]] = {
@@ -69,7 +70,7 @@ def hub(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     (code / "evil.py").write_text("raise SystemExit('code of a checkpoint was run')")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     others = {"inside": there / "inside", "tricks": tricks, "code": code, "pickled": pickled}
-    folders = {kind: checkpoint(kind) for kind in tiny_models.TOKENIZERS} | others
+    folders = {kind: checkpoint(kind) for kind in KINDS} | others
     main = {(f"us/{name}", "main"): folder for name, folder in folders.items()}
     return Hub(main | {("us/llama", "sharded"): sharded})
 
@@ -95,10 +96,7 @@ def found(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 def test_a_name_is_as_good_as_a_folder_and_again_without_a_network(found: Found, checkpoint: Callable[..., Path]):
-    kinds = {
-        kind: Rank1(checkpoint(kind), device="cpu", dtype="float32", max_new_tokens=16)
-        for kind in tiny_models.TOKENIZERS
-    }
+    kinds = {kind: Rank1(checkpoint(kind), device="cpu", dtype="float32", max_new_tokens=16) for kind in KINDS}
     expected = {kind: float(model.predict(PAIR)) for kind, model in kinds.items()}
     expected |= {"sharded": expected["llama"], "inside": expected["llama"]}
     for outcome in (found.online, found.offline):

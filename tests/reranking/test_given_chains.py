@@ -117,7 +117,7 @@ def test_chains_scored_together_have_the_verdicts_and_traces_that_they_had(reran
                 assert point.n_tokens == n_tokens
                 assert point.log_odds == pytest.approx(log_odds, abs=1e-4)
     assert other.decoder.stats.decode_tokens <= 2 * len(PAIRS)  # a chunk may have one token; no chain is decoded
-    assert other.decoder._cache.n_pages == 0
+    assert other.decoder._cache.n_pages_used == 0
 
 
 @pytest.mark.parametrize("close", ["given", "forced"])

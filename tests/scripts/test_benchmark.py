@@ -16,7 +16,7 @@ from transformers.utils import logging
 from rank1_hf.decoding.options import FIELDS, DecodingOptions
 
 ROOT = Path(__file__).parents[2]
-WORKLOADS = ("natural", "ragged", *(("long-query", "interactive") if "RANK1_SLOW" in os.environ else ()))
+WORKLOADS = ("natural", *(("ragged", "long-query", "interactive") if "RANK1_SLOW" in os.environ else ()))
 OPTIONS = (
     f"--workload {' '.join(WORKLOADS)} --quick --vary --dtype float32 --pairs 2 --budget 34 "
     "--peer-pairs generate_batch=1"
@@ -75,7 +75,7 @@ def test_peers_do_the_same_work(results):
 def test_chains_end_by_themselves_except_where_their_lengths_are_drawn(results):
     closed = {name: result["peers"]["rank1_hf"]["runs"][0]["n_closed"] for name, result in results["workloads"].items()}
     assert closed["natural"] > 0
-    assert closed["ragged"] == 0
+    assert closed.get("ragged", 0) == 0
 
 
 def test_speeds_and_ratios_are_what_the_raw_numbers_say(results):

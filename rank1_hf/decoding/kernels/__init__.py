@@ -1,8 +1,8 @@
 """The operations of a step between its matrix products, one file for each kind of device.
 
 `contract.py` says what each operation computes; `reference.py` computes it with PyTorch alone and is the oracle of the
-others. Another device is another file, and another branch in `kernels_for`. The loop calls `read_logits`, attention
-calls `attend`, and fused layers (`layers.py`) call the rest.
+others, and `pytorch.py` is what runs where there are no others. Another device is another file, and another branch in
+`kernels_for`. The loop calls `read_logits`, attention calls `attend`, and fused layers (`layers.py`) call the rest.
 """
 
 import logging

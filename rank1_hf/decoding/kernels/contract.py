@@ -10,6 +10,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+MAX_BATCHED_NEW_TOKENS = 8
+"""A step's rows with at most so many tokens are a batch of their own: those that decode, and what they have drafted."""
+
 
 @dataclass(frozen=True, slots=True)
 class PagedBatch:

@@ -1,7 +1,5 @@
 """A step's operations in plain PyTorch, on any device: the oracle that kernels are tested against.
 
-Where there are no kernels, the engine attends by `attention.py`, which is faster.
-
 Each computes what `contract.py` says, in the most direct way. `attend` asks the device for the lengths of the rows, so
 it waits for it, once a call.
 """
