@@ -147,7 +147,7 @@ class KVCache:
         freed = [page for page, owners in enumerate(self._owners) if owners and gone.issuperset(owners)]
         self._wipe(freed)
         self._owners = [[owner for owner in owners if owner not in gone] for owners in self._owners]
-        self._free = [page for page, owners in enumerate(self._owners) if not owners]
+        self._forget_what_has_no_memory()
         for row in gone:
             row.pages, row.length = [], 0
 
@@ -172,8 +172,7 @@ class KVCache:
             self._capacity = max(self._capacity // 2, _INITIAL_PAGES)
             self.n_moves += 1
         self.max_pages = min(self.max_pages, self._capacity)
-        del self._owners[self._capacity :]  # taken for what had no memory, and given back
-        self._free = [page for page in self._free if page < self._capacity]
+        self._forget_what_has_no_memory()
 
     def is_finite(self, row: RowKV) -> bool:
         """Whether a row's KV is free of NaN and inf. The last layer is enough: NaN of earlier ones reaches it."""
@@ -213,7 +212,8 @@ class KVCache:
 
     def _wipe(self, pages: list[int]) -> None:
         for pool in (*self._keys.values(), *self._values.values()):
-            pool[tensor_on(pool.device, pages)] = 0
+            there = [page for page in pages if page < len(pool)]  # an interrupt may come before all pools have grown
+            pool[tensor_on(pool.device, there)] = 0
 
     def _writes_into_shared(self, row: RowKV) -> bool:
         """Whether the next token goes into a page that other rows own too."""
@@ -241,11 +241,17 @@ class KVCache:
             page = self._free.pop()
             self._owners[page].append(row)
             return page
-        self._owners.append([row])
-        if len(self._owners) > self._capacity:
+        page = len(self._owners)
+        if page == self._capacity:
             grown = self.max_pages if self._grows_at_once else min(self._capacity * _GROWTH, self.max_pages)
-            self._capacity = max(len(self._owners), int(grown))
-        return len(self._owners) - 1
+            self._capacity = max(page + 1, int(grown))  # first, since an interrupt may come between
+        self._owners.append([row])
+        return page
+
+    def _forget_what_has_no_memory(self) -> None:
+        """Pages beyond the capacity have been taken for a step that was undone."""
+        del self._owners[self._capacity :]
+        self._free = [page for page, owners in enumerate(self._owners) if not owners]
 
     def _return_pages(self, row: RowKV, pages: list[int]) -> None:
         for page in pages:

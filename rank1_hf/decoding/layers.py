@@ -10,7 +10,6 @@ nothing, and while a hook or another module is in one of its parts, which a fuse
 
 import logging
 from collections.abc import Callable
-from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +22,8 @@ from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
 from rank1_hf.decoding.modules import ModuleState, hooks_of
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
-from rank1_hf.models.merged import merge_products, separate_products
-from rank1_hf.models.placement import device_of
+from rank1_hf.models.merged import merge_products, product, separate_products
+from rank1_hf.models.placement import device_of, is_split
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +78,12 @@ class FusedLayer:
         """Take the place of the layer's forward, and merge its products."""
         self._qkv = merge_products(self._layer.self_attn, _QKV)
         self._gate_up = merge_products(self._layer.mlp, _GATE_UP)
-        setattr(self._layer, _place(self._layer), self.forward)
+        self._layer.forward = self.forward
         self._as_built, self._hooks = ModuleState(self._parts()), hooks_of(self._parts())
 
     def remove(self) -> None:
         """Give the layer its forward back."""
-        setattr(self._layer, _place(self._layer), MethodType(type(self._layer).forward, self._layer))
+        del self._layer.forward
 
     def begin(self) -> bool:
         """A run begins: whether the layer's parts are as they were, without hooks. Otherwise its own forward runs."""
@@ -125,15 +124,13 @@ class FusedLayer:
         cos, sin = (x[0] for x in position_embeddings)
         pools = step.cache.pools(self._index, keys)
         queries = kernels.rotate_and_write(queries, keys, values, cos, sin, *pools, step.slot_mapping)
-        output: Tensor = self._o_proj(attend_step(queries, self._index, step, *self._attends).flatten(1))
-        return output
+        return product(self._o_proj, attend_step(queries, self._index, step, *self._attends).flatten(1))
 
     def _mlp(self, normed: Tensor, kernels: Kernels) -> Tensor:
         gated, up = self._gate_up(normed)
-        product = kernels.gate(gated, up, self._activation)
+        states = kernels.gate(gated, up, self._activation)
         del gated, up  # the largest of a layer
-        output: Tensor = self._down_proj(product)
-        return output
+        return product(self._down_proj, states)
 
     def _parts(self) -> list[nn.Module]:
         return [part for part in self._layer.modules() if part is not self._layer]
@@ -161,10 +158,11 @@ def fuse_layers(model: PreTrainedModel, kernels: Kernels, page_size: int) -> Fus
         kernels: those of its device.
         page_size: of the KV cache.
     """
+    layers = [] if is_split(model) else list(getattr(model.base_model, "layers", ()))
     fused: list[FusedLayer] = []
     reasons: dict[str, list[int]] = {}
-    for index, layer in enumerate(getattr(model.base_model, "layers", ())):
-        there = getattr(getattr(layer, _place(layer)), "__self__", None)
+    for index, layer in enumerate(layers):
+        there = getattr(layer.forward, "__self__", None)
         if isinstance(there, FusedLayer):  # by another decoder of this model
             if there.begin():
                 fused.append(there)
@@ -235,18 +233,10 @@ def _check_form(layer: nn.Module) -> None:
     )
     if not is_known:
         raise ValueError("its form is another")
-    own = getattr(getattr(layer, _place(layer)), "__func__", None) is type(layer).forward
     everything = list(layer.modules())
     has_hooks = any(hooks_of(everything[1:]))  # those of the layer itself are called all the same
-    if (
-        has_hooks or not own or any("forward" in vars(part) for part in everything[1:])
-    ):  # accelerate's where it offloads
+    if has_hooks or any("forward" in vars(part) for part in everything):  # accelerate's, too, where it offloads
         raise ValueError("its parts have hooks or a forward that is not their own")
-
-
-def _place(layer: nn.Module) -> str:
-    """Where a layer has its forward: accelerate's hook, which brings the states to its device, comes before it."""
-    return "_old_forward" if hasattr(layer, "_hf_hook") else "forward"
 
 
 def _activation(function: nn.Module) -> str:

@@ -9,8 +9,7 @@ from rank1_hf.inputs.choices import did_you_mean
 from rank1_hf.inputs.values import whole_number
 
 PAGE_SIZE = 64
-"""Tokens a page. Measured on 2 CPU cores with 32 rows of about 250 tokens: 16 tokens a page cost twice the time of 64
-(more, smaller matrix products); 128 is no faster and wastes twice the memory in half-filled last pages."""
+"""Tokens a page. Larger pages are read in fewer pieces; each row wastes half of one on average, at its end."""
 
 _DROPPED = {"compile": "layers are fused without it"}
 _RENAMED = {

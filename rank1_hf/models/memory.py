@@ -74,7 +74,8 @@ def activation_bytes(
 
     Of a token attention has about eight states alive (the stream, the normed one, queries, keys, values, two of them
     once more while they are rotated, the output), the MLP three and three of its inner ones. Of rows with few tokens
-    attention has the parts of their contexts, in float32. Of quantized weights the largest matrix is written out.
+    Triton's attention has the parts of their contexts, in float32. Of quantized weights the largest matrix is written
+    out.
     """
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     parts = min(n_rows, n_tokens) * config.num_attention_heads * MAX_SPLITS * (head_dim(config) + 1)

@@ -9,12 +9,22 @@ from torch import Tensor, nn
 from rank1_hf.models.packed import PackedLinear, PackedPart
 
 Product = Callable[[Tensor], Sequence[Tensor]]
-"""[..., in features] to [..., out features] of each layer; they may be views of one tensor."""
+"""[tokens, in features] to [tokens, out features] of each layer; they may be views of one tensor."""
 
 
 def separate_products(layers: Sequence[nn.Module]) -> Product:
     """What linear layers of any kind give for one input, multiplied one by one."""
-    return lambda states: [layer(states) for layer in layers]
+    return lambda states: [product(layer, states) for layer in layers]
+
+
+def product(layer: nn.Module, states: Tensor) -> Tensor:
+    """What a linear layer of any kind gives: [tokens, in features] to [tokens, out features].
+
+    It is given a batch of one, as in the model's own forward: compressed-tensors scales the activations of each token
+    by themselves there, and those of all tokens together where there is no batch.
+    """
+    output: Tensor = layer(states[None])
+    return output[0]
 
 
 @torch.no_grad()

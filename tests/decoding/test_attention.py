@@ -73,7 +73,7 @@ def test_a_mixed_step(device: str, kv_heads: int, window: int | None, dtype: tor
     step([0, 0, 0, 0, 0, 1, 1], first)
     cache.free(rows[0])  # its page is taken by another row
 
-    # rows with one token, a few and many, and such that sit out; shared pages with several readers, and with one
+    # rows with one token, a few and many, and such that sit out; some of their pages are shared
     many = MAX_BATCHED_NEW_TOKENS + 1
     for news in ([0, 1, 2, 1, 1, 1, 1], [0, 1, 0, 2, 3, 0, 1], [0, 0, 1, 0, 0, 3, many], [0, 1, 0, 0, 0, 0, many - 1]):
         first = [f + n for f, n in zip(first, news, strict=True)]

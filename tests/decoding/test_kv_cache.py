@@ -104,6 +104,19 @@ def test_pages_that_had_no_memory_are_not_taken_again():
     assert cache.n_pages_free == 0
 
 
+def test_pages_are_reclaimed_before_the_pools_have_grown():
+    """After an interrupt of the step for which they were taken."""
+    cache = KVCache()
+    row, other = RowKV(), RowKV()
+    append(cache, row, [1.0])
+    cache.extend(other, (len(cache.layer(0)[0]) + 5) * PAGE_SIZE)
+    cache.reclaim([other])
+    assert cache.n_pages_used == 1
+    append(cache, other, [2.0] * 100 * PAGE_SIZE)
+    assert contents(cache, row, 0)[0] == [1.0]
+    assert contents(cache, other, 0)[0] == [2.0] * 100 * PAGE_SIZE
+
+
 def test_what_a_failed_row_leaves_behind_is_wiped():
     cache = KVCache()
     good, bad = RowKV(), RowKV()

@@ -1,7 +1,7 @@
 """A step's operations by PyTorch's own, for devices without kernels.
 
-Attention copies the pages of each row together for PyTorch's attention, whose scores are float32; the copies are what
-it costs. The rest is that of `reference.py`.
+Attention copies the pages of each row together for PyTorch's attention; the copies are what it costs. The rest is that
+of `reference.py`.
 """
 
 import torch
@@ -14,71 +14,41 @@ from rank1_hf.decoding.kv_cache import joined, pages_for
 
 __all__ = ["UNIFORM_PAGES", "add_rms_norm", "attend", "gate", "read_logits", "rotate_and_write"]
 
-UNIFORM_PAGES = 0  # the rows of a batch are padded to the longest
+UNIFORM_PAGES = 0  # where rows are attended together, they are padded to the longest
 
+_ROW_BY_ROW = ("cpu",)
+"""Where a call for each row costs less than padding. A GPU is launched too often, and waited for."""
 _TAKES_GROUPS = ("cpu",)
 """Where PyTorch's attention takes grouped heads with a mask. On CUDA it then has all scores in float32 in memory."""
+_ROUNDS_SCORES = ("mps",)
+"""Where PyTorch's attention rounds scores to the dtype of the queries."""
 
 
 def attend(
     queries: Tensor, key_pool: Tensor, value_pool: Tensor, batch: PagedBatch, scaling: float, window: int | None
 ) -> Tensor:
-    """See the contract. Rows with few tokens are attended together; chunks one by one, which waits for the device."""
-    if batch.longest_query <= MAX_BATCHED_NEW_TOKENS:
-        return _attend_together(queries, key_pool, value_pool, batch, scaling, window)
+    """See the contract."""
+    exact = queries.float() if queries.device.type in _ROUNDS_SCORES else queries
+    is_few = batch.longest_query <= MAX_BATCHED_NEW_TOKENS
+    function = _attend_together if is_few and queries.device.type not in _ROW_BY_ROW else _attend_rows
+    return function(exact, key_pool, value_pool, batch, scaling, window).to(queries.dtype)
+
+
+def _attend_rows(
+    queries: Tensor, key_pool: Tensor, value_pool: Tensor, batch: PagedBatch, scaling: float, window: int | None
+) -> Tensor:
+    """One row after the other; waits for the device once."""
     output = torch.zeros(queries.shape, dtype=queries.dtype, device=queries.device)
     starts, lengths, page_size = batch.query_starts.tolist(), batch.context_lengths.tolist(), key_pool.shape[2]
     for start, stop, length, pages in zip(starts[:-1], starts[1:], lengths, batch.block_table, strict=True):
         if length:
-            keys, values = (
-                joined(pool, pages[: pages_for(length, page_size)], length) for pool in (key_pool, value_pool)
-            )
-            output[start:stop] = _attend_chunk(queries[start:stop], keys, values, scaling, window)
+            own = pages[: pages_for(length, page_size)]
+            keys, values = (joined(pool, own, length).to(queries.dtype) for pool in (key_pool, value_pool))
+            output[start:stop] = _attend_row(queries[start:stop], keys, values, scaling, window)
     return output
 
 
-def _attend_together(
-    queries: Tensor, key_pool: Tensor, value_pool: Tensor, batch: PagedBatch, scaling: float, window: int | None
-) -> Tensor:
-    """All rows in one call, each with as many slots for tokens as the longest has, and pages as the longest context.
-
-    The heads of a group are slots, too, so that keys and values are not copied for each of them.
-    """
-    (n_tokens, n_heads, head_dim), (_, n_kv_heads, page_size, _) = queries.shape, key_pool.shape
-    group, device = n_heads // n_kv_heads, queries.device
-    bounds = batch.query_starts[:-1], batch.query_starts[1:], batch.context_lengths
-    starts, stops, lengths = (bound[:, None].long() for bound in bounds)  # (rows, 1)
-    slots = starts + torch.arange(batch.longest_query, device=device)
-    slots = torch.where(slots < stops, slots, starts)  # (rows, slots)
-    positions = lengths - stops + slots
-
-    place = torch.arange(batch.block_table.shape[1], device=device) * page_size
-    # Behind its last page a row reads its first again: NaN spreads even from where it is masked, but never to others.
-    pages = torch.where(place < lengths, batch.block_table, batch.block_table[:, :1])
-    heads = pages[:, None].long() * n_kv_heads + torch.arange(n_kv_heads, device=device)[:, None]  # (rows, KV, pages)
-    keys, values = (
-        pool.flatten(0, 1).index_select(0, heads.flatten()).view(*heads.shape[:2], -1, head_dim)
-        for pool in (key_pool, value_pool)
-    )  # (rows, KV, context, D)
-    distance = positions[..., None] - torch.arange(keys.shape[2], device=device)
-    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)  # (rows, slots, context)
-
-    grouped = queries.index_select(0, slots.flatten()).view(*slots.shape, n_kv_heads, group, head_dim)
-    attended = F.scaled_dot_product_attention(
-        grouped.permute(0, 2, 1, 3, 4).flatten(2, 3),  # (rows, KV, slots * G, D)
-        keys,
-        values,
-        attn_mask=seen.repeat_interleave(group, 1)[:, None],
-        scale=scaling,
-    )
-    by_slot = attended.view(len(slots), n_kv_heads, -1, group, head_dim).transpose(1, 2).reshape(-1, n_heads, head_dim)
-    token = torch.arange(n_tokens, device=device)
-    row = torch.bucketize(token, stops[:, 0], right=True)
-    output = by_slot.index_select(0, row * slots.shape[1] + token - starts[row, 0])
-    return output.masked_fill_((lengths[row] == 0)[..., None], 0)
-
-
-def _attend_chunk(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None) -> Tensor:
+def _attend_row(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None) -> Tensor:
     """A row's last tokens, [tokens, heads, head dim], over its context, [KV heads, context, head dim] each."""
     n_new, n_context = len(queries), keys.shape[1]
     is_bounded = window is not None and window < n_context
@@ -103,3 +73,45 @@ def _mask(n_new: int, n_context: int, window: int | None, device: torch.device) 
     positions = torch.arange(n_context, device=device)
     distance = positions[n_context - n_new :, None] - positions
     return (distance >= 0) & (distance < (n_context if window is None else window))
+
+
+def _attend_together(
+    queries: Tensor, key_pool: Tensor, value_pool: Tensor, batch: PagedBatch, scaling: float, window: int | None
+) -> Tensor:
+    """All rows in one call, each with as many slots for tokens as the longest has, and pages as the longest context.
+
+    The heads of a group are slots, too, so that keys and values are not copied for each of them.
+    """
+    (n_tokens, n_heads, head_dim), (_, n_kv_heads, page_size, _) = queries.shape, key_pool.shape
+    group, device = n_heads // n_kv_heads, queries.device
+    bounds = batch.query_starts[:-1], batch.query_starts[1:], batch.context_lengths
+    starts, stops, lengths = (bound[:, None].long() for bound in bounds)  # (rows, 1)
+    slots = starts + torch.arange(batch.longest_query, device=device)
+    slots = torch.where(slots < stops, slots, starts)  # (rows, slots)
+
+    first = torch.arange(batch.block_table.shape[1], device=device) * page_size
+    pages = torch.where(first < lengths, batch.block_table, 0)
+    heads = pages[:, None].long() * n_kv_heads + torch.arange(n_kv_heads, device=device)[:, None]  # (rows, KV, pages)
+    keys, values = (
+        pool.flatten(0, 1).index_select(0, heads.flatten()).view(*heads.shape[:2], -1, head_dim).to(queries.dtype)
+        for pool in (key_pool, value_pool)
+    )  # (rows, KV, context, D)
+    positions = torch.arange(keys.shape[2], device=device)
+    for copied in (keys, values):  # NaN spreads even from where it is masked
+        copied.masked_fill_((positions >= lengths)[:, None, :, None], 0)
+    distance = (lengths - stops + slots)[..., None] - positions
+    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)  # (rows, slots, context)
+
+    grouped = queries.index_select(0, slots.flatten()).view(*slots.shape, n_kv_heads, group, head_dim)
+    attended = F.scaled_dot_product_attention(
+        grouped.permute(0, 2, 1, 3, 4).flatten(2, 3),  # (rows, KV, slots * G, D)
+        keys,
+        values,
+        attn_mask=seen.repeat_interleave(group, 1)[:, None],
+        scale=scaling,
+    )
+    by_slot = attended.view(len(slots), n_kv_heads, -1, group, head_dim).transpose(1, 2).reshape(-1, n_heads, head_dim)
+    token = torch.arange(n_tokens, device=device)
+    row = torch.bucketize(token, stops[:, 0], right=True)
+    output = by_slot.index_select(0, row * slots.shape[1] + token - starts[row, 0])
+    return output.masked_fill_((lengths[row] == 0)[..., None], 0)
