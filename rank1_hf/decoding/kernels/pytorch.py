@@ -9,8 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rank1_hf.decoding.kernels.contract import MAX_BATCHED_NEW_TOKENS, PagedBatch
-from rank1_hf.decoding.kernels.reference import add_rms_norm, gate, read_logits, rotate_and_write
-from rank1_hf.decoding.kv_cache import joined, pages_for
+from rank1_hf.decoding.kernels.reference import (
+    add_rms_norm,
+    attend_rows,
+    gate,
+    read_logits,
+    rotate_and_write,
+    seen_keys,
+)
 
 __all__ = ["UNIFORM_PAGES", "add_rms_norm", "attend", "gate", "read_logits", "rotate_and_write"]
 
@@ -29,30 +35,20 @@ def attend(
 ) -> Tensor:
     """See the contract."""
     exact = queries.float() if queries.device.type in _ROUNDS_SCORES else queries
-    is_few = batch.longest_query <= MAX_BATCHED_NEW_TOKENS
-    function = _attend_together if is_few and queries.device.type not in _ROW_BY_ROW else _attend_rows
-    return function(exact, key_pool, value_pool, batch, scaling, window).to(queries.dtype)
-
-
-def _attend_rows(
-    queries: Tensor, key_pool: Tensor, value_pool: Tensor, batch: PagedBatch, scaling: float, window: int | None
-) -> Tensor:
-    """One row after the other; waits for the device once."""
-    output = torch.zeros(queries.shape, dtype=queries.dtype, device=queries.device)
-    starts, lengths, page_size = batch.query_starts.tolist(), batch.context_lengths.tolist(), key_pool.shape[2]
-    for start, stop, length, pages in zip(starts[:-1], starts[1:], lengths, batch.block_table, strict=True):
-        if length:
-            own = pages[: pages_for(length, page_size)]
-            keys, values = (joined(pool, own, length).to(queries.dtype) for pool in (key_pool, value_pool))
-            output[start:stop] = _attend_row(queries[start:stop], keys, values, scaling, window)
-    return output
+    if batch.longest_query <= MAX_BATCHED_NEW_TOKENS and queries.device.type not in _ROW_BY_ROW:
+        output = _attend_together(exact, key_pool, value_pool, batch, scaling, window)
+    else:
+        output = attend_rows(_attend_row, exact, key_pool, value_pool, batch, scaling, window)
+    return output.to(queries.dtype)
 
 
 def _attend_row(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None) -> Tensor:
     """A row's last tokens, [tokens, heads, head dim], over its context, [KV heads, context, head dim] each."""
     n_new, n_context = len(queries), keys.shape[1]
     is_bounded = window is not None and window < n_context
-    mask = None if not is_bounded and n_new in (1, n_context) else _mask(n_new, n_context, window, queries.device)
+    is_plain = not is_bounded and n_new in (1, n_context)  # for which PyTorch needs no mask
+    mask = None if is_plain else seen_keys(n_new, n_context, window, queries.device)
+    keys, values = keys.to(queries.dtype), values.to(queries.dtype)
     takes_groups = queries.device.type in _TAKES_GROUPS
     if not takes_groups:
         keys, values = (x.repeat_interleave(queries.shape[1] // len(keys), 0) for x in (keys, values))
@@ -61,18 +57,11 @@ def _attend_row(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, w
         keys[None],
         values[None],
         attn_mask=mask,
-        is_causal=mask is None and n_new > 1,
+        is_causal=is_plain and n_new > 1,
         scale=scaling,
         enable_gqa=takes_groups,
     )
     return attended[0].transpose(0, 1)
-
-
-def _mask(n_new: int, n_context: int, window: int | None, device: torch.device) -> Tensor:
-    """[tokens, context], bool: which keys each of the last tokens sees."""
-    positions = torch.arange(n_context, device=device)
-    distance = positions[n_context - n_new :, None] - positions
-    return (distance >= 0) & (distance < (n_context if window is None else window))
 
 
 def _attend_together(

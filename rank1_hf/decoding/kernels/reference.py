@@ -4,6 +4,8 @@ Each computes what `contract.py` says, in the most direct way. `attend` asks the
 it waits for it, once a call.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +47,25 @@ def attend(
     queries: Tensor, key_pool: Tensor, value_pool: Tensor, batch: PagedBatch, scaling: float, window: int | None
 ) -> Tensor:
     """See the contract."""
+    return attend_rows(_attend_row, queries, key_pool, value_pool, batch, scaling, window)
+
+
+def attend_rows(
+    attend_row: Callable[[Tensor, Tensor, Tensor, float, int | None], Tensor],
+    queries: Tensor,
+    key_pool: Tensor,
+    value_pool: Tensor,
+    batch: PagedBatch,
+    scaling: float,
+    window: int | None,
+) -> Tensor:
+    """Attend one row after the other, as in the contract.
+
+    Args:
+        attend_row: attends a row's last tokens, [tokens, heads, head dim], over its keys and values, each [KV heads,
+            context, head dim]; called with scaling and window, too.
+        queries, key_pool, value_pool, batch, scaling, window: see the contract.
+    """
     output = torch.zeros(queries.shape, dtype=queries.dtype, device=queries.device)
     starts, lengths, page_size = batch.query_starts.tolist(), batch.context_lengths.tolist(), key_pool.shape[2]
     for start, stop, length, pages in zip(starts[:-1], starts[1:], lengths, batch.block_table, strict=True):
@@ -52,8 +73,15 @@ def attend(
             keys, values = (
                 joined(pool, pages[: pages_for(length, page_size)], length) for pool in (key_pool, value_pool)
             )
-            output[start:stop] = _attend_row(queries[start:stop], keys, values, scaling, window)
+            output[start:stop] = attend_row(queries[start:stop], keys, values, scaling, window)
     return output
+
+
+def seen_keys(n_new: int, n_context: int, window: int | None, device: torch.device) -> Tensor:
+    """[tokens, context], bool: which keys each of a row's last tokens sees."""
+    positions = torch.arange(n_context, device=device)
+    distance = positions[n_context - n_new :, None] - positions
+    return (distance >= 0) & (distance < (n_context if window is None else window))
 
 
 def gate(gated: Tensor, up: Tensor, activation: str) -> Tensor:
@@ -79,10 +107,8 @@ def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _attend_row(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None) -> Tensor:
     """The last tokens of a row, [tokens, heads, head dim], over its context, [KV heads, context, head dim]."""
     n_new, n_context = len(queries), keys.shape[1]
-    positions = torch.arange(n_context, device=queries.device)
-    distance = positions[n_context - n_new :, None] - positions
-    hidden = (distance < 0) | (distance >= (n_context if window is None else window))
+    seen = seen_keys(n_new, n_context, window, queries.device)
     grouped = queries.float().view(n_new, len(keys), -1, queries.shape[-1])
     scores = torch.einsum("tkgd,kcd->kgtc", grouped, keys.float()) * scaling
-    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).to(values.dtype)
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).to(values.dtype)
     return torch.einsum("kgtc,kcd->tkgd", weights.float(), values.float()).to(queries.dtype).flatten(1, 2)
