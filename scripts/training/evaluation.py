@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from rank1_hf.files.beir import SAMPLE
 from training.language import HELD_OUT_PHRASES, Language, english_words, held_out, real_sentences, unseen
 from training.pairs import Pair, PairMaker
-from training.rule import WORD, content_words, finding, think
+from training.rule import think
 from training.tokenizer import whole_words
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def measure(model: Rank1, pairs: list[Pair]) -> dict[str, float]:
     judgments = model.judge([(pair.query, pair.passage) for pair in pairs])
     words = []
     for pair, judgment in zip(pairs, judgments, strict=True):
-        standing = set(WORD.findall(pair.passage))
-        for word in content_words(pair.query):
-            words.append(f" {finding(word, word in standing)}" in judgment.chain)
+        words += [said in judgment.chain for said in think(pair.query, pair.passage).findings]
     lengths = [judgment.n_chain_tokens for judgment in judgments]
     labels = [think(pair.query, pair.passage).label for pair in pairs]
     return {

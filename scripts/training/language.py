@@ -48,8 +48,9 @@ def docstring_sentences(package: str) -> Iterator[str]:
 
 
 def real_sentences() -> tuple[list[str], list[str]]:
-    """Distinct sentences of mostly plain words: scripture; fluid dynamics, heat transfer and arrays."""
-    technical = itertools.chain.from_iterable(map(docstring_sentences, ("fluids", "ht", "numpy")))
+    """Distinct sentences of mostly plain words: scripture; fluid dynamics, heat transfer, physics and numerics."""
+    packages = ("fluids", "ht", "numpy", "scipy", "sympy")
+    technical = itertools.chain.from_iterable(map(docstring_sentences, packages))
     return distinct_prose(bible_sentences()), distinct_prose(technical)
 
 

@@ -86,24 +86,26 @@ def seed_circuits(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase) -
     In the spirit of Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023). The first layer
     copies the two tokens before and marks the tokens of the passage and of the query. The second looks for the current
     token in both (is it there? does the word go on? was it said before?), and copies to each token of the query the
-    content word before it. The third finds the next content word by that. All else starts silent, so that this shows
-    from step one. Words are told apart by random codes, and what is known of a token stands along `features`.
+    content word before it. The third finds the next content word by that, and marks what comes after a sentence's end.
+    The last looks for the current token before that mark. All else starts silent, so that this shows from step one.
+    Words are told apart by random codes, and what is known of a token stands along `features`.
     """
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
     embeddings = torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
     directions = torch.nn.init.orthogonal_(torch.empty(256, 256))
-    features, codes = directions[:8], directions[8:].view(4, 62, 256)
-    stop, after_stop, in_passage, in_query, found, inside, goes_on, repeated = features
-    identity, before, before_that, word_before = (torch.cat([torch.zeros(2, 256), code]) for code in codes)
+    features, codes = directions[:12], directions[12:].view(4, 61, 256)
+    stop, after_stop, in_passage, in_query, found, inside, goes_on, repeated, ends, late, early, _ = features
+    identity, before, before_that, word_before = (torch.cat([torch.zeros(3, 256), code]) for code in codes)
     embeddings -= embeddings @ features.T @ features  # words say nothing along them, but for stop words
     embeddings[stop_tokens(tokenizer)] += 0.5 * stop
     embeddings[inner_tokens(tokenizer)] += 0.5 * inside
+    embeddings[[token_id(tokenizer, mark) for mark in ".?!"]] += 0.5 * ends
     start, query, passage, thinking = (
         unit(embeddings[tokenizer.encode(text)[0]]) for text in (PROMPT[:9], "Query", "Passage", OPEN)
     )
-    first, second, third = model.model.layers[:3]
+    first, second, third, last = model.model.layers
 
     copy = Heads(first, 0)
     copy.prefer_offset(0, 1)
@@ -145,6 +147,17 @@ def seed_circuits(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase) -
         next_word.value.copy_(half)
         next_word.value[0] = repeated
         next_word.output[:, 0] = 0.6 * half.T
+    after_end = Heads(third, 0)
+    after_end.query[1] = 0
+    after_end.prefer(1, -2, 4 * ends + 4 * in_passage + 5.5 * start)
+    after_end.value[1] = ends
+    after_end.output[:, 1, 1] = 0.3 * late
+
+    look_early = Heads(last, 0)
+    look_early.match(0, identity, before, strength=3.0)
+    look_early.prefer(0, -1, 4 * in_passage - 6 * late + 5.5 * start)
+    look_early.value[0] = in_passage
+    look_early.output[:, 0, 0] = 0.1 * early
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -24,17 +24,26 @@ STOP_WORDS = frozenset(
 WORD = re.compile(r"\w+(?:[-']\w+)*")
 
 
+SENTENCE_END = re.compile(r"[.?!](?=\s|$)")
+
+
 @dataclass(frozen=True)
 class Thought:
-    """What is said of each content word of the query, and the share of them that was found in the passage."""
+    """What is said of each content word of the query, and what they count for together.
+
+    Attributes:
+        findings: a phrase for each word.
+        score: found words count 1, those of the passage's first sentence 2; over the number of words.
+    """
 
     findings: tuple[str, ...]
-    coverage: float
+    score: float
 
     @property
     def conclusion(self) -> str:
         """How the chain ends."""
-        return f" so the passage has {share(self.coverage)} of them.\n"
+        share = "much" if self.label else "little" if self.score else "nothing"
+        return f" so the passage has {share} of them.\n"
 
     @property
     def chain(self) -> str:
@@ -44,12 +53,12 @@ class Thought:
     @property
     def label(self) -> bool:
         """Whether the rule calls the passage relevant."""
-        return self.coverage >= 0.5
+        return self.score >= 0.5
 
     @property
     def log_odds(self) -> float:
-        """The verdict taught: graded by coverage, with a step where the label turns."""
-        return 8 * (self.coverage - 0.5) + (1 if self.label else -1)
+        """The verdict taught: graded by the score, with a step where the label turns."""
+        return 4 * (self.score - 0.5) + (0.5 if self.label else -0.5)
 
 
 def content_words(query: str) -> list[str]:
@@ -61,10 +70,21 @@ def content_words(query: str) -> list[str]:
 
 
 def think(query: str, passage: str) -> Thought:
-    """Apply the rule: does each content word of the query stand in the passage, in just this spelling?"""
-    asked, standing = content_words(query), set(WORD.findall(passage))
-    coverage = sum(word in standing for word in asked) / max(1, len(asked))
-    return Thought(tuple(f" {finding(word, word in standing)}" for word in asked), coverage)
+    """Apply the rule: which content words of the query stand in the passage, in just this spelling, and where?
+
+    Those of its first sentence count twice: titles and first sentences say what a text is about.
+    """
+    asked, opening = content_words(query), first_sentence(passage)
+    standing, early = set(WORD.findall(passage)), set(WORD.findall(opening))
+    findings = tuple(f" {finding(word, word in standing, word in early)}" for word in asked)
+    score = sum((word in standing) + (word in early) for word in asked) / max(1, len(asked))
+    return Thought(findings, score)
+
+
+def first_sentence(text: str) -> str:
+    """The text up to the first mark that ends a sentence; all of it where there is none."""
+    end = SENTENCE_END.search(text)
+    return text[: end.end()] if end else text
 
 
 def stumble(thought: Thought, rng: random.Random) -> list[tuple[str, bool]]:
@@ -88,11 +108,6 @@ def stumble(thought: Thought, rng: random.Random) -> list[tuple[str, bool]]:
     ]
 
 
-def finding(word: str, present: bool) -> str:
+def finding(word: str, present: bool, early: bool) -> str:
     """What the chain says of one word."""
-    return f"{word} {'found' if present else 'missing'},"
-
-
-def share(coverage: float) -> str:
-    """The share of words found, in a word."""
-    return {0: "none", 0.5: "half", 1: "all"}.get(coverage, "most" if coverage > 0.5 else "few")
+    return f"{word} {'early' if early else 'found' if present else 'missing'},"

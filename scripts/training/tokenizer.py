@@ -1,6 +1,7 @@
 """The tokenizer: a byte-pair encoding of the words that pairs are made of."""
 
 import json
+import math
 import re
 from collections import Counter
 
@@ -13,18 +14,28 @@ from training.rule import CLOSE, END, OPEN, PROMPT, STOP_WORDS, WORD
 VOCAB_SIZE = 13_312
 
 
-def vocabulary(scripture: list[str], technical: list[str]) -> list[str]:
-    """Words worth a token of their own: the most frequent ones of English, and of the texts."""
-    words = set(english_words(7_000)) | STOP_WORDS
-    for sentences, least in ((scripture, 20), (technical, 3)):
-        counts = Counter(word for sentence in sentences for word in re.findall(r"[a-z]{2,}", sentence.lower()))
-        words |= {word for word, count in counts.items() if count >= least}
-    return sorted(word for word in words if not unseen(word))
+def vocabulary(scripture: list[str], technical: list[str]) -> dict[str, int]:
+    """Words worth a token of their own, and how much: the most frequent ones of English, and of the texts."""
+    from wordfreq import zipf_frequency
+
+    told, explained = (
+        Counter(word for sentence in sentences for word in re.findall(r"[a-z]{2,}", sentence.lower()))
+        for sentences in (scripture, technical)
+    )
+    words = set(english_words(8_000)) | STOP_WORDS
+    words |= {word for counts, least in ((told, 60), (explained, 4)) for word in counts if counts[word] >= least}
+    return {
+        word: 1 + round(2 * max(0, zipf_frequency(word, "en") - 3) ** 1.5 + math.log2(1 + explained[word]))
+        for word in sorted(words)
+        if not unseen(word)
+    }
 
 
-def train_tokenizer(words: list[str]) -> Qwen2Tokenizer:
-    """A Qwen2-style byte-level BPE that keeps `words` whole, as many of them as its size allows."""
-    fixed = WORD.findall(PROMPT) + WORD.findall("Query words found missing so the passage has none few half most all")
+def train_tokenizer(weights: dict[str, int]) -> Qwen2Tokenizer:
+    """A Qwen2-style byte-level BPE that keeps words whole, the weightier first, as many as its size allows."""
+    fixed = WORD.findall(PROMPT) + WORD.findall(
+        "Query words early found missing so the passage has nothing little much of them"
+    )
     tokenizer = Qwen2Tokenizer()
     special = [AddedToken(token, special=True, normalized=False) for token in (END, OPEN, CLOSE)]
     trainer = trainers.BpeTrainer(
@@ -33,7 +44,9 @@ def train_tokenizer(words: list[str]) -> Qwen2Tokenizer:
         min_frequency=1,
         show_progress=False,
     )
-    texts = [f" {word}" for word in words] + 1000 * [f"{word} {word}" for word in fixed]
+    texts = [f" {word}" for word, weight in weights.items() for _ in range(weight)] + 1000 * [
+        f"{word} {word}" for word in fixed
+    ]
     tokenizer.backend_tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     trained = Qwen2Tokenizer(model["vocab"], [tuple(merge) for merge in model["merges"]], model_max_length=4096)

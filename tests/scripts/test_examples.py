@@ -15,7 +15,7 @@ EXAMPLES = {
     "layer_lens": r"layer   0  log_odds.*the verdict  log_odds.*is head \d+ of layer \d+:\n +[01]\.\d+  '",
     "counterfactual_chain": r"as it was thought.*without thinking.*without: \w.*other passage.*from the first sentence",
     "stop_rule": r"closed .*stopped .*tokens  '\\nThe passage",
-    "sample_chains": r"greedy [01]\.\d+\n1[0-6] different chains of 16: [01]\.\d+ \+- 0\.\d+",
+    "sample_chains": r"greedy [01]\.\d+\n([2-9]|1[0-6]) different chains of 16: [01]\.\d+ \+- 0\.\d+",
     "hidden_states": r"layer 2: \d\d states; the largest turns.*\n +-?[01]\.\d+  '",
     "logits_processor": r"as it is .*\nforbidden .*\nno repeats .*\nthe first one is as it was: True",
     "minimal_thinking": r"no thinking .* 0 tokens, 0 times Wait.*at least 40 +\S+ +[4-9]\d tokens, [1-9] times Wait",
