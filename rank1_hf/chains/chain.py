@@ -119,6 +119,11 @@ class Chain:
         return self._limit - self._length(self.tokens)
 
     @property
+    def thought_so_far(self) -> tuple[int, ...]:
+        """`thought`, or what it is at this point: without a forced close, which an ended chain may consist of alone."""
+        return tuple(self._thinking()) if self.ended is None else self.thought
+
+    @property
     def goes_by_beliefs(self) -> bool:
         """Whether its rule decides by what is read at its branches."""
         return self._steering.rule is not None and self._steering.rule.reads_beliefs

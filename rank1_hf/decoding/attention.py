@@ -55,7 +55,8 @@ def paged_attention(
     Args:
         module: the layer's attention module; its `layer_idx` names the layer in the KV cache.
         query: [1, heads, tokens, head dim], rotated.
-        key, value: [1, KV heads, tokens, head dim], rotated.
+        key: [1, KV heads, tokens, head dim], rotated.
+        value: of the same shape, not rotated.
         attention_mask: unused.
         scaling: what the scores are multiplied by.
         step: the rows that the tokens belong to.

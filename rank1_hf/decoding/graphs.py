@@ -2,7 +2,7 @@
 
 A step in which every row brings a few tokens (one, or a draft, or the end of a forced close) is a table of tokens: each
 with its id, its position and the pages of its row. That table is all that changes from replay to replay. It is filled
-up to one of a few heights by repeating its first token, which writes the same KV to the same place again.
+up to one of a few numbers of tokens by repeating its first token, which writes the same KV to the same place again.
 
 Graphs are a matter of speed alone. Whatever stands in their way (an operation that waits for the device, no memory, a
 forward hook, which a replay would leave out) costs the graphs and no pair: the step runs in the ordinary way.
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 MAX_TOKENS_PER_ROW = 16
 """The most of one row: each of its tokens reads the row's whole context for itself."""
 
-_LEAST_PAGES = 16  # a table is at least so wide, so that contexts up to 1,024 tokens need one graph for each height
+_LEAST_PAGES = 16  # of a row in a table, so that contexts up to 1,024 tokens need one graph for each number of tokens
 
-_REUSE = 1.5  # a captured step up to so many times as high is used before another is captured
+_REUSE = 1.5  # a captured step of up to so many times the tokens is used before another is captured
 
 Replay = Callable[[], None]
 
@@ -54,7 +54,7 @@ class Graph:
     """A captured step: what it reads, what it leaves, and how to run it again."""
 
     table: Tensor
-    found: Tensor
+    output: Tensor
     replay: Replay
 
 
@@ -106,37 +106,37 @@ class DecodeGraphs:
         if not self._works or any(self._hooks) or not _is_decoding(slices) or not self._cache.is_allocated:
             return None
         tokens = _token_table(slices)
-        n_tokens, width = len(tokens), _width(max(len(part.kv.pages) for part in slices))
+        n_tokens, n_pages = len(tokens), _padded_pages(max(len(part.kv.pages) for part in slices))
         if self._cache.grow_pools() != self._n_moves:
             self.clear()
             self._n_moves = self._cache.n_moves
-        height, width = self._shape(n_tokens, width)
-        tokens += tokens[:1] * (height - n_tokens)
-        table = tensor_on(self._device, [row + [0] * (2 + width - len(row)) for row in tokens])
+        n_padded, n_pages = self._shape(n_tokens, n_pages)
+        tokens += tokens[:1] * (n_padded - n_tokens)
+        table = tensor_on(self._device, [row + [0] * (2 + n_pages - len(row)) for row in tokens])
         table[:, 0] = fill_placeholders(table[:, 0], previous_tokens)
-        if (height, width) not in self._graphs:
+        if (n_padded, n_pages) not in self._graphs:
             failure = ""
             try:
-                self._graphs[height, width] = self._captured(table)
+                self._graphs[n_padded, n_pages] = self._captured(table)
             except RuntimeError as error:
                 failure = str(error) or type(error).__name__
             if failure:  # outside of the handler, whose traceback holds on to the step's tensors
                 self._give_up(failure)
                 return None
-        graph = self._graphs[height, width]
+        graph = self._graphs[n_padded, n_pages]
         graph.table.copy_(table)
         graph.replay()
-        return graph.found[:n_tokens].clone()  # the next replay writes there
+        return graph.output[:n_tokens].clone()  # the next replay writes there
 
     def clear(self) -> None:
         """Forget all graphs, and free their memory."""
         self._graphs.clear()
         self._capture.renew()
 
-    def _shape(self, n_tokens: int, width: int) -> tuple[int, int]:
+    def _shape(self, n_tokens: int, n_pages: int) -> tuple[int, int]:
         """The captured shape that fits best, or the one to capture."""
-        fitting = (shape for shape in self._graphs if n_tokens <= shape[0] <= n_tokens * _REUSE and width <= shape[1])
-        return min(fitting, default=(_height(n_tokens), width))
+        fitting = (shape for shape in self._graphs if n_tokens <= shape[0] <= n_tokens * _REUSE and n_pages <= shape[1])
+        return min(fitting, default=(_padded_tokens(n_tokens), n_pages))
 
     def _give_up(self, reason: str) -> None:
         logger.warning("decode steps cannot be captured as CUDA graphs, so they run without: %s", reason)
@@ -145,8 +145,8 @@ class DecodeGraphs:
         clear_device_cache(garbage_collection=True)
 
     def _captured(self, table: Tensor) -> Graph:
-        found, replay = self._capture(lambda: self._forward(TokenStep(self._cache, table, self._kernels)))
-        return Graph(table, found, replay)
+        output, replay = self._capture(lambda: self._forward(TokenStep(self._cache, table, self._kernels)))
+        return Graph(table, output, replay)
 
 
 def has_graphs(device: torch.device) -> bool:
@@ -201,8 +201,8 @@ class CudaCapture:
             graph = torch.cuda.CUDAGraph()
             # What other threads do, as another model being loaded, is no part of it.
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-                found = function()
-        return found, graph.replay
+                output = function()
+        return output, graph.replay
 
 
 @contextmanager
@@ -225,15 +225,15 @@ def _token_table(slices: list[RowSlice]) -> list[list[int]]:
     return [
         [token, position, *part.kv.pages]
         for part in slices
-        for position, token in enumerate(part.tokens, start=part.kv.length - len(part.tokens))
+        for position, token in enumerate(part.tokens, start=part.start)
     ]
 
 
-def _height(n_tokens: int) -> int:
+def _padded_tokens(n_tokens: int) -> int:
     """The next of 1 to 8, 10, 12, 14, 16, 20, 24, ...: at most a quarter more."""
     unit = 1 << max(n_tokens.bit_length() - 3, 0)
     return -(-n_tokens // unit) * unit
 
 
-def _width(n_pages: int) -> int:
+def _padded_pages(n_pages: int) -> int:
     return max(1 << (n_pages - 1).bit_length(), _LEAST_PAGES)

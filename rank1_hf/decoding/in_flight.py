@@ -1,11 +1,9 @@
 """A step in flight: launched, and not read yet.
 
 A GPU works by itself while the host goes on. Where the next step depends on no more than that this one gives each row
-a token, the host plans and launches it first, and reads this one's tokens afterwards (SGLang calls this overlap
-scheduling). `Scheduler.can_overlap` says where: there are at least `step_overhead_tokens` rows, so that drafts would
-not pay; this step has no draft; and no row is steered, observed or a belief's branch. Where pages are short, nothing
-is planned before this step is read. A chain that closes loses nothing
-by it: the verdict behind `</think>` takes one more step anyway.
+a token, the host plans and launches it first, and reads this one's tokens afterwards (SGLang: overlap scheduling).
+`Scheduler.can_overlap` says where. A chain that closes loses nothing by it: the verdict behind `</think>` takes one
+more step anyway.
 """
 
 from dataclasses import dataclass

@@ -60,7 +60,8 @@ class KVCache:
         self, max_tokens: int | None = None, *, page_size: int = PAGE_SIZE, grows_at_once: bool = False
     ) -> None:
         self.page_size = page_size
-        self.max_pages = math.inf if max_tokens is None else max(max_tokens // page_size, 1)
+        self._budget = math.inf if max_tokens is None else max(max_tokens // page_size, 1)
+        self.max_pages = self._budget
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._owners: list[list[RowKV]] = []  # by page, of all that have ever been taken
@@ -103,6 +104,10 @@ class KVCache:
     def reserve(self, n_tokens: int) -> None:
         """Let the pools be made large enough for so many tokens from now on, as far as the budget goes."""
         self._capacity = max(self._capacity, int(min(self._pages_for(n_tokens), self.max_pages)))
+
+    def restore_budget(self) -> None:
+        """Forget what `stop_growing` has learnt: that the device had no memory may have been for a moment."""
+        self.max_pages = self._budget
 
     @torch.inference_mode()
     def grow_pools(self) -> int:
@@ -151,9 +156,16 @@ class KVCache:
         for row in gone:
             row.pages, row.length = [], 0
 
-    def fork(self, source: RowKV, length: int) -> RowKV:
-        """A new row that starts with the first `length` tokens of another. It takes no page before it is extended."""
-        fork = RowKV(source.pages[: self._pages_for(length)], length)
+    def fork(self, source: RowKV, length: int, into: RowKV | None = None) -> RowKV:
+        """A row that starts with the first `length` tokens of another. It takes no page before it is extended.
+
+        Args:
+            source: the other row.
+            length: how many tokens.
+            into: an empty row, which `reclaim` can be told of already; None: a new one.
+        """
+        fork = into or RowKV()
+        fork.pages, fork.length = source.pages[: self._pages_for(length)], length
         for page in fork.pages:
             self._owners[page].append(fork)
         return fork
@@ -176,9 +188,7 @@ class KVCache:
 
     def is_finite(self, row: RowKV) -> bool:
         """Whether a row's KV is free of NaN and inf. The last layer is enough: NaN of earlier ones reaches it."""
-        last = max(self._keys)
-        pages = tensor_on(self._keys[last].device, row.pages)
-        return all(bool(pools[last][pages].isfinite().all()) for pools in (self._keys, self._values))
+        return all(bool(states.isfinite().all()) for states in self.read(row, max(self._keys), row.length))
 
     @torch.inference_mode()
     def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:

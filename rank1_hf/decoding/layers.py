@@ -9,7 +9,8 @@ nothing, and while a hook or another module is in one of its parts, which a fuse
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from rank1_hf.decoding.kv_cache import KVCache, RowKV
 from rank1_hf.decoding.modules import ModuleState, hooks_of
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
 from rank1_hf.models.merged import merge_products, product, separate_products
-from rank1_hf.models.placement import device_of, is_split
+from rank1_hf.models.placement import device_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +79,18 @@ class FusedLayer:
         """Take the place of the layer's forward, and merge its products."""
         self._qkv = merge_products(self._layer.self_attn, _QKV)
         self._gate_up = merge_products(self._layer.mlp, _GATE_UP)
-        self._layer.forward = self.forward
+        if _is_moved(self._layer):
+            self._layer._old_forward = self.forward  # what accelerate's hook calls
+        else:
+            self._layer.forward = self.forward
         self._as_built, self._hooks = ModuleState(self._parts()), hooks_of(self._parts())
 
     def remove(self) -> None:
         """Give the layer its forward back."""
-        del self._layer.forward
+        if _is_moved(self._layer):
+            self._layer._old_forward = MethodType(type(self._layer).forward, self._layer)
+        else:
+            del self._layer.forward
 
     def begin(self) -> bool:
         """A run begins: whether the layer's parts are as they were, without hooks. Otherwise its own forward runs."""
@@ -137,14 +144,15 @@ class FusedLayer:
 
 
 class FusedLayers:
-    """The layers of a model that are fused."""
+    """The layers of a model that are fused, by their index."""
 
-    def __init__(self, layers: list[FusedLayer]) -> None:
+    def __init__(self, layers: Mapping[int, nn.Module]) -> None:
         self._layers = layers
 
     def begin(self) -> None:
         """A run begins: notice what has been done to the model since the last one."""
-        touched = [layer._index for layer in self._layers if not layer.begin()]
+        fused = {index: _fused(layer) for index, layer in self._layers.items()}
+        touched = [index for index, layer in fused.items() if layer is not None and not layer.begin()]
         if touched:
             logger.warning("layers %s have hooks or changed parts: their own forward runs, not the fused one", touched)
 
@@ -158,14 +166,13 @@ def fuse_layers(model: PreTrainedModel, kernels: Kernels, page_size: int) -> Fus
         kernels: those of its device.
         page_size: of the KV cache.
     """
-    layers = [] if is_split(model) else list(getattr(model.base_model, "layers", ()))
-    fused: list[FusedLayer] = []
+    layers = list(getattr(model.base_model, "layers", ()))
+    fused: dict[int, nn.Module] = {}
     reasons: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
-        there = getattr(layer.forward, "__self__", None)
-        if isinstance(there, FusedLayer):  # by another decoder of this model
+        if (there := _fused(layer)) is not None:  # by another decoder of this model
             if there.begin():
-                fused.append(there)
+                fused[index] = layer
                 continue
             there.remove()
         try:
@@ -175,7 +182,7 @@ def fuse_layers(model: PreTrainedModel, kernels: Kernels, page_size: int) -> Fus
             continue
         with torch.inference_mode(mode=False):  # weights stay ordinary tensors
             candidate.install()
-        fused.append(candidate)
+        fused[index] = layer
     for reason, which in reasons.items():
         logger.info("layers %s are not fused: %s", which, reason)
     return FusedLayers(fused)
@@ -200,7 +207,7 @@ def _checked(model: PreTrainedModel, layer: nn.Module, kernels: Kernels, page_si
     random = torch.Generator().manual_seed(0)
     states = torch.randn(1, step.n_tokens, model.config.hidden_size, generator=random) * _TRIAL_SCALE
     states = states.to(device, model.dtype)
-    position_embeddings = base.rotary_emb(states, step.position_ids)
+    position_embeddings = tuple(x.to(device) for x in base.rotary_emb(states, step.position_ids))
     noted: list[Attends] = []
 
     def note(*args: Any, scaling: float, sliding_window: int | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -233,10 +240,26 @@ def _check_form(layer: nn.Module) -> None:
     )
     if not is_known:
         raise ValueError("its form is another")
-    everything = list(layer.modules())
-    has_hooks = any(hooks_of(everything[1:]))  # those of the layer itself are called all the same
-    if has_hooks or any("forward" in vars(part) for part in everything):  # accelerate's, too, where it offloads
+    within = list(layer.modules())[1:]  # hooks of the layer itself are called all the same
+    is_own = getattr(_forward_of(layer), "__func__", None) is type(layer).forward
+    if not is_own or any(hooks_of(within)) or any("forward" in vars(part) for part in within):
         raise ValueError("its parts have hooks or a forward that is not their own")
+
+
+def _fused(layer: nn.Module) -> FusedLayer | None:
+    found = getattr(_forward_of(layer), "__self__", None)
+    return found if isinstance(found, FusedLayer) else None
+
+
+def _is_moved(layer: nn.Module) -> bool:
+    """Whether accelerate has put a forward of its own into the layer, which moves the input to the layer's device."""
+    return "_old_forward" in vars(layer)
+
+
+def _forward_of(layer: Any) -> Callable[..., Any]:  # noqa: ANN401
+    """What runs when the layer is called, but for accelerate's moving."""
+    forward: Callable[..., Any] = layer._old_forward if _is_moved(layer) else layer.forward
+    return forward
 
 
 def _activation(function: nn.Module) -> str:

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -33,7 +34,7 @@ from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.layers import FusedLayers, fuse_layers
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.decoding.overflow import overflown_layer
+from rank1_hf.decoding.outcomes import not_finite, too_large, verdict
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.probe import Probe
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
@@ -45,11 +46,11 @@ from rank1_hf.decoding.step import RowSlice, Step, TokenStep, placeholder
 from rank1_hf.decoding.tensors import tensor_on
 from rank1_hf.decoding.warm_start import FirstPair, compile_at_launch
 from rank1_hf.models.memory import TYPICAL_TOKENS
-from rank1_hf.models.placement import device_of
+from rank1_hf.models.placement import device_of, leave_in_place, logits_device
 
 logger = logging.getLogger(__name__)
 
-_REFILL_SHARE = 1 / 16  # reckoned for steps with prefill, which are not captured, taking twice as long; 3% of rows wait
+_REFILL_SHARE = 1 / 16  # for steps with prefill, which are not captured, taking twice as long: then 3% of rows wait
 
 
 class Decoder:
@@ -82,6 +83,8 @@ class Decoder:
         self.stats = Stats()
         self.rethinks = rethinks
         self._device = device_of(model.get_input_embeddings())
+        self._logits_device = logits_device(model)
+        leave_in_place(model, "logits_to_keep")
         self._answers = torch.tensor([true_id, false_id], device=device_of(model.get_output_embeddings()))
         self._cache = KVCache(
             self.options.kv_cache_tokens,
@@ -90,7 +93,7 @@ class Decoder:
         )
         own = kernels_for(self._device, model.config, model.dtype) if self.options.kernels else None
         self._kernels: Kernels = own or pytorch
-        self._layers = FusedLayers([])
+        self._layers = FusedLayers({})
         if self.options.fuse:
             self._layers = fuse_layers(model, self._kernels, self.options.page_size)
         self._graphs: DecodeGraphs | None = None
@@ -170,25 +173,27 @@ class Decoder:
         assert options.batch_size is not None
         assert options.prefill_chunk is not None
         max_rows = max_rows or options.batch_size
+        self._cache.restore_budget()
         if self._device.type == "cuda":
             self._cache.reserve(max_rows * TYPICAL_TOKENS)
         self._layers.begin()
         if self._graphs is not None:
             self._graphs.begin()
-        scheduler = (ReproducibleScheduler if options.reproducible else Scheduler)(
+        kind = (
+            partial(ReproducibleScheduler, shares_steps=options.kernels)
+            if options.reproducible
+            else partial(Scheduler, prefill_chunk=options.prefill_chunk)
+        )
+        return kind(
             iter(requests),
             self._new_row,
             self._cache,
             max_rows=max_rows,
-            prefill_chunk=options.prefill_chunk,
             step_overhead_tokens=(options.step_overhead_tokens or 0) if options.speculate else 0,
             shares_prefixes=options.share_prefixes,
             overlaps=bool(options.overlap),
             refill_share=0.0 if self._graphs is None else _REFILL_SHARE,
         )
-        if isinstance(scheduler, ReproducibleScheduler):
-            scheduler.shares_steps = options.kernels
-        return scheduler
 
     def _new_row(self, request: Request) -> Row:
         return Row(request, request.new_chain(self.rules, self.rethinks))
@@ -200,7 +205,7 @@ class Decoder:
         try:
             launched = self._forward(plan, in_flight)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not (should_reduce_batch_size(error) or " out of memory" in str(error)):  # Triton's has no full stop
                 raise
             launched = None
         if launched is None:  # outside of the handler, whose traceback holds on to the step's tensors
@@ -264,7 +269,7 @@ class Decoder:
                 kernels=self._kernels,
             )
             with nullcontext() if probe is None else probe.listening(self.model):
-                output = self._read(step, tensor_on(self._device, with_logits))
+                output = self._read(step, tensor_on(self._logits_device, with_logits))
         return InFlightStep(plan.rows, output, positions, probe)
 
     def _read(self, step: Step | TokenStep, with_logits: Tensor | int = 0) -> Tensor:
@@ -286,7 +291,7 @@ class Decoder:
         logits = output.logits[0]  # (positions, vocabulary)
         if step.probe is not None:
             step.probe.found(logits.float())
-        return self._kernels.read_logits(logits, self._answers)
+        return self._kernels.read_logits(logits, self._answers.to(logits.device))
 
     def _advance_all(self, step: InFlightStep, scheduler: Scheduler) -> list[Decoded]:
         """Wait for a step, and give every row its next token. Returns what is finished."""
@@ -308,9 +313,9 @@ class Decoder:
         row = part.row
         for next_token, drafted in zip(next_tokens, [*part.draft, None], strict=True):
             if row.chain.ended is not None:
-                return _verdict(row, next_token, self._cache, self.model)
+                return verdict(row, next_token, self._cache, self.model)
             if not math.isfinite(next_token.logit):  # the maximum is NaN where any logit is
-                return _not_finite(row, self._cache, self.model)
+                return not_finite(row, self._cache, self.model)
             n_before = len(row.chain.tokens)
             try:
                 branch = row.chain.branch()
@@ -348,7 +353,7 @@ def _given_up(scheduler: Scheduler) -> list[Decoded]:
         outcomes += row.record_outcome(row.failed("cancelled"))
     while scheduler.failed:
         row = scheduler.failed.pop()
-        outcomes += row.record_outcome(_too_large(row))
+        outcomes += row.record_outcome(too_large(row))
     return outcomes
 
 
@@ -374,26 +379,3 @@ def _chosen(row: Row, next_token: NextToken) -> int:
     assert next_token.reading is not None
     assert next_token.reading.logits is not None  # `Row.needs` asked for them
     return chosen_by(row.request.processor, row.chain.tokens, next_token.reading.logits)
-
-
-def _verdict(row: Row, next_token: NextToken, cache: KVCache, model: PreTrainedModel) -> Decoded:
-    true_logit, false_logit = next_token.answers
-    if not all(map(math.isfinite, (next_token.logit, true_logit, false_logit))):
-        return _not_finite(row, cache, model)
-    row.notify("verdict", len(row.chain.tokens), None, next_token.reading)
-    return Decoded(row.request.index, row.chain.thought, row.chain.ended, true_logit, false_logit)
-
-
-def _not_finite(row: Row, cache: KVCache, model: PreTrainedModel) -> Decoded:
-    n_layers, found = model.config.num_hidden_layers, "the model's logits are not finite (NaN or inf)"
-    if model.dtype == torch.float16:
-        found = f"float16, which ends at 65,504, overflowed in layer {overflown_layer(cache, row.kv, n_layers)}"
-    advice = "try dtype='bfloat16' or 'float32', and check the checkpoint's weights"
-    return row.failed(f"{found} after {len(row.chain.tokens)} tokens; {advice}")
-
-
-def _too_large(row: Row) -> Decoded:
-    return row.failed(
-        f"there is no memory for this pair, even alone, after {len(row.chain.tokens)} tokens; lower max_new_tokens or "
-        "max_length, raise kv_cache_tokens if you have set it, or use a smaller or quantized model"
-    )

@@ -65,17 +65,16 @@ class DecodingOptions:
     reproducible: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "prefill_chunk", "kv_cache_tokens", "step_overhead_tokens"):
+        for name in ("batch_size", "prefill_chunk", "page_size", "kv_cache_tokens", "step_overhead_tokens"):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name == "page_size":
                 object.__setattr__(self, name, whole_number(name, value, least=1))
         for name in _SWITCH_FIELDS:
             value = getattr(self, name)
             if not isinstance(value, bool) and not (name == "overlap" and value is None):
                 raise TypeError(f"{name} must be True or False, not {value!r}")
-        page_size = whole_number("page_size", self.page_size, least=1)
-        if page_size < 16 or page_size & (page_size - 1):
-            raise ValueError(f"page_size must be a power of two and at least 16, not {page_size}")
+        if self.page_size < 16 or self.page_size & (self.page_size - 1):
+            raise ValueError(f"page_size must be a power of two and at least 16, not {self.page_size}")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(
                 f"gpu_memory_utilization must be above 0 and at most 1, not {self.gpu_memory_utilization!r}"

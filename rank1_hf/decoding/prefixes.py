@@ -39,7 +39,7 @@ class Prefixes:
         key = _key(row)
         if key in self._kept:
             self._kept.move_to_end(key)
-            row.kv = self._cache.fork(self._kept[key], len(key))
+            self._cache.fork(self._kept[key], len(key), into=row.kv)
             return True
         return not key or self._computing.setdefault(key, row) is row
 
@@ -51,12 +51,13 @@ class Prefixes:
         if row.kv.length < len(key):
             return
         del self._computing[key]
-        prefix = self._cache.fork(row.kv, len(key))
+        prefix = self._kept[key] = RowKV()  # kept first: an interrupt may come at any time
+        self._cache.fork(row.kv, len(key), into=prefix)
         if not self._cache.is_finite(prefix):
             # A NaN in a later token reaches earlier ones (0 * NaN in a causal mask). The next row tries again.
             self._cache.free(prefix)
+            del self._kept[key]
             return
-        self._kept[key] = prefix
         if len(self._kept) > self._capacity:
             self.drop_oldest()
 
@@ -70,8 +71,9 @@ class Prefixes:
         """Free the prefix that has not been used for longest. False: there is none."""
         if not self._kept:
             return False
-        _, oldest = self._kept.popitem(last=False)
-        self._cache.free(oldest)
+        key = next(iter(self._kept))
+        self._cache.free(self._kept[key])
+        del self._kept[key]
         return True
 
 

@@ -13,8 +13,13 @@ the shape of everything that touches a token follows from its own row alone:
 (Cf. He et al., "Defeating Nondeterminism in LLM Inference", Thinking Machines 2025, on batch invariance.)
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.prefixes import n_shared
+from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Scheduler
 
@@ -23,22 +28,39 @@ CHUNK = 128
 
 
 class ReproducibleScheduler(Scheduler):
-    """Plans steps of two widths only: prefill first, so that as many rows as possible decode together."""
+    """Plans steps of two widths only: prefill first, so that as many rows as possible decode together.
+
+    Args:
+        requests, make_row, cache, max_rows, options: as of `Scheduler`.
+        shares_steps: whether prompts of several rows may share a step: where kernels compute each token's attention by
+            itself.
+    """
 
     least_prefill_chunk = CHUNK
-    shares_steps = False
-    """Whether prompts of several rows may share a step: where kernels compute each token's attention by itself."""
+
+    def __init__(
+        self,
+        requests: Iterator[Request | None],
+        make_row: Callable[[Request], Row],
+        cache: KVCache,
+        *,
+        max_rows: int,
+        shares_steps: bool = False,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(requests, make_row, cache, max_rows=max_rows, prefill_chunk=CHUNK, **options)
+        self._width = max_rows
+        self._shares_steps = shares_steps
 
     def _split(self) -> Plan:
         pieces = self._pieces()
         if pieces:
             return Plan(pieces, width=CHUNK, n_logits=self._width)
-        held = self._held()
-        feedable = [row for row in self.rows if (row.pending > 0 or row.will_continue) and row not in held]
+        feedable = [row for row in self.rows if (row.pending > 0 or row.will_continue) and not row.waits_for_belief]
         room = self._width - len(feedable)
         decoding: list[ScheduledRow] = []
         for row in feedable:
-            is_given = row.has_given_tokens and row.pending == 1 and self.shares_steps
+            is_given = row.has_given_tokens and row.pending == 1 and self._shares_steps
             draft = row.chain.given_ahead(room) if is_given else self._draft(row, speculates=row.pending == 1)[:room]
             room -= len(draft)
             decoding.append(ScheduledRow(row, 1, needs_logits=row.pending <= 1, draft=draft))
@@ -49,13 +71,13 @@ class ReproducibleScheduler(Scheduler):
         pieces: list[ScheduledRow] = []
         room = CHUNK
         for row in self.rows:
-            end = _piece_end(row)
+            end = None if row.waits_for_belief else _piece_end(row)
             if end is not None and (row.kv.length > 0 or self._prefixes.start(row)):
                 # A row that starts from a known prefix only now knows where its piece ends.
                 n_tokens = min((_piece_end(row) or end) - row.kv.length, room)
                 room -= n_tokens
                 pieces.append(ScheduledRow(row, n_tokens, needs_logits=n_tokens == row.pending))
-            if pieces and (room == 0 or not self.shares_steps):
+            if pieces and (room == 0 or not self._shares_steps):
                 break
         return pieces
 

@@ -66,8 +66,7 @@ class Request:
 
     def failed(self, chain: Chain, error: str) -> "Decoded":
         """The outcome where there is no verdict, with as much of the chain as there is."""
-        thought = chain.thought or chain.tokens[len(self.prompt) :]
-        return Decoded(self.index, thought, None, math.nan, math.nan, error)
+        return Decoded(self.index, chain.thought_so_far, None, math.nan, math.nan, error, chain.beliefs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ class Row:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.is_guided = self.parent is not None or request.steering != UNSTEERED
+        asks = replace(request.steering, min_tokens=0) != UNSTEERED  # thinking again is no more than a rewrite
+        self.is_guided = self.parent is not None or asks
         self.is_guided |= request.watcher is not None or request.processor is not None
 
     @property
@@ -51,6 +52,11 @@ class Row:
     def will_continue(self) -> bool:
         """Whether the row, in flight, is going to have a token more, unless the model itself ends the chain."""
         return self.pending == 0 and self.chain.ended is None and self.chain.room > 1
+
+    @property
+    def waits_for_belief(self) -> bool:
+        """Whether its next token waits for a branch, because its rule goes by what that reads."""
+        return self.n_branches > 0 and self.chain.goes_by_beliefs
 
     @property
     def is_cancelled(self) -> bool:

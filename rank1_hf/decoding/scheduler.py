@@ -2,7 +2,8 @@
 
 Memory is a budget of pages. A row is admitted when the pages of its whole context are free, and takes more as it grows.
 When they run out, the row admitted last is preempted: it gives its pages back and waits at the front of the queue with
-its chain as it is, and its KV is computed again later, so its result is the same.
+its chain as it is, and its KV is computed again later, so its result is the same. A row that waits for a belief is
+preempted before the branch that reads it, and so comes back behind it.
 """
 
 from collections import deque
@@ -39,7 +40,7 @@ class Scheduler:
     """
 
     least_prefill_chunk = 32
-    """A row that has no memory for steps of so many tokens does not fit."""
+    """A row that runs out of memory alone in a step of so many tokens fails."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Scheduler:
         self._requests = requests
         self._make_row = make_row
         self._cache = cache
-        self._width = self._max_rows = max_rows
+        self._max_rows = max_rows
         self._prefill_chunk = prefill_chunk
         self._step_overhead_tokens = step_overhead_tokens
         self._overlaps = overlaps
@@ -105,14 +106,17 @@ class Scheduler:
         The branch is admitted last, so it is the first to be preempted; it starts from the row's own pages.
         """
         n_known = min(common_prefix_length(row.chain.tokens, chain.tokens), row.kv.length, len(chain.tokens) - 1)
-        chain.rewritten = [(n_known, len(chain.tokens))]
-        self.rows.append(Row(row.request, chain, self._cache.fork(row.kv, n_known), parent=row))
+        chain.rewritten = [(start, min(stop, n_known)) for start, stop in row.chain.rewritten if start < n_known]
+        chain.rewritten.append((n_known, len(chain.tokens)))
+        branch = Row(row.request, chain, parent=row)
+        self.rows.append(branch)
         row.n_branches += 1
+        self._cache.fork(row.kv, n_known, into=branch.kv)
 
     def release(self, row: Row, *, wipe: bool = False) -> None:
         """A row is finished; `wipe` clears the pages that it alone owns, where they may hold NaN."""
-        self.rows.remove(row)
         self._cache.free(row.kv, wipe=wipe)
+        self.rows.remove(row)
 
     def drop_cancelled(self) -> list[Row]:
         """Free the rows, live or waiting, that were cancelled, and all that they hold."""
@@ -179,16 +183,18 @@ class Scheduler:
         The tokens of a given chain are the draft of its row, which is always right: they are fed like those of a
         prompt, and the logits behind each are read.
         """
-        held, speculates = self._held(), not self._prefers_overlap
+        speculates = not self._prefers_overlap
         parts = [
             ScheduledRow(row, 1, needs_logits=True, draft=self._draft(row, speculates=speculates))
             for row in self.rows
-            if (row.pending == 1 or row.will_continue) and row not in held and not row.has_given_tokens
+            if (row.pending == 1 or row.will_continue) and not row.waits_for_belief and not row.has_given_tokens
         ]
         room, n_read = self._prefill_chunk, EXPECTED_ROWS  # so many logits have memory
         for row in self.rows:
             if room == 0:
                 break
+            if row.waits_for_belief:
+                continue
             if (row.pending > 1 or row.has_given_tokens) and (row.kv.length > 0 or self._prefixes.start(row)):
                 n_tokens = min(row.pending, room)
                 is_last = n_tokens == row.pending
@@ -198,10 +204,6 @@ class Scheduler:
                 parts.append(ScheduledRow(row, n_tokens, needs_logits=is_last, draft=given))
         # The last chunk of a prompt may be a few tokens.
         return Plan(sorted(parts, key=lambda part: part.n_fed > MAX_BATCHED_NEW_TOKENS))
-
-    def _held(self) -> set[Row | None]:
-        """Rows that wait for a live branch, because their rule goes by what it reads."""
-        return {row.parent for row in self.rows if row.parent is not None and row.chain.goes_by_beliefs}
 
     def _draft(self, row: Row, *, speculates: bool) -> list[int]:
         """Tokens to speculate on, unless memory is short (a draft may take another page).
@@ -240,7 +242,11 @@ class Scheduler:
         self.failed.append(self._evict_last_admitted())
 
     def _evict_last_admitted(self) -> Row:
-        row = self.rows.pop()
+        row = self.rows[-1]
+        parent = row.parent
+        if parent is not None and parent in self.rows and parent.waits_for_belief:
+            row = parent
         self._prefixes.abandon(row)
         self._cache.free(row.kv)
+        self.rows.remove(row)
         return row

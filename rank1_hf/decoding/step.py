@@ -51,6 +51,13 @@ class Step:
             other row; None: neither.
         probe: receives what the layers attend; None: nothing is requested.
         kernels: what the layers compute with.
+
+    Attributes:
+        n_tokens: how many tokens it feeds, without padding.
+        input_ids: [1, tokens], int64, the padding included.
+        position_ids: [1, tokens], int64: each token's place in its own row; 0 for padding.
+        pages: [n_tokens], int64: the page that each token is written to; padding is not.
+        offsets: [n_tokens], int64: its place in that page.
     """
 
     def __init__(
@@ -85,13 +92,9 @@ class Step:
         self.n_tokens = len(tokens)
         padding = [0] * ((width or self.n_tokens) - self.n_tokens)
         self.input_ids = fill_placeholders(self._tensor(tokens + padding), previous_tokens)[None]
-        """[1, tokens], int64, the padding included."""
         self.position_ids = self._tensor(positions + padding)[None]
-        """[1, tokens], int64: each token's place in its own row; 0 for padding."""
         self.pages = self._tensor(pages)
-        """[n_tokens], int64: the page that each token is written to; padding is not."""
         self.offsets = self.positions % cache.page_size
-        """[n_tokens], int64: its place in that page."""
         self._n_padding = len(padding)
 
     @property
@@ -117,7 +120,7 @@ class Step:
         start = 0
         for _, rows in groupby(
             enumerate(self._slices),
-            lambda row: (len(row[1].tokens) > n_few, len(row[1].kv.pages) > n_alike and row[0]),
+            lambda row: (len(row[1].tokens) > n_few, row[0] if len(row[1].kv.pages) > n_alike else -1),
         ):
             parts = [part for _, part in rows]
             stop = start + sum(len(part.tokens) for part in parts)
@@ -157,6 +160,8 @@ class TokenStep:
         cache: the pool that the rows' pages belong to.
         table: [tokens, 2 + most pages], int64: a token's id, its position, and the pages of its row, in order.
         kernels: those written for the device.
+
+    Attributes: those of `Step`.
     """
 
     probe = None

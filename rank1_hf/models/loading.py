@@ -35,7 +35,7 @@ from rank1_hf.models.devices import check_devices, memory_limits, resolve_device
 from rank1_hf.models.dtypes import compute_in_float16, overflown_weight, usable_dtype
 from rank1_hf.models.hub import CheckpointError as CheckpointError  # one of this module's names, too
 from rank1_hf.models.hub import check_available, is_hub_name
-from rank1_hf.models.placement import offloaded_bytes
+from rank1_hf.models.placement import keep_layer_hooks, offloaded_bytes
 from rank1_hf.models.quantization import Quantization, quantization_config, stored_quantization
 
 logger = logging.getLogger(__name__)
@@ -173,12 +173,20 @@ def load_model(
         if not has_bfloat16(target):
             compute_in_float16(loaded)
     _log_offloading(checkpoint.path, offloaded_bytes(loaded))
+    keep_layer_hooks(loaded)
     return loaded
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """The most tokens the model's positions allow, where its config says."""
+    """The most tokens the model's positions allow, where its config says.
+
+    With "longrope" (Phi-3, Phi-4-mini) it is the length of pretraining: as soon as one row of a batch is longer,
+    Transformers rotates all of them by other frequencies (`longrope_frequency_update`).
+    """
     length = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        length = rope.get("original_max_position_embeddings") or length
     return int(length) if length else None
 
 

@@ -25,7 +25,8 @@ RULES = 1
 """The version of what makes a judgment of a prompt: to be raised whenever the same prompt may get another one."""
 
 _NOT_IN_KEY = {"batch_size", "kv_cache_tokens", "gpu_memory_utilization", "step_overhead_tokens", "overlap"}
-"""The decoding options that change no rounding (the batch size does in reproducible mode, and is in the key there)."""
+"""Decoding options that follow the memory and the load, not the pair. In reproducible mode they change no bit, but for
+the batch size, which is in the key there; else they may change rounding in 16 bits, as other pairs in the batch do."""
 
 
 class CachedJudgments:

@@ -32,7 +32,7 @@ from rank1_hf.tracing.lens import LensObserver, n_layers_and_heads
 from rank1_hf.tracing.observer import Observed, check_needs
 from rank1_hf.tracing.tracer import Tracer
 
-_HITS_AT_A_TIME = 64  # judgments from the cache that are handed out together
+_READY_AT_A_TIME = 64  # judgments that need no decoding, and are handed out together
 _KEEP_SECONDS = 0.25  # between two times that unfinished chains are kept: as much thinking a kill costs
 _REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
 
@@ -108,44 +108,52 @@ class Call:
 
     def requests(self) -> Iterator[Request | None]:
         """What is to be decoded; what cannot be, or is already, is seen to here."""
-        n_hits = 0
         for arrived in self._pairs:
             if arrived is None:
                 yield None
                 continue
             index, pair = arrived
             try:
-                query, passage = unpack(self._options.instructed(pair))
-                given = self._given_ids(index)
-                processed = (
-                    None if self._options.processor(index) is None else index
-                )  # who samples wants each by itself
-                key = (query_text(query), passage_text(passage), processed, given)
-                if key in self._waiting:
-                    self._waiting[key].append(index)
-                elif key in self._finished:
-                    self._ready.append(self._finished[key].at(index))
-                else:
-                    prompt = self._pair_encoder.encode(query, passage)
-                    fingerprint = self._fingerprints.of(index, prompt, given)
-                    kept = self._resumed.kept(index, fingerprint)
-                    hit = kept if kept is not None and not kept.unfinished else self._cached_judgment(index, prompt)
-                    if hit is not None:
-                        hit = replace(hit, fingerprint=fingerprint)
-                        self._ready.append(hit)
-                        self._remember(key, hit)
-                        n_hits += 1
-                        if n_hits % _HITS_AT_A_TIME == 0:
-                            yield None  # so that they are taken
-                        continue
-                    live = self._begin(index, key, prompt, fingerprint, kept)
-                    request = self._request(index, live, given, self._cancelled(index, key))
-                    self._waiting[key] = []
-                    self._live[index] = live
-                    yield request
+                request = self._taken(index, pair)
             except (PairError, SteeringError) as error:
                 self._ready.append(Judgment.failed(index, str(error)))
+                request = None
+            if request is not None:
+                yield request
+            elif len(self._ready) >= _READY_AT_A_TIME:
+                yield None  # so that they are taken
         self.is_over = True
+
+    def _taken(self, index: int, pair: Pair) -> Request | None:
+        """The request of a pair; None where its judgment is known, or an equal pair is being decoded.
+
+        Raises:
+            PairError, SteeringError: the pair cannot be decoded.
+        """
+        query, passage = unpack(self._options.instructed(pair))
+        given = self._given_ids(index)
+        processed = None if self._options.processor(index) is None else index  # who samples wants each by itself
+        key = (query_text(query), passage_text(passage), processed, given)
+        if key in self._waiting:
+            self._waiting[key].append(index)
+            return None
+        if key in self._finished:
+            self._ready.append(self._finished[key].at(index))
+            return None
+        prompt = self._pair_encoder.encode(query, passage)
+        fingerprint = self._fingerprints.of(index, prompt, given)
+        kept = self._resumed.kept(index, fingerprint)
+        known = kept if kept is not None and not kept.unfinished else self._cached_judgment(index, prompt)
+        if known is not None:
+            known = replace(known, fingerprint=fingerprint)
+            self._ready.append(known)
+            self._remember(key, known)
+            return None
+        live = self._begin(index, key, prompt, fingerprint, kept)
+        request = self._request(index, live, given, self._cancelled(index, key))
+        self._waiting[key] = []
+        self._live[index] = live
+        return request
 
     def finish(self, decoded: Decoded) -> None:
         """Make the judgment of what the decoder has finished, and of the pairs that are equal to it."""
@@ -207,9 +215,8 @@ class Call:
             if live.chain is None or not live.chain.generated:
                 continue
             generated = tuple(live.chain.generated)
-            thought = live.chain.thought or live.chain.tokens[len(live.prompt.ids) :]
             error = f"interrupted after {len(generated)} tokens; resume_from=... goes on"
-            judgment = self._judgment(Decoded(index, thought, None, math.nan, math.nan, error), live)
+            judgment = self._judgment(Decoded(index, live.chain.thought_so_far, None, math.nan, math.nan, error), live)
             judgment = replace(judgment, unfinished=generated)
             found += [judgment, *map(judgment.at, self._waiting[live.key])]
         return [*found, *self._ready]
@@ -292,12 +299,12 @@ class Call:
         if steering.rule is not None:
             steering = replace(steering, rule=rule_for_pair(steering.rule, index))
         return Request(
-            index,
-            prompt.ids,
-            prompt.n_shared,
-            limit,
-            reason,
-            self._pair_encoder.context,
+            index=index,
+            prompt=prompt.ids,
+            n_shared=prompt.n_shared,
+            limit=limit,
+            limit_reason=reason,
+            context=self._pair_encoder.context,
             steering=steering,
             processor=options.processor(index),
             watcher=live.watcher,

@@ -184,7 +184,8 @@ class CrossEncoderMethods(ABC):
         if pairs is not None and inputs is not None:
             raise TypeError("pairs and inputs are two names of one argument; give one of them")
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
-        call_options("predict", self.decoder, options, senseless=_ONLY_SCORES)
+        asked = call_options("predict", self.decoder, options, senseless=_ONLY_SCORES, warns=False)  # judge warns
+        options["observers"], options["resume_from"] = asked.observers, asked.resume_from  # they may be iterators
         given = inputs if pairs is None else pairs
         single = is_pair(given)
         judgments = self.judge(given, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)  # type: ignore[arg-type]
@@ -246,7 +247,8 @@ class CrossEncoderMethods(ABC):
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
         if top_k is not None:
             top_k = whole_number("top_k", top_k, least=1)
-        observers = call_options("rank", self.decoder, options, warns=False).observers  # judge warns
+        asked = call_options("rank", self.decoder, options, warns=False)  # judge warns
+        options["resume_from"], observers = asked.resume_from, asked.observers  # they may be iterators
         exit_rule = top_k_exit_rule(top_k, early_exit)
         if exit_rule is not None and options.get("rule") is not None:
             raise ValueError("early_exit is a rule by itself; leave out rule, or early_exit")

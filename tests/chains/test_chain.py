@@ -315,6 +315,7 @@ def test_a_given_chain_is_closed_by_force_where_that_is_asked_for(given: tuple[i
     chain = steered(limit=9, given=given, stops_behind_given=True)
     think(chain, *(70 for _ in given))
     assert (chain.ended, chain.thought, chain.tokens) == ("stopped", given, [*PROMPT, *given, *FORCED])
+    assert chain.thought_so_far == given
 
 
 def test_a_rule_is_not_asked_about_the_tokens_given():

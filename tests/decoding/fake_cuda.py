@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import attach_align_device_hook_on_blocks
 from torch import Tensor
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +28,7 @@ from rank1_hf.models import products
 from rank1_hf.models.cards import GPUS
 from rank1_hf.models.family import FAMILY
 from rank1_hf.models.memory import MAX_SPLITS
+from rank1_hf.models.placement import keep_layer_hooks
 
 DEVICE = torch.device("cuda", 0)  # with its number: a build for CPUs cannot say which device is current
 
@@ -50,7 +52,8 @@ class Launches(TorchDispatchMode):
         assert "scaled_dot_product" not in name, "there are kernels for attention"
         if name in ("index", "index_put_") and "cuda" in devices:
             indices = [index for index in args[1] if index is not None]
-            assert all(index.device.type == "cuda" and index.dtype != torch.bool for index in indices), f"{name}: waits"
+            there = args[0].device
+            assert all(index.device == there and index.dtype != torch.bool for index in indices), f"{name}: waits"
         found = function(*args, **kwargs)
         made = [one for one in tree_leaves(found) if isinstance(one, Tensor)]
         if len(devices | {one.device.type for one in made}) > 1:
@@ -77,19 +80,23 @@ class NotedKernels:
         assert queries[0].is_contiguous()
         assert key_pool.is_contiguous()
         assert value_pool.is_contiguous()
+        assert key_pool.device == value_pool.device == queries.device
         for table in (batch.query_starts, batch.context_lengths, batch.block_table):
-            assert (table.device, table.dtype) == (DEVICE, torch.int32)
+            assert (table.device, table.dtype) == (queries.device, torch.int32)
         assert batch.block_table.stride(1) == 1
         assert len(batch.query_starts) == len(batch.context_lengths) + 1 == len(batch.block_table) + 1
         self._launches.names += ["attend", "merge"]
         if batch.longest_query <= MAX_BATCHED_NEW_TOKENS:
-            torch.empty(*queries.shape[:2], MAX_SPLITS, queries.shape[2] + 1, dtype=torch.float32, device=DEVICE)
+            torch.empty(
+                *queries.shape[:2], MAX_SPLITS, queries.shape[2] + 1, dtype=torch.float32, device=queries.device
+            )
         return torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
 
     def add_rms_norm(
         self, states: Tensor, residual: Tensor | None, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         assert states.shape[-1:] == weight.shape
+        assert states.device == weight.device
         return self._note("add_rms_norm", states.shape, states), states
 
     def rotate_and_write(
@@ -105,7 +112,8 @@ class NotedKernels:
     ) -> Tensor:
         assert keys.shape == values.shape
         assert keys.shape[1:] == (key_pool.shape[1], key_pool.shape[3])
-        assert (slots.device, slots.dtype, len(slots)) == (DEVICE, torch.int32, len(queries))
+        assert (slots.device, slots.dtype, len(slots)) == (queries.device, torch.int32, len(queries))
+        assert {x.device for x in (keys, values, cos, sin, key_pool, value_pool)} == {queries.device}
         return self._note("rotate_and_write", queries.shape, queries)
 
     def gate(self, gated: Tensor, up: Tensor, activation: str) -> Tensor:
@@ -113,6 +121,7 @@ class NotedKernels:
         return self._note("gate", gated.shape, gated)
 
     def read_logits(self, logits: Tensor, answers: Tensor) -> Tensor:
+        assert answers.device == logits.device
         return self._note("read_logits", (len(logits), 4), logits, torch.float32)
 
     def _note(self, name: str, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -147,7 +156,8 @@ class FakeGpu:
         with torch.inference_mode(), self.launches:
             one = Step(self.cache, slices, DEVICE, previous_tokens=previous_tokens, kernels=self.decoder._kernels)
             lengths = [len(part.tokens) for part in slices]
-            return self.decoder._read(one, step.tensor_on(DEVICE, [n - 1 for n in accumulate(lengths)]))
+            with_logits = step.tensor_on(self.decoder._logits_device, [n - 1 for n in accumulate(lengths)])
+            return self.decoder._read(one, with_logits)
 
     def captured(self, parts: Parts, previous_tokens: Tensor | None = None) -> Tensor:
         """A decode step, captured if its shape is new, and replayed."""
@@ -165,13 +175,16 @@ class FakeGpu:
 
 
 @contextmanager
-def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[FakeGpu]:
+def fake_gpu(
+    name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, *, n_gpus: int = 1, **settings: Any
+) -> Iterator[FakeGpu]:
     """A decoder on a GPU that is not there.
 
     Args:
         name: of a family member, as in "7b".
         n_layers: instead of the member's.
         monkeypatch: for what only a CUDA build of PyTorch can do.
+        n_gpus: the layers are spread over so many, as accelerate does it.
         settings: of the config, instead of the member's.
     """
     launches = Launches()
@@ -191,10 +204,25 @@ def fake_gpu(name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch, **settin
         config = AutoConfig.for_model(**FAMILY[f"jhu-clsp/rank1-{name}"] | {"num_hidden_layers": n_layers} | settings)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device=DEVICE)
+        model.to_empty(device=DEVICE) if n_gpus == 1 else _spread(model, n_gpus, monkeypatch)
         rules = ChainRules(close=(7,), eos=frozenset({8}), force_close=lambda p, t: [*p, *t, 7], rethink=None)
         options = DecodingOptions(kv_cache_tokens=2**16)
         yield FakeGpu(Decoder(model, rules, true_id=3, false_id=4, options=options), launches)
+
+
+def _spread(model: PreTrainedModel, n_gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `accelerate.dispatch_model`, which asks for real GPUs."""
+    gpus = [torch.device("cuda", n) for n in range(n_gpus)]
+    layers = len(model.model.layers)
+    places = {f"model.layers.{n}": gpus[n * n_gpus // layers] for n in range(layers)}
+    places |= {"model.embed_tokens": gpus[0], "model.rotary_emb": gpus[0], "model.norm": gpus[-1], "lm_head": gpus[-1]}
+    for module, gpu in places.items():
+        model.get_submodule(module).to_empty(device=gpu)
+    monkeypatch.setattr("accelerate.hooks.set_module_tensor_to_device", lambda *where, **how: None)  # they are there
+    in_place = dict.fromkeys(places, False)
+    attach_align_device_hook_on_blocks(model, execution_device=places | {"": gpus[0]}, offload=in_place)
+    model.hf_device_map = places
+    keep_layer_hooks(model)
 
 
 def _tensor_on(device: torch.device, values: Any) -> Tensor:

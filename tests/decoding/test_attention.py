@@ -1,5 +1,7 @@
 """Paged attention of one step against plain attention of every row alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -111,3 +113,18 @@ def test_what_is_not_implemented_is_refused_instead_of_ignored():
     module.layer_idx = 0
     with pytest.raises(NotImplementedError, match="softcap"):
         paged_attention(module, tensor, tensor, tensor, None, scaling=1.0, step=step, softcap=30.0)
+
+
+@pytest.mark.parametrize("lengths", [[100, 5], [5, 100], [100, 5, 100, 5, 5]])
+def test_where_rows_depend_on_no_other_a_very_long_one_is_attended_by_itself(lengths: list[int]):
+    """Kernels split contexts by the longest of a batch, beyond so many pages."""
+    cache, slices = KVCache(), []
+    for n_tokens in lengths:
+        row = RowKV()
+        cache.extend(row, n_tokens)
+        slices.append(RowSlice(row, [0]))
+    step = Step(cache, slices, torch.device("cpu"), width=8, kernels=SimpleNamespace(UNIFORM_PAGES=1))
+    *batches, padding = (batch.context_lengths.tolist() for _, batch in step.batches)
+    assert padding == [0]
+    assert [n for batch in batches for n in batch] == lengths
+    assert all(len(batch) == 1 for batch in batches if 100 in batch)

@@ -206,10 +206,10 @@ def test_llm_int8_is_not_captured(case, recorder: Recorder, caplog):
 
 @given(st.integers(1, MAX_CAPTURED_TOKENS))
 def test_a_quarter_of_a_step_is_padding_at_most(n_tokens: int):
-    assert n_tokens <= graphs._height(n_tokens) <= n_tokens * 1.25
+    assert n_tokens <= graphs._padded_tokens(n_tokens) <= n_tokens * 1.25
 
 
 def test_there_are_few_shapes():
-    heights = {graphs._height(n) for n in range(1, MAX_CAPTURED_TOKENS + 1)}
-    widths = {graphs._width(n) for n in range(1, 257)}
+    heights = {graphs._padded_tokens(n) for n in range(1, MAX_CAPTURED_TOKENS + 1)}
+    widths = {graphs._padded_pages(n) for n in range(1, 257)}
     assert (len(heights), len(widths)) == (32, 5)

@@ -154,6 +154,14 @@ def test_a_fork_takes_nothing_behind_its_length():
     assert contents(cache, fork, 0)[0] == [1.0] * 10 + [2.0]
 
 
+def test_what_lies_behind_the_end_of_a_row_makes_it_no_less_finite():
+    cache = KVCache()
+    row = RowKV()
+    append(cache, row, [1.0] * 10 + [float("nan")] * 2)
+    cache.truncate(row, 10)
+    assert cache.is_finite(row)
+
+
 def test_a_copy_that_finds_no_memory_leaves_everything_as_it_was(monkeypatch):
     cache = KVCache()
     source = RowKV()

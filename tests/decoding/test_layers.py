@@ -27,6 +27,7 @@ from rank1_hf import Rank1
 from rank1_hf.decoding.kernels import kernels_for, reference
 from rank1_hf.decoding.layers import FusedLayer, fuse_layers
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.models.packed import PackedPart, pack_linear_layers
 from tests.decoding.oracle import assert_same
 
@@ -200,7 +201,7 @@ class TestWhatIsDoneToTheModel:
             decoder.rules,
             true_id=int(decoder._answers[0]),
             false_id=int(decoder._answers[1]),
-            options=decoder.options.__class__(kernels=False),
+            options=DecodingOptions(kernels=False),
         )
         assert_same(found, sorted(decoder.run(requests), key=lambda decoded: decoded.index))
 
@@ -273,9 +274,29 @@ def test_a_copy_of_a_model_is_fused_by_itself(handed_over):
     other.model.layers[0].mlp.up_proj.weight.data.zero_()
     answers = {"true_id": int(first._answers[0]), "false_id": int(first._answers[1])}
     second = Decoder(other, first.rules, **answers)
-    assert second._layers._layers[0] is not first._layers._layers[0]
-    assert all(layer.begin() for layer in second._layers._layers)
+    assert n_fused(other) == n_fused(model) == 2
+    assert other.model.layers[0].forward.__self__ is not model.model.layers[0].forward.__self__
+    list(second.run(requests))
     assert_same(list(first.run(requests)), expected)
+
+
+@pytest.mark.skipif(not KERNELS, reason="without kernels nothing is fused")
+def test_a_part_that_another_decoder_has_fused_is_noticed_too_where_it_is_changed(handed_over, caplog):
+    model, decoder, requests, _ = handed_over
+    first = decoder()
+    layer = model.model.layers[0]
+    layer.mlp.up_proj = copy.deepcopy(layer.mlp.up_proj)
+    decoder()  # fuses the layer anew
+    layer.mlp = nn.Sequential(layer.mlp, Negative())
+    expected = Decoder(
+        copy.deepcopy(model),
+        first.rules,
+        true_id=int(first._answers[0]),
+        false_id=int(first._answers[1]),
+        options=DecodingOptions(kernels=False),
+    ).run(requests)
+    assert_same(list(first.run(requests)), sorted(expected, key=lambda decoded: decoded.index))
+    assert "layers [0] have hooks or changed parts" in caplog.text
 
 
 @pytest.mark.skipif(not KERNELS, reason="without kernels nothing is fused")

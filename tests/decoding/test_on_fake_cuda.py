@@ -38,6 +38,18 @@ def test_kernels_of_a_decode_step(member: str, monkeypatch: pytest.MonkeyPatch):
         assert len(gpu.launches.names) <= 2 * KERNELS_OF_A_LAYER + KERNELS_AROUND_THE_LAYERS
 
 
+def test_layers_on_two_gpus(monkeypatch: pytest.MonkeyPatch):
+    """Each layer computes on its device, with its keys and values and its tables there; fused, as on one."""
+    with fake_gpu("7b", 4, monkeypatch, n_gpus=2) as gpu:
+        first, second = RowKV(), RowKV()
+        gpu.eager([(first, [5] * 100), (second, [5] * 40)])
+        found = gpu.eager([(first, [5]), (second, [5] * 3)])
+        assert found.shape == (2, 4)
+        assert [gpu.cache.layer(n)[0].device.index for n in range(4)] == [0, 0, 1, 1]
+        assert gpu.launches.names.count("rotate_and_write") == 4
+        gpu.eager([(first, [placeholder(0)]), (second, [placeholder(1)])], found[:, 0])
+
+
 def test_a_7b_model_launches_at_most_420_kernels_a_step():
     assert 28 * KERNELS_OF_A_LAYER + KERNELS_AROUND_THE_LAYERS <= 420
 

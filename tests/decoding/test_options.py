@@ -1,8 +1,10 @@
 """Each thing that the engine does beyond the plain loop can be switched off, and changes nothing."""
 
+import json
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +107,11 @@ def test_options_are_read_from_text(text: str, options: DecodingOptions):
 )
 def test_options_are_written_as_they_are_read(options: DecodingOptions):
     assert DecodingOptions.parse(str(options)) == options
+
+
+def test_whole_numbers_of_numpy_become_pythons():
+    options = DecodingOptions(page_size=np.int64(128), batch_size=np.int64(4))
+    assert json.loads(json.dumps([options.page_size, options.batch_size])) == [128, 4]
 
 
 @pytest.mark.parametrize(

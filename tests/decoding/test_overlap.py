@@ -52,6 +52,14 @@ def ahead(oracle, folder, **options: int) -> tuple[Decoder, Order]:
     return decoder, Order(decoder)
 
 
+def test_steps_of_chains_that_must_be_long_enough_overlap(case):
+    folder, oracle, requests, _ = case("qwen2")
+    longer = steered(requests, min_tokens=12)
+    decoder, order = ahead(oracle, folder)
+    assert_same(list(decoder.run(longer)), [oracle.decode(request) for request in longer])
+    assert order.n_ahead > decoder.stats.steps / 2
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("max_rows", [1, 3, 32])
 def test_chains_and_verdicts_equal_the_plain_loop(case, shape: str, max_rows: int):

@@ -200,6 +200,31 @@ def test_an_early_exit_stops_one_token_behind_the_point_whatever_else_is_decoded
     assert n_stopped > 3
 
 
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_a_rule_knows_its_beliefs_where_memory_is_short(case, reproducible: bool):
+    """A row that waits for one waits for it all the same when rows are preempted."""
+    folder, oracle, requests, expected = case("qwen2")
+    longest = sorted(expected, key=lambda decoded: -len(decoded.thought))[:2]
+    rows = [replace(requests[longest[i % 2].index], index=i, n_shared=0) for i in range(6)]
+    rows = steered(rows, rule=KnowsBeliefs(), belief_at=every_third)
+    small = {"kv_cache_tokens": 4 * PAGE_SIZE}
+    decoder = reproducible_decoder(oracle, folder, **small) if reproducible else oracle.decoder(folder, **small)
+    results = list(decoder.run(rows))
+    assert decoder.stats.preemptions > 0
+    assert_same(results, [replace(longest[i % 2], index=i) for i in range(6)])
+
+
+class KnowsBeliefs(Rule):
+    """Stops no chain, and fails where a belief is not known that was to be read before."""
+
+    reads_beliefs = True
+
+    def stop(self, thought, beliefs):
+        due = list(range(0, len(thought) + 1, 3))
+        assert [point.n_tokens for point in beliefs] in (due, due[:-1] if len(thought) % 3 == 0 else due)
+        return False
+
+
 class Failing(Rule):
     def __init__(self, at: int) -> None:
         self.at = at

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BitsAndBytesConfig, BloomConfig, CLIPConfig, PreTrainedModel, T5Config
+from transformers import BitsAndBytesConfig, BloomConfig, CLIPConfig, Phi3Config, PreTrainedModel, T5Config
 
 from rank1_hf import Rank1
 from rank1_hf.models.devices import n_bytes, resolve_device, resolve_dtype
@@ -78,6 +78,11 @@ class TestGood:
         assert loaded.eos == {loaded.checkpoint.tokenizer.eos_token_id, 601, 602}
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 601}))
         assert load(folder, device="cpu").eos == {loaded.checkpoint.tokenizer.eos_token_id, 601}
+
+    def test_the_context_of_longrope_is_where_its_frequencies_change(self):
+        rope = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [4.0] * 48, "rope_theta": 1e4}
+        config = Phi3Config(max_position_embeddings=131072, original_max_position_embeddings=4096, rope_parameters=rope)
+        assert context_length(config) == 4096
 
     def test_context_is_unknown_where_the_config_does_not_say(self):
         assert context_length(T5Config()) is None

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rank1_hf import Rank1
+from rank1_hf import DecodingOptions, Rank1
+from rank1_hf.decoding.layers import FusedLayer
 from rank1_hf.models.loading import load_model, open_checkpoint
 from rank1_hf.models.placement import device_of, is_split, layer_devices, offloaded_bytes
 from tests import tiny_models
@@ -56,6 +57,24 @@ def test_unequal_parts_of_a_trained_model_give_its_chains(on_disk: set[str], cap
     assert offloaded_bytes(parts.model) == {"cpu": 0, "disk": n_bytes}
     assert caplog.text.count("every step moves them") == 1, "how slow it will be is said once"
     assert offloaded_bytes(whole.model) == {"cpu": 0, "disk": 0}
+
+
+def test_layers_that_stay_in_their_place_are_fused(checkpoint: Callable[..., Path]) -> None:
+    """accelerate's hooks within a layer, of which none can be fused, are left only where it brings weights."""
+    folder = checkpoint("qwen2", tie_word_embeddings=False)
+    n_layers = Rank1(folder).model.config.num_hidden_layers
+    parts = Rank1(folder, dtype="float32", device_map=split(n_layers, {"model.layers.1"}))
+    if not parts.decoder.options.fuse:
+        pytest.skip("without kernels nothing is fused")
+    layers = parts.model.model.layers
+    hooked = [any(hasattr(part, "_hf_hook") for part in list(layer.modules())[1:]) for layer in layers]
+    fused = [isinstance(getattr(layer._old_forward, "__self__", None), FusedLayer) for layer in layers]
+    assert hooked == [index == 1 for index in range(n_layers)]
+    assert fused == [index != 1 for index in range(n_layers)]
+    parts.judge(PAIRS[:2])
+    again = Rank1(parts.model, tokenizer=parts.tokenizer, max_new_tokens=24, decoding=DecodingOptions(fuse=False))
+    fusing = Rank1(parts.model, tokenizer=parts.tokenizer, max_new_tokens=24)
+    assert [one.chain for one in again.judge(PAIRS)] == [one.chain for one in fusing.judge(PAIRS)]
 
 
 def test_what_lies_in_main_memory_is_offloaded_only_where_something_else_computes() -> None:

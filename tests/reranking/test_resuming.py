@@ -204,6 +204,10 @@ def test_scores_and_rankings_go_on_too(load: Callable[..., Rank1], expected: lis
     passages = [passage for _, passage in PAIRS[:3]]
     kept = [judgment for judgment in interrupted(model, 9) if judgment.index < 3]
     scores = [judgment.score for judgment in expected[:3]]
+    n_tokens = model.decoder.stats.decode_tokens
+    assert model.predict(PAIRS[:3], resume_from=iter(expected[:3])) == pytest.approx(scores, abs=1e-4)
+    model.rank(PAIRS[0][0], passages, resume_from=iter(expected[:3]))
+    assert model.decoder.stats.decode_tokens == n_tokens, "an iterator is taken whole"
     assert model.predict(PAIRS[:3], resume_from=kept) == pytest.approx(scores, abs=1e-4)
     for hit in model.rank(PAIRS[0][0], passages, resume_from=kept):
         assert hit["score"] == pytest.approx(scores[hit["corpus_id"]], abs=1e-4)

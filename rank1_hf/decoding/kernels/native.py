@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -48,15 +49,15 @@ def _outcome(source: Path, options: tuple[str, ...]) -> ctypes.CDLL | str:
     """The library, or why there is none."""
     try:
         return _loaded(source, options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # a full disk is one
         return str(error)
 
 
 def _loaded(source: Path, options: tuple[str, ...]) -> ctypes.CDLL:
     if sys.platform != "linux":
         raise ValueError("the CPU kernels are for Linux")
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, _COMPILERS))[:1]
+    if not compiler:
         raise ValueError("there is no C++ compiler to compile the CPU kernels with; install g++")
     library = cache_folder() / f"{source.stem}-{_key(compiler, source, options)}.so"
     if library.exists():
@@ -95,20 +96,20 @@ def _is_ours(folder: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _key(compiler: str, source: Path, options: tuple[str, ...]) -> str:
+def _key(compiler: list[str], source: Path, options: tuple[str, ...]) -> str:
     """Of everything that decides what is compiled."""
-    target = _run([compiler, _PROCESSOR, "-Q", "--help=target"])  # what "native" stands for here
+    target = _run([*compiler, _PROCESSOR, "-Q", "--help=target"])  # what "native" stands for here
     sources = [source, *sorted(source.parent.glob("*.h"))]
     texts = [path.read_text(encoding="utf-8") for path in sources]
-    parts = [*texts, _run([compiler, "--version"]), target, *_FLAGS, *options]
+    parts = [*texts, _run([*compiler, "--version"]), target, *_FLAGS, *options]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, source: Path, library: Path, options: tuple[str, ...]) -> None:
+def _compile(compiler: list[str], source: Path, library: Path, options: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         unit, made = Path(folder, "kernels.o"), Path(folder, library.name)
-        _run([compiler, *_FLAGS, _PROCESSOR, *options, "-c", str(source), "-o", str(unit)])
-        _run([compiler, "-shared", str(unit), "-o", str(made)])  # without -fopenmp: see `compiled`
+        _run([*compiler, *_FLAGS, _PROCESSOR, *options, "-c", str(source), "-o", str(unit)])
+        _run([*compiler, "-shared", str(unit), "-o", str(made)])  # without -fopenmp: see `compiled`
         made.replace(library)
 
 

@@ -47,10 +47,10 @@ def attend(
     n_query_blocks = triton.cdiv(batch.longest_query, blocks.rows // group)
 
     output = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
-    parts, log_totals = output, None
+    partial, lse = output, None
     if n_splits > 1:
-        parts = output.new_empty((n_tokens, n_heads, n_splits, head_dim), dtype=torch.float32)
-        log_totals = output.new_empty((n_tokens, n_heads, n_splits), dtype=torch.float32)
+        partial = output.new_empty((n_tokens, n_heads, n_splits, head_dim), dtype=torch.float32)
+        lse = output.new_empty((n_tokens, n_heads, n_splits), dtype=torch.float32)
     with torch.cuda.device_of(queries):  # type: ignore[no-untyped-call]  # where Triton launches
         _attend[(n_rows, n_kv_heads, n_query_blocks * n_splits)](
             queries,
@@ -59,8 +59,8 @@ def attend(
             batch.query_starts,
             batch.context_lengths,
             batch.block_table,
-            parts,
-            log_totals,
+            partial,
+            lse,
             scaling * math.log2(math.e),
             _UNBOUNDED if window is None else window,
             queries.stride(0),
@@ -76,10 +76,10 @@ def attend(
             num_warps=blocks.warps,
             num_stages=blocks.stages,
         )
-        if log_totals is not None:
+        if lse is not None:
             _merge[(n_tokens, n_heads)](
-                parts,
-                log_totals,
+                partial,
+                lse,
                 output,
                 n_splits,
                 head_dim=head_dim,
@@ -90,7 +90,7 @@ def attend(
 
 
 def splits(width: int, page_size: int = PAGE_SIZE) -> tuple[int, int]:
-    """Into how many parts contexts of up to `width` pages are split, and how many tokens a part has."""
+    """How many splits contexts of up to `width` pages have, and how many tokens a split has."""
     pages = _SPLIT_PAGES * triton.cdiv(width, _SPLIT_PAGES * MAX_SPLITS)
     return triton.cdiv(width, pages), pages * page_size
 
@@ -198,8 +198,8 @@ def _attend(  # type: ignore[no-untyped-def]
     query_starts,
     context_lengths,
     block_table,
-    parts,
-    log_totals,
+    partial,
+    lse,
     scale,
     window,
     query_stride,
@@ -213,7 +213,13 @@ def _attend(  # type: ignore[no-untyped-def]
     block_keys: tl.constexpr,
     block_dim: tl.constexpr,
 ):
-    """Some tokens of one row, one KV head, one part of the context."""
+    """Some tokens of one row, one KV head, one split of the context. Grid: rows, KV heads, query blocks * splits.
+
+    queries: [tokens, heads, head dim]. keys, values: pools, [pages, KV heads, page size, head dim]. query_starts:
+    [rows + 1], context_lengths: [rows], block_table: [rows, pages], int32. partial: [tokens, heads, splits, head dim],
+    each split's output, float32, or the output itself where there is one split; then lse is None, else [tokens, heads,
+    splits], float32: log2 of the sum of the softmax's terms. scale holds log2(e), since exponents are of 2.
+    """
     row, kv_head = tl.program_id(0), tl.program_id(1)
     n_heads = tl.num_programs(1) * group
     split = tl.program_id(2) % n_splits
@@ -241,8 +247,8 @@ def _attend(  # type: ignore[no-untyped-def]
     first_block, stop_block = tl.maximum(first_key, 0) // block_keys, tl.cdiv(tl.maximum(stop_key, 0), block_keys)
     blocks_a_page: tl.constexpr = page_size // block_keys
 
-    highest = tl.full((block_rows,), -1e30, tl.float32)  # finite, since a block may be hidden altogether
-    total = tl.zeros((block_rows,), tl.float32)
+    running_max = tl.full((block_rows,), -1e30, tl.float32)  # finite, since a block may be hidden altogether
+    running_sum = tl.zeros((block_rows,), tl.float32)
     output = tl.zeros((block_rows, block_dim), tl.float32)
     # Each block's page is looked up one turn ahead: the compiler can then load the block itself ahead.
     pages = block_table + row.to(tl.int64) * table_stride
@@ -259,44 +265,47 @@ def _attend(  # type: ignore[no-untyped-def]
         is_seen = (key_at[None, :] <= position[:, None]) & (key_at[None, :] > position[:, None] - window)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
         scores = tl.where(is_seen, scores, -1e30)
-        new_highest = tl.maximum(highest, tl.max(scores, 1))
-        weights = tl.where(is_seen, tl.exp2(scores - new_highest[:, None]), 0.0)
-        decay = tl.exp2(highest - new_highest)
-        total = total * decay + tl.sum(weights, 1)
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        weights = tl.where(is_seen, tl.exp2(scores - new_max[:, None]), 0.0)
+        decay = tl.exp2(running_max - new_max)
+        running_sum = running_sum * decay + tl.sum(weights, 1)
         output = tl.dot(weights.to(value.dtype), value, output * decay[:, None], input_precision="ieee")
-        highest = new_highest
+        running_max = new_max
         page = next_page
 
     place = ((start + token).to(tl.int64) * n_heads + head) * n_splits + split
-    if log_totals is None:
-        divisor = tl.where(context > 0, total, 1.0)  # a row without a context, which is padding, has zeros
+    if lse is None:
+        divisor = tl.where(context > 0, running_sum, 1.0)  # a row without a context, which is padding, has zeros
     else:
-        divisor = tl.where(total == 0, 1.0, total)
+        divisor = tl.where(running_sum == 0, 1.0, running_sum)
         nothing = tl.where(context > 0, float("-inf"), -1e30)
-        log_total = tl.where(total == 0, nothing, highest + tl.log2(total))
-        tl.store(log_totals + place, log_total, is_line)
-    if log_totals is None or first_block < stop_block:
-        output = (output / divisor[:, None]).to(parts.dtype.element_ty)
-        tl.store(parts + place[:, None] * head_dim + in_head[None, :], output, is_query)
+        log_sum = tl.where(running_sum == 0, nothing, running_max + tl.log2(running_sum))
+        tl.store(lse + place, log_sum, is_line)
+    if lse is None or first_block < stop_block:
+        output = (output / divisor[:, None]).to(partial.dtype.element_ty)
+        tl.store(partial + place[:, None] * head_dim + in_head[None, :], output, is_query)
 
 
 @triton.jit(do_not_specialize=["n_splits"])  # type: ignore[untyped-decorator]
 def _merge(  # type: ignore[no-untyped-def]
-    parts,
-    log_totals,
+    partial,
+    lse,
     output,
     n_splits,
     head_dim: tl.constexpr,
     block_splits: tl.constexpr,
     block_dim: tl.constexpr,
 ):
-    """One query's parts, weighted by their share of the softmax."""
+    """The splits of one query and head, weighted by their share of the softmax. Grid: tokens, heads.
+
+    partial, lse: as `_attend` writes them. output: [tokens, heads, head dim].
+    """
     place = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     split, in_head = tl.arange(0, block_splits), tl.arange(0, block_dim)
-    log_total = tl.load(log_totals + place * n_splits + split, split < n_splits, float("-inf"))
-    weights = tl.exp2(log_total - tl.max(log_total, 0))
-    is_part = ((log_total > -1e30) | (log_total != log_total))[:, None] & (in_head < head_dim)[None, :]
+    log_sum = tl.load(lse + place * n_splits + split, split < n_splits, float("-inf"))
+    weights = tl.exp2(log_sum - tl.max(log_sum, 0))
+    is_part = ((log_sum > -1e30) | (log_sum != log_sum))[:, None] & (in_head < head_dim)[None, :]
     offset = (place * n_splits + split)[:, None] * head_dim + in_head[None, :]
-    part = tl.load(parts + offset, is_part, 0.0)
+    part = tl.load(partial + offset, is_part, 0.0)
     merged = tl.sum(weights[:, None] * part, 0) / tl.sum(weights, 0)
     tl.store(output + place * head_dim + in_head, merged.to(output.dtype.element_ty), in_head < head_dim)

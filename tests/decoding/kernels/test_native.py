@@ -1,5 +1,6 @@
 """Compiling C++ on first use, and what happens where that is not possible."""
 
+import errno
 import logging
 import os
 import shutil
@@ -120,6 +121,20 @@ def test_without_a_compiler_steps_run_in_pytorch_and_one_line_says_so(
     (record,) = caplog.records
     assert message in record.getMessage()
     assert "PyTorch's own operations" in record.getMessage()
+
+
+def test_a_compiler_may_be_a_command_with_arguments(source: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "env LC_ALL=C g++")
+    assert native.compiled(source, "-DANSWER=42").answer() == 42
+
+
+def test_a_full_disk_is_a_reason_to_go_on_without(source: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(native.tempfile, "TemporaryDirectory", full)
+    with pytest.raises(ValueError, match="No space left on device"):
+        native.compiled(source, "-DANSWER=42")
 
 
 def test_a_compiler_that_fails_is_tried_once(source: Path, monkeypatch: pytest.MonkeyPatch):
