@@ -92,7 +92,9 @@ class PairFile:
                 raise row.problem
             if not isinstance(row.value, Mapping):
                 kind = type(row.value).__name__
-                raise InputError(f"{row.where}: must be an object with a query and a passage, not {kind}; write one a line")
+                raise InputError(
+                    f"{row.where}: must be an object with a query and a passage, not {kind}; write an object a line"
+                )
             told = dict(self._told(columns, row.where))
             if (lacking := next((name for name in _NEEDED if told[name] == "" and self._is_csv), None)) is not None:
                 raise InputError(f"{row.where}: the cell of the {lacking} is empty")
