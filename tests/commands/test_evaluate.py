@@ -111,6 +111,19 @@ def test_queries_are_chosen_by_their_qrels_and_their_number_and_only_these_are_m
         assert list(read_run(output / "run.trec")) == queries
 
 
+def test_queries_are_not_chosen_by_qrels_that_do_not_judge_them(collection: Path, tmp_path: Path, model: Stub) -> None:
+    qrels = collection / "qrels.tsv"
+    qrels.write_text("query-id\tcorpus-id\tscore\nq5\td1\t1\n")
+    few = Result(*given(collection, tmp_path / "output", "--queries", 2))
+    assert "the qrels judge none of the run's first 2 queries; add --only-judged-queries" in few.err
+    qrels.unlink()
+    without = Result(*given(collection, tmp_path / "output", "--only-judged-queries"))
+    assert "--only-judged-queries needs relevance judgments (qrels); give --qrels" in without.err
+    assert (few.code, without.code, model.seen) == (2, 2, [])
+    assert Result(*given(collection, tmp_path / "output", "--queries", 2, "--top-k", 1)).code == 0
+    assert len(model.seen) == 2
+
+
 def test_candidates_without_an_order_are_refused_unless_all_are_reranked(tmp_path: Path, model: Stub) -> None:
     """As those of MS MARCO, a query id and a document id a line."""
     ir_datasets = pytest.importorskip("ir_datasets")
