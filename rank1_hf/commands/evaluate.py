@@ -85,7 +85,9 @@ def evaluate(
     ] = None,
     queries: Annotated[
         int | None,
-        typer.Option(min=1, help="Rerank and measure only the first N queries of the run, to try something out."),
+        typer.Option(
+            min=1, metavar="N", help="Rerank and measure only the first N queries of the run, to try something out."
+        ),
     ] = None,
     only_judged_queries: Annotated[
         bool,
