@@ -178,7 +178,10 @@ app.command()(info)
 app.command()(plan)
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
 app.command(epilog=f"{EXIT_CODES} judge: 4 the output cannot be written; 143 terminated.")(judge)
-app.command(epilog=f"{EXIT_CODES} merge: 4 the output cannot be written.")(merge)
+app.command(
+    epilog="Exit codes: 0 merged; 1 some pairs have no score; 2 bad usage, or shards that do not belong together; 4 "
+    "the output cannot be written; 130 interrupted."
+)(merge)
 app.command(
     epilog="Exit codes: 0 compared; 2 bad usage or input; 3 there is no such tokenizer; 4 the page cannot be written."
 )(compare)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rank1_hf.commands import options
+from rank1_hf.commands.log import log_on_stderr
 from rank1_hf.commands.options import TableFormat, fail, note
 from rank1_hf.commands.pages import write_page
 from rank1_hf.files.inputs import InputError
@@ -70,16 +71,17 @@ def compare(
             raise InputError("--only-run-queries needs --qrels: what two folders have measured is as it is")
         source = options.open_corpus(corpus, subset)
         tokenize = None if tokenizer is None else _tokenize(tokenizer)
-        report = compare_sides(
-            a,
-            b,
-            qrels=qrels,
-            measures=measure or None,
-            names=names or ("A", "B"),
-            corpus=source,
-            tokenize=tokenize,
-            only_run_queries=only_run_queries,
-        )
+        with log_on_stderr(quiet):
+            report = compare_sides(
+                a,
+                b,
+                qrels=qrels,
+                measures=measure or None,
+                names=names or ("A", "B"),
+                corpus=source,
+                tokenize=tokenize,
+                only_run_queries=only_run_queries,
+            )
     except (ImportError, InputError) as error:
         fail(str(error), options.BAD_INPUT)
     for sentence in report.notes:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.table import Table
 
 from rank1_hf.commands import again, jobs, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
@@ -22,13 +21,11 @@ if TYPE_CHECKING:
     from rank1_hf.evaluation.pending import Outcome
     from rank1_hf.evaluation.shards import Shard
     from rank1_hf.prompts.prompt import Pair
+    from rank1_hf.viewing.tables import Table
 
 
 _OF_PROMPTS = ("markers", "max_length", "max_new_tokens", "min_thinking_tokens", "truncation")
 """The arguments of `Rank1` that make prompts."""
-
-
-_SPLIT = "test"
 
 
 class RunFormat(StrEnum):
@@ -65,16 +62,41 @@ def evaluate(
         Path | None,
         typer.Option(
             help="The candidates: a TREC run, a JSON object {query id: {document id: score}}, MTEB's predictions, or "
-            "JSONL with query_id, docid and score; gzipped or not. Without it: the collection's own, if it has any."
+            "JSONL, CSV or TSV with query_id, docid and score; gzipped or not. Without it: the collection's own, if it "
+            "has any."
         ),
     ] = None,
     qrels: Annotated[
-        Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
+        Path | None,
+        typer.Option(
+            help="The relevance judgments (qrels): TREC's or BEIR's columns, or the forms of --run with a grade. "
+            "Without it: the collection's own."
+        ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Of the collection's own judgments; test, or the only one there is.")
-    ] = _SPLIT,
-    subset: options.SubsetOption = None,
+        str | None,
+        typer.Option(help="Of the collection's own qrels, and of MTEB's predictions. Default: test, or the only one."),
+    ] = None,
+    subset: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a dataset, or of MTEB's predictions, that has several, one for each language for example."
+        ),
+    ] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Rerank and measure only the first N queries of the run, to try something out."
+        ),
+    ] = None,
+    only_judged_queries: Annotated[
+        bool,
+        typer.Option(
+            "--only-judged-queries",
+            help="Leave queries that have no relevance judgments (qrels) out of the run. Without it they are reranked, "
+            "and enter no measure.",
+        ),
+    ] = False,
     top_k: Annotated[
         int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
     ] = 100,
@@ -152,8 +174,9 @@ def evaluate(
         dataset_prompt = _dataset_prompt(chosen, task, prompts)
         arguments = chosen.arguments(dataset_prompt)
         chosen.check()
-        asked = None if split == _SPLIT and "split" not in again.given_options(context) else split
-        inputs = _read_inputs(corpus, run, qrels, asked, subset, top_k)
+        inputs = _read_inputs(corpus, run, qrels, split, subset, top_k)
+        inputs = inputs.only_judged_queries() if only_judged_queries else inputs
+        inputs = inputs if queries is None else inputs.first_queries(queries)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
             note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
@@ -203,7 +226,7 @@ def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None
 def _read_inputs(
     corpus: str, run: Path | None, qrels: Path | None, split: str | None, subset: str | None, top_k: int
 ) -> "Inputs":
-    from rank1_hf.evaluation.candidates import Inputs
+    from rank1_hf.evaluation.candidates import Inputs, check_order
     from rank1_hf.files.entries import has_subsets
     from rank1_hf.files.records import check_documents
     from rank1_hf.files.sources import open_source
@@ -215,7 +238,9 @@ def _read_inputs(
     of_run = (split is not None or subset is not None) and run is not None and has_subsets(run)
     source = open_source(corpus, split, subset, of_run=of_run)
     grades = source.qrels() if grades is None else grades
-    candidates = source.run() if candidates is None else candidates
+    if candidates is None:
+        candidates = source.run()
+        check_order(candidates or {}, top_k, corpus)
     if not candidates:
         raise InputError(
             f"there is nothing to rerank: {run or corpus} has no candidates" + ("" if run else "; give --run")
@@ -255,15 +280,13 @@ def print_outcome(
     if as_json:
         typer.echo(json.dumps(_facts(outcome)))
     elif outcome.metrics:
-        options.plain_console().print(_table(outcome.metrics))
+        options.plain_console().print(_table(outcome.metrics).to_rich())
     elif shard is not None:
         typer.echo(f"shard {shard} is finished; rank1-hf merge takes its folder and those of the others")
     elif not outcome.unmeasured:
         note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
     for sentence in outcome.unmeasured:
         note(sentence)
-    for sentence in outcome.coverage:
-        note(sentence, quiet)
     note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)
     if outcome.n_problems or outcome.n_failed:
         note(
@@ -282,14 +305,12 @@ def _facts(outcome: "Outcome") -> dict[str, Any]:
     }
 
 
-def _table(metrics: "Sequence[Comparison]") -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("measure")
-    for heading in ("before", "after", "difference", "p", "queries"):
-        table.add_column(heading, justify="right")
+def _table(metrics: "Sequence[Comparison]") -> "Table":
+    from rank1_hf.evaluation.comparison import p_value
+    from rank1_hf.viewing.tables import Table
+
+    rows = []
     for row in metrics:
-        p_value = "" if row.p_value is None else f"{row.p_value:.4f}" if row.p_value >= 0.0001 else "<0.0001"
-        table.add_row(
-            row.measure, f"{row.before:.4f}", f"{row.after:.4f}", f"{row.after - row.before:+.4f}", p_value, str(row.n)
-        )
-    return table
+        figures = f"{row.before:.4f}", f"{row.after:.4f}", f"{row.after - row.before:+.4f}"
+        rows.append((row.measure, *figures, p_value(row.p_value), str(row.n)))
+    return Table("Measures", ("measure", "before", "after", "difference", "p", "queries"), rows)

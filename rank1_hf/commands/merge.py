@@ -7,7 +7,7 @@ import typer
 
 from rank1_hf.commands import options
 from rank1_hf.commands.evaluate import print_outcome
-from rank1_hf.commands.options import fail
+from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 
 
@@ -39,4 +39,6 @@ def merge(
         fail(str(error), options.BAD_INPUT)
     except OSError as error:
         fail(f"cannot merge into {output}: {error}", options.NOT_WRITTEN)
+    for sentence in outcome.coverage:
+        note(sentence, quiet)
     print_outcome(outcome, output, as_json, quiet)

@@ -19,7 +19,7 @@ from rank1_hf.evaluation.journal import Journal, lock, refuse_others
 from rank1_hf.evaluation.pending import Outcome, Pending, Reranker, stoppable, terminable
 from rank1_hf.evaluation.provenance import Provenance
 from rank1_hf.evaluation.writing import JUDGMENTS, judgment_files, replacing
-from rank1_hf.files.pairs import PairFile, PairRow, PairStore
+from rank1_hf.files.pairs import PairFile, PairRow, PairStore, check_rows
 from rank1_hf.files.rows import column_types
 from rank1_hf.inputs.textfiles import InputError
 from rank1_hf.prompts.prompt import Passage, Query
@@ -55,7 +55,7 @@ def run_batch(
 
     Raises:
         JournalError: the folder is in use, or belongs to a job with other settings or other pairs.
-        InputError: the file cannot be read, or has no rows.
+        InputError: the file cannot be read, or has no rows that can be judged.
         OSError: the folder cannot be written.
         KeyboardInterrupt: while the file was read. Its argument is the signal, where that was SIGTERM.
     """
@@ -72,7 +72,7 @@ def run_batch(
             disable=None if show_progress is None else not show_progress,
             leave=False,
         )
-        with closing(PairStore(output / ".pairs.sqlite", kinds.noting(rows))) as store:
+        with closing(PairStore(output / ".pairs.sqlite", check_rows(kinds.noting(rows)))) as store:
             if not store.n_rows:
                 raise InputError(f"{pairs.path} has no rows")
             if provenance is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Qrels, Run
 from rank1_hf.prompts.prompt import Query
+
+logger = logging.getLogger(__name__)
 
 _QUERIES_ARE_DOCUMENTS = re.compile("arguana|quora", re.IGNORECASE)
 """What the names of the tasks have in common whose queries are in the corpus, under the same ids: BEIR's two, and what
@@ -72,6 +75,37 @@ class Inputs:
         }
         return replace(self, run=kept), sum(map(len, self.run.values())) - sum(map(len, kept.values()))
 
+    def only_judged_queries(self) -> "Inputs":
+        """The same without the queries that have no relevance judgments.
+
+        Raises:
+            InputError: there are no qrels, or they judge none of the run's queries.
+        """
+        qrels = self.qrels
+        if qrels is None:
+            raise InputError("--only-judged-queries needs relevance judgments (qrels); give --qrels")
+        check_judged(self.run, qrels)
+        return replace(self, run={query: scores for query, scores in self.run.items() if query in qrels})
+
+    def first_queries(self, n: int) -> "Inputs":
+        """The same with the first n queries of the run, which alone are measured.
+
+        Raises:
+            InputError: there are qrels, and they judge none of them.
+        """
+        run = dict(islice(self.run.items(), n))
+        if self.qrels is None:
+            return replace(self, run=run)
+        check_judged(self.run, self.qrels)
+        qrels = {query: grades for query, grades in self.qrels.items() if query in run}
+        if not qrels:
+            raise InputError(f"the qrels judge none of the run's first {n} queries; add --only-judged-queries")
+        return replace(self, run=run, qrels=qrels)
+
+    def missing_queries(self) -> Iterator[str]:
+        """The queries of the run that the collection lacks, or that could not be read."""
+        return (query for query in self.run if query not in self.queries)
+
     def candidates(self, places: range | None = None) -> Iterator[Candidate]:
         """The pairs to judge, or those of them that stand at some consecutive places."""
         all_ = candidates(self.run, self.top_k)
@@ -110,6 +144,30 @@ def check_judged(run: Run, qrels: Qrels, name: str = "the run") -> None:
             f"the qrels judge none of {name}'s queries; their first is {next(iter(qrels), None)!r}, {name}'s is "
             f"{next(iter(run), None)!r}"
         )
+
+
+def check_order(run: Run, top_k: int, name: str) -> None:
+    """Refuse to rerank only the first candidates of each query where all have one score, which says no order.
+
+    So it is with MS MARCO and TREC DL, whose files list pairs alone: ir_datasets gives each of them the score 0.
+
+    Args:
+        run: the candidates.
+        top_k: how many of each query are reranked.
+        name: where they are from.
+
+    Raises:
+        InputError: a query has more candidates than are reranked.
+    """
+    most = max(map(len, run.values()), default=0)
+    if most < 2 or any(len(set(scores.values())) > 1 for scores in run.values()):
+        return
+    if top_k < most:
+        raise InputError(
+            f"{name} lists candidates without an order, so the first {top_k} of each query would be arbitrary; give "
+            f"--run, or --top-k {most} to rerank all of them"
+        )
+    logger.info('%s lists candidates without an order, so the measures "before" mean nothing', name)
 
 
 def candidates(run: Run, top_k: int) -> Iterator[Candidate]:

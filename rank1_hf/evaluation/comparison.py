@@ -1,6 +1,5 @@
 """The report of a comparison: what was found, and its forms."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from rank1_hf.evaluation.agreement import Agreement, Difference, Parting
 from rank1_hf.evaluation.significance import N_RESAMPLES
+from rank1_hf.evaluation.writing import finite
 from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Qrels
 from rank1_hf.results.judgment import Judgment
@@ -111,7 +111,7 @@ class ComparisonReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON: what is not finite becomes None."""
-        found: dict[str, Any] = _finite(
+        found: dict[str, Any] = finite(
             {
                 "names": self.names,
                 "sources": self.sources,
@@ -259,12 +259,3 @@ def _both(found: Difference) -> str:
 
 def _share(n: int, total: int) -> str:
     return f"{n} of {total}" + (f" ({100 * n / total:.1f} %)" if total else "")
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401
-    """The same with None for each number that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ Judgments go to the journal in the order of finishing; the files are written fro
 judged, in the order of the input. So they are the same however often the job was interrupted.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.files.trec import TAG
 from rank1_hf.prompts.prompt import Pair, PairError, Passage, Query
+
+logger = logging.getLogger(__name__)
 
 
 def run_job(
@@ -77,6 +80,7 @@ def run_job(
     inputs.check()
     task = Task(inputs.run, inputs.qrels, inputs.top_k, tuple(measures), run_json, tag, only_run_queries)
     before = task.before()
+    _say_what_is_missing(inputs, task)
     output.mkdir(parents=True, exist_ok=True)
     journal_path, decisive = output / "journal.jsonl", {**settings, **inputs.digests(), "shard": None}
     decisive["trace"] = "sentences" if trace else None
@@ -132,12 +136,25 @@ class Candidates(Pending[Candidate]):
     def _pair(self, one: Candidate) -> tuple[Query, Passage]:
         query, document = self._inputs.queries.get(one.query), self._documents.get(one.document)
         if query is None or document is None:
-            missing = f"query {one.query}" if query is None else f"document {one.document}"
-            raise PairError(f"the collection has no {missing} that can be read")
+            raise PairError(_lacks("query", one.query) if query is None else _lacks("document", one.document))
         return query, document.passage
 
     def _names(self, one: Candidate) -> dict[str, Any]:
         return asdict(one)
+
+
+def _say_what_is_missing(inputs: Inputs, task: Task) -> None:
+    """Say before hours of work which queries cannot be judged, and which are not measured."""
+    if n := sum(1 for _ in inputs.missing_queries()):
+        logger.info("queries of the run that the collection lacks: %d; their pairs cannot be judged", n)
+    for sentence in task.coverage():
+        logger.info(sentence)
+    if task.qrels is not None and (n := sum(one.query not in task.qrels for one in task.candidates())):
+        logger.info("pairs of queries without relevance judgments: %d; --only-judged-queries leaves them out", n)
+
+
+def _lacks(what: str, id_: str) -> str:
+    return f"the collection has no {what} {id_} that can be read"
 
 
 def _costs(
@@ -164,6 +181,8 @@ def _read(
     """The documents of the run, for as long as they are needed."""
     for problem in inputs.problems:
         errors.add_input(problem)
+    for query in inputs.missing_queries():
+        errors.add_input(InputError(_lacks("query", query)), query)
     corpus: Iterator[Document] = tqdm(
         inputs.source.documents(errors.add_input),
         desc="Reading the corpus",

@@ -9,6 +9,7 @@ them. A line that cannot be read, which a file system may leave behind when the 
 """
 
 import json
+import logging
 import os
 from array import array
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rank1_hf.evaluation.writing import AppendedFile, json_line
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """The version of the file's layout."""
@@ -42,7 +45,6 @@ class Journal:
     Attributes:
         settings: those given.
         n_scored: how many pairs have a score.
-        n_unreadable: how many lines of the file could not be read, apart from a half-written last one.
 
     Raises:
         JournalError: the file belongs to a job with other settings, or is no journal.
@@ -53,7 +55,7 @@ class Journal:
         self.settings = dict(settings)
         self._offsets = array("q", [-1]) * n_pairs  # where each pair's last line starts
         self._scored = bytearray(n_pairs)
-        self.n_scored = self.n_unreadable = 0
+        self.n_scored = 0
         refuse_others(path, settings)
         if not path.exists() or not _has_judgments(path):
             _create(path, {"journal": FORMAT, "settings": dict(settings)})
@@ -107,7 +109,7 @@ class Journal:
 
     def _scan(self) -> int:
         """Read all lines behind the first. Gives where the last whole line ends."""
-        end = len(self._reader.readline())
+        end, n_damaged = len(self._reader.readline()), 0
         for line in self._reader:
             if not line.endswith(b"\n"):
                 break
@@ -115,8 +117,10 @@ class Journal:
             if record is not None and _is_judgment(record, len(self._offsets)):
                 self._note(record, end)
             else:
-                self.n_unreadable += 1
+                n_damaged += 1
             end += len(line)
+        if n_damaged:
+            logger.warning("%s: damaged lines: %d; what they held is judged again", self._reader.name, n_damaged)
         return end
 
     def _note(self, record: Mapping[str, Any], offset: int) -> None:

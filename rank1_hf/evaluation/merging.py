@@ -90,7 +90,7 @@ def merge(folders: Iterable[Path], output: Path) -> Outcome:
     output.mkdir(parents=True, exist_ok=True)
     with lock(output), outputs.ErrorList(output / "errors.jsonl") as errors:
         for problem in _problems(shards[0], finished.n_problems):
-            errors.add_input(problem)
+            errors.add_input(InputError(problem["error"]), problem.get("query"))
         _write_journal(shards, task, output / "journal.jsonl")
         with Journal(output / "journal.jsonl", _common(shards[0]), task.n_places) as journal:
             provenance.merge([each.path for each in shards], output)
@@ -180,7 +180,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _problems(shard: ShardFolder, n: int) -> list[InputError]:
+def _problems(shard: ShardFolder, n: int) -> list[dict[str, Any]]:
     """What was wrong with queries and documents, of which every shard has the same list.
 
     Raises:
@@ -190,7 +190,7 @@ def _problems(shard: ShardFolder, n: int) -> list[InputError]:
     rows = [row for _, row in read_jsonl(path)][:n] if n else []
     if len(rows) != n:
         raise MergeError(f"{path} is not whole; run shard {shard.shard} again, which judges nothing anew")
-    return [InputError(row["error"]) for row in rows]
+    return rows
 
 
 def _write_journal(shards: Sequence[ShardFolder], task: Task, path: Path) -> None:

@@ -205,16 +205,25 @@ class ErrorList:
         self._new = path.with_name(f"{path.name}.new")
         self._file = self._new.open("wb")
         self.n_inputs = self.n_pairs = 0
+        self._queries: set[str] = set()
 
-    def add_input(self, problem: InputError) -> None:
-        """A query or a document that could not be read."""
+    def add_input(self, problem: InputError, query: str | None = None) -> None:
+        """A query or a document that could not be read.
+
+        Args:
+            problem: what is wrong with it.
+            query: its id, where it is a query of the run: its pairs then count, but are not listed.
+        """
         self.n_inputs += 1
-        self._file.write(json_line({"error": str(problem)}))
+        named = {} if query is None else {"query": query}
+        self._queries.update(named.values())
+        self._file.write(json_line({**named, "error": str(problem)}))
 
     def add_pair(self, query: str, document: str, error: str) -> None:
         """A pair that could not be judged."""
         self.n_pairs += 1
-        self._file.write(json_line({"query": query, "document": document, "error": error}))
+        if query not in self._queries:
+            self._file.write(json_line({"query": query, "document": document, "error": error}))
 
     def __enter__(self) -> "ErrorList":
         return self

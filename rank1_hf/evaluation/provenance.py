@@ -38,7 +38,10 @@ FORMAT = 1
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bitsandbytes", "triton", "ir-measures", "scipy")
 _DECIDED_BY = {"corpus": {"corpus", "subset"}, "qrels": {"corpus", "qrels", "split"}, "prompts": {"prompts", "task"}}
 """The options that decide which files an option has; of the others it is they themselves."""
-_CHOICES_OF_INPUTS = {"corpus", "run", "qrels", "split", "subset", "ignore_identical_ids"}
+_CHOICES_OF_INPUTS = {
+    *("corpus", "run", "qrels", "split", "subset"),
+    *("queries", "only_judged_queries", "ignore_identical_ids"),
+}
 _BY_FREE_MEMORY = "kv_cache_tokens"  # differs from process to process
 _SHOWN = 60  # characters of a value in a sentence
 
@@ -169,9 +172,8 @@ def own_qrels(environment: Mapping[str, Any] | None) -> Qrels | None:
     """The qrels that a job had, where their file is still there and the same; None elsewhere."""
     if environment is None:
         return None
-    files = input_files(environment["options"]).get("qrels", {})
     with suppress(InputError):
-        for name, file in files.items():
+        for name, file in input_files(environment["options"]).get("qrels", {}).items():
             if _digest(file) == environment["inputs"].get("qrels", {}).get(name):
                 return read_qrels(file)
     return None

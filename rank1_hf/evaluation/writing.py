@@ -80,7 +80,7 @@ def json_line(record: Mapping[str, Any]) -> bytes:
     try:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False, default=as_text)
     except ValueError:
-        text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=as_text)
+        text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False, default=as_text)
     # A lone surrogate becomes \udXXX, which is JSON's own escape.
     return f"{text}\n".encode("utf-8", "backslashreplace")
 
@@ -161,9 +161,10 @@ def as_text(value: object) -> str:
     return value.isoformat() if isinstance(value, date | datetime | time) else str(value)
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401
+def finite(value: Any) -> Any:  # noqa: ANN401
+    """The same with None for each number that JSON cannot hold."""
     if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

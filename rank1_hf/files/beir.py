@@ -62,15 +62,17 @@ def qrels_file(folder: Path, split: str | None = None) -> Path | None:
 
     Args:
         folder: the folder.
-        split: whose they are. None: "test", or a `qrels.tsv` of no split.
+        split: whose they are. None: "test", or a `qrels.tsv` of no split, or the only split.
 
     Raises:
         InputError: it has no such split.
     """
     known, wanted = splits(folder), split or "test"
+    whole = find_file(folder, "qrels.tsv", "qrels")
+    if split is None and whole is None and len(known) == 1:
+        (wanted,) = known
     if wanted in known:
         return find_file(folder, f"qrels/{wanted}.tsv")
-    whole = find_file(folder, "qrels.tsv", "qrels")
     if wanted == "test" and (whole is not None or not known):
         return whole
     if known:

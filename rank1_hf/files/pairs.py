@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ NAMES = {name: NAMES_OF_COMPLETIONS[name] for name in ("query", "passage", "titl
 """What a row tells of its pair, and the columns that it usually has that in."""
 
 _NEEDED = ("query", "passage")
+_MOST_WRONG = 1000  # rows at the beginning of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class PairFile:
                 raise row.problem
             if not isinstance(row.value, Mapping):
                 kind = type(row.value).__name__
-                raise InputError(f"{row.where}: must be an object with a query and a passage, not {kind}")
+                raise InputError(
+                    f"{row.where}: must be an object with a query and a passage, not {kind}; write an object a line"
+                )
             told = dict(self._told(columns, row.where))
             if (lacking := next((name for name in _NEEDED if told[name] == "" and self._is_csv), None)) is not None:
                 raise InputError(f"{row.where}: the cell of the {lacking} is empty")
@@ -110,6 +114,21 @@ class PairFile:
                 yield name, columns[self._require(columns, name, where)]
             elif (found := fields.find(columns, usual)) is not None:
                 yield name, columns[found]
+
+
+def check_rows(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+    """The same rows. A file whose first rows all have something wrong with them, such as another name for the query, is
+    refused at once, instead of row by row.
+
+    Raises:
+        InputError: none of the first 1,000 rows, or of all where there are fewer, can be judged: what is wrong with
+            the first.
+    """
+    rows = iter(rows)
+    first = list(islice(rows, _MOST_WRONG))
+    if first and all(row.problem is not None for row in first):
+        raise InputError(first[0].problem)
+    yield from chain(first, rows)
 
 
 class PairStore:

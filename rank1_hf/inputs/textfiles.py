@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 _GZIP = b"\x1f\x8b"
 _LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit (128 kB) is less than a long passage; C's long bounds it
+_MEND = "mend or remove the line"
+_OF_ARRAY = "of a JSON array make one object a line, with: jq -c '.[]'"
 _NO_TEXT = {
     _GZIP: "gzipped twice; unpack it once, with: gzip -dc",
     b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
@@ -140,7 +142,7 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                value = parse_json(line, where)
+                value = parse_json(line, where, _OF_ARRAY if line.lstrip().startswith("[") else _MEND)
             except InputError as error:
                 problem = error
         yield Row(number, where, value, problem)
@@ -275,7 +277,7 @@ def _csv_problem(error: csv.Error, start: str, end: str) -> InputError:
     return InputError(f"{end}: not valid CSV ({error}){begun}")
 
 
-def parse_json(text: str, where: str, advice: str = "mend or remove the line") -> Any:  # noqa: ANN401
+def parse_json(text: str, where: str, advice: str = _MEND) -> Any:  # noqa: ANN401
     """The value that a text is in JSON.
 
     Args:

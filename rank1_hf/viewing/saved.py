@@ -2,6 +2,7 @@
 other programs.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import fields
@@ -24,6 +25,8 @@ from rank1_hf.results.judgment import Judgment
 from rank1_hf.results.verification import log_odds_of
 from rank1_hf.viewing.judgments import Judgments
 
+logger = logging.getLogger(__name__)
+
 Places = dict[tuple[str, str], int]
 """(query id, document id) -> the index of that pair. Of others' records without ids, the texts stand for them."""
 
@@ -42,6 +45,7 @@ def read_judgments(path: Path, places: Places) -> Judgments:
 
     Others' records may have any form that `files.completions` reads, with a query and a document (ids, or else texts),
     a score from 0 to 1, and a completion, which is a chain up to `</think>`.
+    A record with an error is left out where it has no query or no document, as `rank1-hf judge` writes of a bad row.
 
     Args:
         path: JSONL, gzipped or not, or Parquet.
@@ -51,20 +55,26 @@ def read_judgments(path: Path, places: Places) -> Judgments:
         InputError: the file cannot be read, or a line of it is no judgment.
     """
     found: dict[int, Judgment] = {}
-    is_journal = False
+    is_journal, n_left_out = False, 0
     for where, record in read_records(path):
         if is_journal_head(record):
             is_journal = True
             continue
         if not isinstance(record, dict):
             raise InputError(f"{where}: no judgment; {_ADVICE}")
-        read = _ours if record.keys() >= {"query", "document", *_FIELDS} else _others
-        key, judgment = read(record, where, places)
+        is_ours = record.keys() >= {"query", "document", *_FIELDS} and None not in (record["query"], record["document"])
+        judged = (_ours if is_ours else _others)(record, where, places)
+        if judged is None:
+            n_left_out += 1
+            continue
+        key, judgment = judged
         earlier = found.setdefault(judgment.index, judgment)
-        if is_journal:  # where a pair that failed is tried again
+        if is_journal or earlier.error is not None:  # a pair that failed is tried again
             found[judgment.index] = judgment
-        elif repr(earlier) != repr(judgment):  # NaN is not equal to itself
+        elif judgment.error is None and repr(earlier) != repr(judgment):  # NaN is not equal to itself
             raise InputError(f"{where}: another judgment of query {key[0]} and document {key[1]}, which has one before")
+    if n_left_out:
+        logger.info("%s: records left out that have an error and no query or no document: %d", path, n_left_out)
     return Judgments(list(found.values()))
 
 
@@ -132,11 +142,16 @@ def _ours(record: Mapping[str, Any], where: str, places: Places) -> tuple[tuple[
     return key, Judgment(index=places.setdefault(key, len(places)), **values)
 
 
-def _others(record: Mapping[str, Any], where: str, places: Places) -> tuple[tuple[str, str], Judgment]:
-    """A judgment from what another program says of a pair; its tokens are not known, and count as 0."""
+def _others(record: Mapping[str, Any], where: str, places: Places) -> tuple[tuple[str, str], Judgment] | None:
+    """A judgment from what another program says of a pair; its tokens are not known, and count as 0.
+
+    None: it has an error, and nothing that says which pair it is of.
+    """
     found = completion_of(record, where, wanted=OF_VERDICTS)
     query, document = _name(found.query_id, found.query), _name(found.document_id, found.passage)
     p, chain = found.score, found.chain
+    if found.error is not None and (query is None or document is None):
+        return None
     if query is None or document is None or p is None or (chain is None and not math.isnan(p)):
         raise InputError(f"{where}: no judgment; {_ADVICE}")
     index = places.setdefault((query, document), len(places))

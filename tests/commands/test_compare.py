@@ -15,6 +15,8 @@ from rank1_hf.evaluation.compare import compare
 from rank1_hf.files.beir import SAMPLE
 from rank1_hf.files.trec import read_qrels
 from tests.evaluation.stub import Stub, run, write_collection
+from tests.evaluation.test_batch import run as run_pairs
+from tests.evaluation.test_batch import write_pairs
 from tests.evaluation.test_compare import Other, lines
 from tests.viewing.made import HOSTILE
 from tests.viewing.test_report import Page
@@ -147,3 +149,12 @@ def test_bad_usage(
     result = Result(*arguments)
     assert result.code == code
     assert said in result.err
+
+
+def test_rows_that_judge_could_not_read_are_left_out_and_told(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "pairs.jsonl", [{"query": "q", "passage": "p"}, "{", {"query": "q"}])
+    run_pairs(path, tmp_path / "judged")
+    result = Result(*[tmp_path / "judged" / "judgments.jsonl"] * 2)
+    assert result.code == 0
+    assert result.err.count("records left out that have an error and no query or no document: 2\n") == 2
+    assert Result(*[tmp_path / "judged"] * 2, "--quiet").err == ""

@@ -51,17 +51,18 @@ def test_it_writes_what_the_job_writes_and_shows_the_metrics(collection: Path, t
     assert result.code == 0
     metrics = run(collection, tmp_path / "expected", top_k=15).metrics
     assert results(tmp_path / "output") == results(tmp_path / "expected")
-    heading, *rows = result.out.splitlines()
+    _, heading, *rows = result.out.splitlines()
     assert heading.split() == ["measure", "before", "after", "difference", "p", "queries"]
-    assert [row.split()[:3] for row in rows] == [[m.measure, f"{m.before:.4f}", f"{m.after:.4f}"] for m in metrics]
+    shown = [row.split()[:3] for row in rows if row]
+    assert shown == [[m.measure, f"{m.before:.4f}", f"{m.after:.4f}"] for m in metrics]
     assert "90 of 90 pairs have a score" in result.err
 
 
 @pytest.mark.parametrize(("p_value", "shown"), [(0.04321, "0.0432"), (1e-9, "<0.0001"), (None, "225")])
 def test_no_chance_is_shown_as_none(p_value: float | None, shown: str) -> None:
     console = Console(width=100, record=True, file=StringIO())
-    console.print(_table([Comparison("AP", 0.1, 0.2, p_value, 225)]))
-    assert console.export_text().splitlines()[1].split()[4] == shown
+    console.print(_table([Comparison("AP", 0.1, 0.2, p_value, 225)]).to_rich())
+    assert console.export_text().splitlines()[2].split()[4] == shown
 
 
 def test_json_says_the_same(collection: Path, tmp_path: Path, model: Stub) -> None:
@@ -86,8 +87,62 @@ def test_queries_that_only_the_run_or_only_the_judgments_have_are_told(
         said = json.loads(result.out)
         assert [row["n"] for row in said["metrics"]] == [n]
         assert said["notes"] == [f"2 judged queries are not in the run and {verdict}", unjudged]
-        assert all(f"rank1-hf: {sentence}\n" in result.err for sentence in said["notes"])
+        said_first = result.err.partition("pairs have a score")[0]
+        unmeasured = "pairs of queries without relevance judgments: 2; --only-judged-queries leaves them out"
+        for sentence in (*said["notes"], unmeasured):
+            assert said_first.count(f"rank1-hf: {sentence}\n") == 1
         assert len((tmp_path / "output" / "per_query.tsv").read_text().splitlines()) == n + 1
+
+
+def test_queries_are_chosen_by_their_qrels_and_their_number_and_only_these_are_measured(
+    collection: Path, tmp_path: Path, model: Stub
+) -> None:
+    qrels = collection / "qrels.tsv"
+    lines = qrels.read_text().splitlines(keepends=True)
+    qrels.write_text("".join(line for line in lines if not line.startswith("q0\t")))
+    options = ("--json", "--top-k", 2, "--measure", "AP", "--only-judged-queries", "--queries", 2)
+    said = json.loads(Result(*given(collection, tmp_path / "output", *options)).out)
+    assert {query for query, _ in model.seen} == {"query 1", "query 2"}
+    assert (said["n_pairs"], said["metrics"][0]["n"], said["notes"]) == (4, 2, [])
+    assert list(read_run(tmp_path / "output" / "run.trec")) == ["q1", "q2"]
+    for more, queries in (((), ["q1", "q2"]), (("--queries", 1), ["q1"])):
+        output = tmp_path / str(len(queries))
+        assert Result("--like", tmp_path / "output", "--output", output, *more).code == 0
+        assert list(read_run(output / "run.trec")) == queries
+
+
+def test_queries_are_not_chosen_by_qrels_that_do_not_judge_them(collection: Path, tmp_path: Path, model: Stub) -> None:
+    qrels = collection / "qrels.tsv"
+    qrels.write_text("query-id\tcorpus-id\tscore\nq5\td1\t1\n")
+    few = Result(*given(collection, tmp_path / "output", "--queries", 2))
+    assert "the qrels judge none of the run's first 2 queries; add --only-judged-queries" in few.err
+    qrels.unlink()
+    without = Result(*given(collection, tmp_path / "output", "--only-judged-queries"))
+    assert "--only-judged-queries needs relevance judgments (qrels); give --qrels" in without.err
+    assert (few.code, without.code, model.seen) == (2, 2, [])
+    assert Result(*given(collection, tmp_path / "output", "--queries", 2, "--top-k", 1)).code == 0
+    assert len(model.seen) == 2
+
+
+def test_candidates_without_an_order_are_refused_unless_all_are_reranked(tmp_path: Path, model: Stub) -> None:
+    """As those of MS MARCO, a query id and a document id a line."""
+    ir_datasets = pytest.importorskip("ir_datasets")
+    files = {"docs": "d1\tone\nd2\ttwo\nd3\tthree\n", "queries": "q\twhat?\n", "candidates": "q\td3\nq\td1\nq\td2\n"}
+    local = {}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        local[name] = ir_datasets.util.LocalDownload(tmp_path / name)
+    formats = ir_datasets.formats
+    parts = formats.TsvDocs(local["docs"]), formats.TsvQueries(local["queries"])
+    dataset = ir_datasets.Dataset(*parts, formats.TrecScoredDocs(local["candidates"]))
+    ir_datasets.registry.register("rank1-test-pairs", dataset)
+    options = ("--corpus", "ir_datasets:rank1-test-pairs", "--output", tmp_path / "output")
+    refused = Result(*options, "--top-k", 2)
+    assert (refused.code, model.seen) == (2, [])
+    assert "lists candidates without an order" in refused.err
+    assert "--top-k 3 to rerank all of them" in refused.err
+    told = Result(*options, "--top-k", 3)
+    assert (told.code, len(model.seen), "without an order" in told.err) == (0, 3, True)
 
 
 def test_the_tag_is_the_last_column_of_the_run_and_merging_keeps_it(
@@ -367,7 +422,6 @@ def test_a_subset_and_a_split_of_mteb_s_predictions_are_evaluated(
         (("--split", "dev"), "--subset must be one of fas, rus"),
         (("--split", "dev", "--subset", "zho"), "--subset must be one of fas, rus"),
         (("--split", "train", "--subset", "rus"), "--split must be one of test, dev"),
-        (("--subset", "rus"), "qrels: --split must be one of dev"),
     ):
         result = Result(*options, *more)
         assert (result.code, model.seen) == (2, [])
@@ -550,7 +604,7 @@ def test_shards_merged_are_what_one_command_writes(
     assert Result(*given(collection, folders[0], *options)).code == 2, "a shard's folder is no whole job's"
     merged = merge(*folders, "-o", tmp_path / "merged")
     assert merged.code == 0
-    assert merged.out.split()[6] == "AP"
+    assert merged.out.split()[7] == "AP"
     assert results(tmp_path / "merged") == results(tmp_path / "whole")
     missing = merge(*folders[:2], "-o", tmp_path / "other")
     assert missing.code == 2

@@ -52,7 +52,7 @@ def test_it_says_what_the_job_was_made_with(checkpoint: Callable[..., Path], col
     assert found["weights"] == identity.checkpoint_identity(weights)
     assert (found["decoding"]["batch_size"], found["decoding"]["reproducible"]) == (3, False)
     assert found["decoding"]["prefill_chunk"] is not None  # as the engine has chosen
-    for name, value in (("top_k", 2), ("max_new_tokens", 4), ("split", "test"), ("run", str(collection / "run.trec"))):
+    for name, value in (("top_k", 2), ("max_new_tokens", 4), ("run", str(collection / "run.trec"))):
         assert found["options"][name] == value
     assert found["inputs"] == {
         "corpus": {name: digest(collection / name) for name in ("corpus.jsonl", "queries.jsonl")},
@@ -351,3 +351,10 @@ def test_a_merged_job_was_made_as_its_shards_and_can_be_repeated(
     assert {name: found[name] for name in ("weights", "inputs", "content", "versions")}.items() <= first.items()
     assert Result("--like", merged, "--output", tmp_path / "again").code == 0
     assert (tmp_path / "again" / "run.trec").read_bytes() == (merged / "run.trec").read_bytes()
+
+
+def test_qrels_whose_file_has_gone_are_none(collection: Path) -> None:
+    (collection / "qrels").mkdir()
+    (collection / "qrels.tsv").rename(collection / "qrels" / "test.tsv")
+    options = {"corpus": str(collection), "split": "dev"}  # beside whose file was that of another split
+    assert provenance.own_qrels({"options": options, "inputs": {"qrels": {"qrels/dev.tsv": "sha256:"}}}) is None

@@ -147,10 +147,11 @@ def test_bad_rows_stand_in_their_places(tmp_path: Path) -> None:
     assert parquet.read_table(tmp_path / "output" / "judgments.parquet")["line"].to_pylist() == list(range(1, 10))
 
 
-def test_a_file_of_bad_rows_alone_needs_no_model(tmp_path: Path) -> None:
+def test_a_file_of_bad_rows_alone_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "pairs.jsonl", ["[]", "{}"])
-    outcome = run_batch(PairFile(path), tmp_path / "output", {}, lambda: pytest.fail("loaded"), show_progress=False)
-    assert (outcome.n_scored, outcome.n_failed, len(lines(tmp_path / "output" / "judgments.jsonl"))) == (0, 2, 2)
+    with pytest.raises(InputError, match="line 1: must be an object with a query and a passage"):
+        run_batch(PairFile(path), tmp_path / "output", {}, lambda: pytest.fail("loaded"), show_progress=False)
+    assert [file.name for file in (tmp_path / "output").iterdir()] == [".lock"]
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:

@@ -392,10 +392,13 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_finished(tmp_path: Path) 
     lost = {pair for pair in judged if pair[0] == "q5" or pair[1] in ("d3", "d10")}
     assert len(judged) == N_PAIRS
     assert {pair for pair, row in judged.items() if row["error"] is not None} == lost
-    assert (outcome.n_problems, outcome.n_failed, outcome.n_scored) == (3, len(lost), N_PAIRS - len(lost))
-    assert {(row["query"], row["document"]) for row in errors if "query" in row} == lost
-    assert [row["error"].split(":")[0].split("/")[-1] for row in errors[:3]] == [
+    assert (outcome.n_problems, outcome.n_failed, outcome.n_scored) == (4, len(lost), N_PAIRS - len(lost))
+    listed = {pair for pair in lost if pair[0] != "q5"}  # whose query is listed once
+    assert [(row["query"], row["document"]) for row in errors[4:]] == [pair for pair in judged if pair in listed]
+    assert errors[1]["query"] == "q5"
+    assert [row["error"].split(":")[0].split("/")[-1] for row in errors[:4]] == [
         "queries.jsonl, line 6",
+        "the collection has no query q5 that can be read",
         "corpus.jsonl, line 4",
         "corpus.jsonl, line 11",
     ]
@@ -404,6 +407,24 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_finished(tmp_path: Path) 
     for query, scores in after.items():  # those without a score come behind those with one, and before the others
         failed = [(query, document) in lost for document in list(scores)[:15]]
         assert failed == sorted(failed)
+
+
+def test_what_is_not_judged_or_not_measured_is_said_before_the_first_pair(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_collection(tmp_path / "collection")
+    for name, first in (("queries.jsonl", '{"_id": "q5"'), ("qrels.tsv", "q0\t")):
+        kept = [line for line in (folder / name).read_text().splitlines() if not line.startswith(first)]
+        (folder / name).write_text("\n".join(kept))
+    said: list[int] = []
+    with caplog.at_level("INFO", "rank1_hf"):
+        run(folder, tmp_path / "output", Stub(before_each=lambda n: said.append(len(caplog.messages))))
+    assert set(said) == {3}
+    assert caplog.messages[:3] == [
+        "queries of the run that the collection lacks: 1; their pairs cannot be judged",
+        "1 query of the run has no judgments",
+        "pairs of queries without relevance judgments: 15; --only-judged-queries leaves them out",
+    ]
 
 
 def test_a_pair_that_failed_is_tried_again(collection: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:

@@ -40,7 +40,6 @@ def test_what_was_appended_is_there_for_the_next_process(path: Path) -> None:
     with Journal(path, SETTINGS, 4) as journal:
         assert indices(journal) == {0, 1, 2}
         assert journal.n_scored == 3
-        assert journal.n_unreadable == 0
         assert [journal.read(record["index"]) for record in RECORDS] == RECORDS
         assert journal.read(3) is None
 
@@ -72,13 +71,15 @@ def test_wherever_the_end_is_lost_whole_lines_count_and_the_rest_is_appended(
 @pytest.mark.parametrize(
     "damage", [b"\0" * 30, b"{", b"[1]", b'{"index": 9, "error": null}', b'{"index": "0"}', b"\xff"]
 )
-def test_a_line_that_cannot_be_read_is_as_good_as_absent(path: Path, damage: bytes) -> None:
+def test_a_line_that_cannot_be_read_is_as_good_as_absent_and_told(
+    path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     lines = written(path).splitlines()
     lines[2] = damage
     path.write_bytes(b"\n".join([*lines, b""]))
     with Journal(path, SETTINGS, 4) as journal:
         assert indices(journal) == {2, 1}
-        assert journal.n_unreadable == 1
+        assert f"{path}: damaged lines: 1; what they held is judged again" in caplog.text
         journal.append(RECORDS[1])
     with Journal(path, SETTINGS, 4) as journal:
         assert indices(journal) == {0, 1, 2}

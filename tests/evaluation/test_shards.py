@@ -170,6 +170,8 @@ def test_what_could_not_be_judged_and_what_could_not_be_read_is_told_as_by_one_j
     folder = write_collection(tmp_path / "collection")
     lines = (folder / "corpus.jsonl").read_text().splitlines()
     (folder / "corpus.jsonl").write_text("\n".join([*lines[:3], "{", *lines[4:]]))
+    queries = (folder / "queries.jsonl").read_text().splitlines()
+    (folder / "queries.jsonl").write_text("\n".join(queries[1:]))
     expected = run_shard(folder, tmp_path / "whole", "1/1", Failing(), shard=None, run_json=True)
     folders = [tmp_path / str(number) for number in range(N)]
     for number, output in enumerate(folders):  # counted from 0

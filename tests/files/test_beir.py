@@ -53,6 +53,16 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(folder: Path) ->
     assert open_source(str(folder), split="dev").qrels() == {"q1": {"d2": 1}}
 
 
+def test_the_only_split_is_taken_where_none_was_asked_for(folder: Path) -> None:
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "dev.tsv.gz").write_bytes(gzip.compress(f"{HEADER}q1\td2\t1\n".encode()))
+    assert open_source(str(folder)).qrels() == {"q1": {"d1": 2, "d2": 0}}  # in qrels.tsv, of no split
+    (folder / "qrels.tsv").unlink()
+    assert open_source(str(folder)).qrels() == {"q1": {"d2": 1}}
+    with pytest.raises(InputError, match=r"qrels: --split must be one of dev, not 'test'$"):
+        open_source(str(folder), split="test")
+
+
 @pytest.mark.parametrize("name", ["queries.jsonl", "corpus.jsonl", "qrels.tsv"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()

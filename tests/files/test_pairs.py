@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rank1_hf.files.pairs import PairFile, PairRow, PairStore
+from rank1_hf.files.pairs import PairFile, PairRow, PairStore, check_rows
 from rank1_hf.inputs.textfiles import InputError
 
 GOOD = {"id": 7, "query": "what flies?", "passage": "A wing.", "rest": [1, None]}
@@ -215,3 +215,23 @@ def test_an_empty_cell_of_a_table_is_a_missing_text(tmp_path: Path, name: str, c
         None,
     ]
     assert [row.columns["id"] for row in found] == ["1", "2", ""]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['[{"query": "q", "passage": "p"}]'], "must be an object with a query and a passage, not list; write an obj"),
+        (["[", '  {"query": "q", "passage": "p"},', "]"], r"not valid JSON .* make one object a line, with: jq "),
+        ([json.dumps({"question_text": "q", "passage": "p"})] * 1000 + [json.dumps(GOOD)], 'no "query" .*--map query='),
+    ],
+)
+def test_a_file_whose_first_rows_are_all_bad_is_refused_with_the_first(
+    tmp_path: Path, lines: list[str], said: str
+) -> None:
+    with pytest.raises(InputError, match=rf"pairs\.jsonl, line 1: {said}"):
+        list(check_rows(of_lines(tmp_path, *lines)))
+
+
+def test_bad_rows_before_a_good_one_pass(tmp_path: Path) -> None:
+    rows = of_lines(tmp_path, *["{"] * 999, json.dumps(GOOD), "{")
+    assert list(check_rows(rows)) == rows

@@ -12,6 +12,8 @@ from rank1_hf.files.sources import open_source
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.saved import Places, holds_judgments, pairs_of, read_judgments
 from tests.evaluation.stub import Stub, run, write_collection
+from tests.evaluation.test_batch import run as run_pairs
+from tests.evaluation.test_batch import write_pairs
 from tests.viewing.made import judgment
 
 
@@ -139,3 +141,21 @@ def test_stated_log_odds_and_what_failed(tmp_path: Path):
 def test_a_run_in_json_lines_holds_no_judgments(tmp_path: Path):
     (tmp_path / "run.jsonl").write_text('{"qid": "q", "docid": "d", "score": 3.5, "text": "A wing."}')
     assert not holds_judgments(tmp_path / "run.jsonl")
+
+
+@pytest.mark.parametrize("name", ["judgments.jsonl", "judgments.parquet"])
+@pytest.mark.parametrize("passage", ["passage", "document"])
+def test_a_row_that_judge_could_not_read_costs_no_other(tmp_path: Path, name: str, passage: str):
+    pairs = [{"query": "q", passage: "p"}, {"query": "q", passage: " \ud800"}]
+    bad = ["{", "[]", {"query": "q"}, {"query": "q", passage: None}, {passage: "p"}]
+    run_pairs(write_pairs(tmp_path / "pairs.jsonl", [*pairs, *bad, *pairs]), tmp_path / "judged")
+    found = read_judgments(tmp_path / "judged" / name, Places())
+    assert [each.error is None for each in found] == [True, False]
+
+
+def test_a_pair_that_failed_once_has_its_other_judgment(tmp_path: Path):
+    scored, failed = judgment(0, 1.0), Judgment.failed(0, "no memory")
+    for order in ([scored, failed], [failed, scored], [failed, Judgment.failed(0, "too long"), scored]):
+        lines = [write(tmp_path / "one", {("q", "d"): each}).read_text() for each in order]
+        (tmp_path / "judgments.jsonl").write_text("\n".join(lines))
+        assert [each.log_odds for each in read_judgments(tmp_path / "judgments.jsonl", {})] == [1.0]
