@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 def decisive(chosen: ModelOptions, dataset_prompt: str | None = None) -> dict[str, Any]:
-    """What decides a judgment, as JSON has it; a dtype of None is the checkpoint's own. Of the decoding: in reproducible
-    mode steps are as wide as the batch, whatever is in it. The other decoding options are not compared: in 16 bits
-    `kernels`, `fuse` and `speculate` may round otherwise.
+    """What decides a judgment, as JSON has it; a dtype of None is the checkpoint's own.
+
+    Of the decoding: in reproducible mode steps are as wide as the batch, whatever is in it. The other decoding options
+    are not compared: in 16 bits `kernels`, `fuse` and `speculate` may round otherwise.
     """
     found, decoding = chosen.decisive(dataset_prompt), chosen.engine()
     if "markers" in found:

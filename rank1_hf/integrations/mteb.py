@@ -173,7 +173,8 @@ class Rank1CrossEncoder:
         )
         errors = [judgment.error for judgment in judgments if judgment.error is not None]
         if errors:
-            warnings.warn(f"{len(errors)} of {len(pairs)} pairs have no score and come last ({errors[0]})", stacklevel=2)
+            said = f"{len(errors)} of {len(pairs)} pairs have no score and come last ({errors[0]})"
+            warnings.warn(said, stacklevel=2)
         return failures_last([judgment.log_odds for judgment in judgments]).astype(np.float32)
 
 
