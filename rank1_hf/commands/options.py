@@ -45,11 +45,12 @@ FileOption = Annotated[
         "-f",
         dir_okay=False,
         help="Read the passages from a .txt (a line each), a .jsonl (a string or an object with text, and optional "
-        "title and id, a line), or a .csv (columns text, and optional title and id); gzipped or not.",
+        "title and id, a line), or a .csv or .tsv (columns text, and optional title and id, named in the first line); "
+        "gzipped or not.",
     ),
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", help="txt, jsonl or csv: what stdin or a file of another name holds.")
+    str | None, typer.Option("--format", help="txt, jsonl, csv or tsv: what stdin or a file of another name holds.")
 ]
 ModelOption = Annotated[
     str | None,
