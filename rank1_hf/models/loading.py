@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from rich.filesize import decimal
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -315,7 +316,7 @@ def _says_download(checkpoint: Checkpoint) -> bool:
     patterns = _WEIGHT_FILES[: 1 + checkpoint.pickles]
     n_bytes = bytes_to_download(checkpoint.path, checkpoint.source, commit, patterns)
     if n_bytes:
-        logger.info("downloading the weights of %s, %.2f GB, to %s", checkpoint.path, n_bytes / 1e9, HF_HUB_CACHE)
+        logger.info("downloading the weights of %s, %s, to %s", checkpoint.path, decimal(n_bytes), HF_HUB_CACHE)
     return n_bytes > 0 and sys.stderr.isatty()
 
 
