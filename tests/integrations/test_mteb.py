@@ -447,6 +447,12 @@ class TestCacheKey:
         defaults = {"dtype": "auto", "rethink": 0, "max_length": 16000, "markers": Markers(), "quantization": None}
         assert self.key(**defaults, prompts=built_in_prompts()) == self.key()
 
+    def test_the_dtype_that_the_device_takes_instead_is_in_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        own, asked = self.key(), self.key(dtype="float16")
+        monkeypatch.setattr(integration, "substituted_dtype", lambda name, **options: torch.float16)
+        assert self.key() == asked != own
+        assert self.key(dtype="bfloat16") != asked, "who asks for it gets it"
+
     def test_options_that_do_not_decide_it_are_nowhere(self) -> None:
         token = "hf_planted"
         options = {"device": "cpu", "batch_size": 3, "token": token, "num_gpus": 2, "max_memory": {"cpu": "1GiB"}}
