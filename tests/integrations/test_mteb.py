@@ -64,6 +64,7 @@ class Stub:
 def model(monkeypatch: pytest.MonkeyPatch) -> integration.Rank1CrossEncoder:
     monkeypatch.setattr(integration, "Rank1", Stub)
     monkeypatch.setattr(integration, "checkpoint_identity", lambda name, **source: "sha256:0123")
+    monkeypatch.setattr(integration, "substituted_dtype", lambda name, **options: None)
     return integration.rank1(model_name_or_path=None, num_gpus=1, device="cpu")  # as the card names its arguments
 
 
