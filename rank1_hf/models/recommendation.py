@@ -35,7 +35,7 @@ class Way:
     plan: MemoryPlan
     room: int
 
-    
+    @classmethod
     def of(
         cls,
         model: str,
