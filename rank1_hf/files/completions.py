@@ -142,8 +142,8 @@ def completion_of(
 
 
 def text_with(told: Mapping[str, Any], name: str, more: str) -> Any:  # noqa: ANN401
-    """A query with its instruction, or a passage with its title, as `judge` takes them. What is an object already, or is
-    not there, stays as it is.
+    """A query with its instruction, or a passage with its title, as `judge` takes them. What is an object already, or
+    missing, stays as it is.
 
     Args:
         told: what a record tells, by `NAMES`.

@@ -127,7 +127,7 @@ def _parse_csv(lines: Iterable[str], name: str, *, delimiter: str = ",") -> Iter
     for where, cells in rows:
         if len(cells) != len(columns):
             raise InputError(
-                f"{where}: not as many columns as the first line names; put quotes around texts that contain a delimiter"
+                f"{where}: not as many columns as the first line names; put quotes around texts with a delimiter"
             )
         yield document_of(dict(zip(columns, cells, strict=True)), where)
 

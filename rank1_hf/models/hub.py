@@ -63,9 +63,7 @@ def check_available(path: str | Path | None, *, subfolder: str | None = None) ->
     return True
 
 
-def bytes_to_download(
-    path: str | Path, source: Mapping[str, Any], commit: str | None, patterns: Sequence[str]
-) -> int:
+def bytes_to_download(path: str | Path, source: Mapping[str, Any], commit: str | None, patterns: Sequence[str]) -> int:
     """The size of the files that the hub has and the cache has not; 0 where all are there, or nothing tells.
 
     Args:

@@ -39,7 +39,8 @@ def test_an_adapter_names_the_extra_that_is_missing(adapter: str, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("scores", "expected"), [([2.0, np.nan, -3.0], [2.0, -4.0, -3.0]), ([5.0, np.nan], [5.0, -1.0]), ([np.nan], [-1.0]), ([], [])]
+    ("scores", "expected"),
+    [([2.0, np.nan, -3.0], [2.0, -4.0, -3.0]), ([5.0, np.nan], [5.0, -1.0]), ([np.nan], [-1.0]), ([], [])],
 )
 def test_what_has_no_score_ranks_last(scores: list[float], expected: list[float]) -> None:
     assert failures_last(scores).tolist() == expected

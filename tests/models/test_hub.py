@@ -192,7 +192,9 @@ def test_a_member_of_the_family_named_otherwise_is_asked_for_at_once(name: str) 
         hub_of_models.check_available(name)
 
 
-def test_a_home_folder_may_stand_in_a_name(tmp_path: Path, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
+def test_a_home_folder_may_stand_in_a_name(
+    tmp_path: Path, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     (tmp_path / "wings").symlink_to(checkpoint("qwen2"))
