@@ -100,8 +100,8 @@ def explain(
     else:
         from rank1_hf.viewing.terminal import render
 
-        by = "margin" if shade is Shade.MARGIN else "entropy"
-        options.plain_console().print(render(outcome.judgments, pairs, by=by))
+        shown = render(outcome.judgments, pairs, by="margin" if shade is Shade.MARGIN else "entropy")
+        options.plain_console().print(shown)
     options.finish(outcome, quiet)
 
 

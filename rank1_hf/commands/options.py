@@ -305,7 +305,7 @@ def open_corpus(corpus: str | None, subset: str | None) -> "Source | None":
 def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401
     """Load a model, or end the command with what is wrong with it."""
     import torch
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from rank1_hf.models.loading import CheckpointError
     from rank1_hf.reranker import Rank1

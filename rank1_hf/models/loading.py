@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from rich.filesize import decimal
 from transformers import (
     AutoConfig,
@@ -372,8 +372,7 @@ def _only_errors(*, shows_bars: bool = False) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-        if not hub_bars:
-            disable_progress_bars()
+        (enable_progress_bars if hub_bars else disable_progress_bars)()
 
 
 @contextlib.contextmanager

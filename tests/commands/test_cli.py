@@ -478,7 +478,9 @@ def test_memory_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(reranker, "Rank1", load)
-    check_refusal(run("rerank", QUERY, "doc", "--model", "huge"), 3, "not enough memory for huge", "--quantization 4bit")
+    check_refusal(
+        run("rerank", QUERY, "doc", "--model", "huge"), 3, "not enough memory for huge", "--quantization 4bit"
+    )
 
 
 # ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
