@@ -34,7 +34,7 @@ from rank1_hf.reranking.inspection import InspectionMethods
 from rank1_hf.reranking.locking import Locking
 from rank1_hf.reranking.model_source import ModelSource
 from rank1_hf.reranking.progress import Progress
-from rank1_hf.reranking.remarks import warn_of_budget
+from rank1_hf.reranking.remarks import BudgetCheck
 from rank1_hf.reranking.score_cache import ScoreCache
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.judgments import Judgments
@@ -247,8 +247,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         Args:
             pairs: (query, passage) each; or one pair alone; or a table with the columns "query" and "passage" (a pandas
                 frame, an Arrow table, a `datasets.Dataset`). A query is text or {"text", "instruction"}, a passage is
-                text or {"title", "text"}. The same pair twice is decoded once,
-                unless it has a logits processor, which may sample.
+                text or {"title", "text"}. The same pair twice is decoded once, unless a logits processor may sample.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
             show_progress_bar: None: on a terminal; elsewhere a line is logged every minute. False: neither.
             stream: True: yield judgments as they finish, each with its `index`, taking pairs as there is room for
@@ -322,6 +321,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         options: CallOptions,
     ) -> Generator[Judgment]:
         call = Call(self.pair_encoder, self.decoder, pairs, options, cached=self.cached_judgments(options, batch_size))
+        speaks = self._processes is None or self._processes.index == 0
+        budget = BudgetCheck(call.n_ended, self.max_new_tokens, self.encoder.markers.close, speaks=speaks)
         with Progress(total, show, self.decoder.stats) as progress, call.interruptible():
 
             def after_step(stats: Stats) -> None:
@@ -334,11 +335,11 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                     for judgment in call.take_ready():
                         progress.done(judgment)
                         yield judgment
+                    budget.check()
                 for judgment in call.take_ready():
                     progress.done(judgment)
                     yield judgment
-        if self._processes is None or self._processes.index == 0:
-            warn_of_budget(call.n_ended, budget=self.max_new_tokens, close=self.encoder.markers.close)
+        budget.check(at_end=True)
 
     def encode(self, query: Query, passage: Passage) -> Prompt:
         """The prompt of one pair, cut as it will be decoded.

@@ -148,6 +148,7 @@ def test_mteb(monkeypatch: pytest.MonkeyPatch):
     small = Rank1(device="cpu")
     monkeypatch.setattr("rank1_hf.integrations.mteb.Rank1", lambda *args, **options: small)
     monkeypatch.setattr("rank1_hf.integrations.mteb.checkpoint_identity", lambda name, **options: f"{name}@main")
+    monkeypatch.setattr("rank1_hf.integrations.mteb.substituted_dtype", lambda name, **options: None)
     monkeypatch.setattr(mteb, "evaluate", lambda model, tasks: asked.append((model, [t.metadata.name for t in tasks])))
     (snippet,) = [each for each in snippets(INTEGRATIONS, "py") if "mteb" in packages(each)]
     namespace: dict[str, object] = {}

@@ -9,6 +9,7 @@ import typer
 
 from rank1_hf.commands.options import BAD_INPUT, fail
 from rank1_hf.files.inputs import InputError
+from rank1_hf.models.hub import with_home
 from rank1_hf.viewing.printable import printable
 
 _NOT_RECORDED = {"output", "like", "as_json", "quiet"}  # which decide nothing of a result
@@ -80,6 +81,8 @@ def options_in_force(context: typer.Context) -> dict[str, Any]:
 
 
 def _absolute(name: str, value: Any) -> Any:  # noqa: ANN401
+    if name in _NAMES_OR_PATHS:
+        value = with_home(value)
     if isinstance(value, Path) or (name in _NAMES_OR_PATHS and Path(value).exists()):
         return str(Path(value).absolute())
     if name == "prompt_template" and value.startswith("@"):

@@ -1,6 +1,7 @@
 """The command `rank1-hf explain`. As in `cli.py`, what takes seconds to import waits until it is needed."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Unpack
 
@@ -15,8 +16,14 @@ from rank1_hf.prompts.prompt import PairError, query_text
 
 if TYPE_CHECKING:
     from rank1_hf.results.judgment import Judgment
-    from rank1_hf.viewing.pieces import Shade
     from rank1_hf.viewing.report import PageOptions
+
+
+class Shade(StrEnum):
+    """What the tokens are shaded by in the terminal."""
+
+    ENTROPY = "entropy"
+    MARGIN = "margin"
 
 
 @takes_model_options()
@@ -50,9 +57,7 @@ def explain(
             "had, where their file is still there."
         ),
     ] = None,
-    shade: Annotated[
-        str, typer.Option(help="What the tokens are shaded by in the terminal: entropy or margin.")
-    ] = "entropy",
+    shade: Annotated[Shade, typer.Option(help="What the tokens are shaded by in the terminal.")] = Shade.ENTROPY,
     trace: Annotated[
         bool,
         typer.Option(help="Record each token, the belief along the chain, and at the verdict layers and attention."),
@@ -66,7 +71,6 @@ def explain(
     The page needs no network. It can be searched and sorted, and shows two runs side by side:
     rank1-hf explain --judgments bf16 --other 4bit --html report.html
     """
-    by = _shade(shade)
     if judgments is not None:
         _show_saved(query, judgments, other, (corpus, subset), qrels, html, quiet)
         return
@@ -96,14 +100,9 @@ def explain(
     else:
         from rank1_hf.viewing.terminal import render
 
-        options.plain_console().print(render(outcome.judgments, pairs, by=by))
+        shown = render(outcome.judgments, pairs, by="margin" if shade is Shade.MARGIN else "entropy")
+        options.plain_console().print(shown)
     options.finish(outcome, quiet)
-
-
-def _shade(name: str) -> "Shade":
-    if name not in ("entropy", "margin"):
-        fail(f"--shade must be entropy or margin, not {name!r}", options.BAD_INPUT)
-    return "margin" if name == "margin" else "entropy"
 
 
 def _show_saved(

@@ -98,14 +98,16 @@ def _in_force(checkpoint: "Checkpoint", decoding: "DecodingOptions", device: str
 
     from rank1_hf.decoding.defaults import resolve
     from rank1_hf.models.devices import resolve_device
-    from rank1_hf.models.dtypes import usable_dtype
+    from rank1_hf.models.dtypes import usable_dtype, warn_of_dtype
     from rank1_hf.models.memory import CPU_SHARE, kv_bytes_per_token
     from rank1_hf.models.planning import PLANNED, Size
     from rank1_hf.models.quantization import stored_quantization
     from rank1_hf.reranking.checks import check_layers
 
     config, target = checkpoint.config, resolve_device(device)
-    dtype = usable_dtype(None, checkpoint.path, checkpoint.source, config, [target]) or config.dtype or torch.float32
+    usable = usable_dtype(None, checkpoint.path, checkpoint.source, config, [target])
+    warn_of_dtype(None, usable, checkpoint.path, [target])
+    dtype = usable or config.dtype or torch.float32
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     check_layers(model)

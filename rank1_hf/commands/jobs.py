@@ -22,15 +22,30 @@ if TYPE_CHECKING:
 
 
 def decisive(chosen: ModelOptions, dataset_prompt: str | None = None) -> dict[str, Any]:
-    """What decides a judgment, as JSON has it. Of the decoding: in reproducible mode steps are as wide as the batch,
-    whatever is in it. The other decoding options are not compared: in 16 bits `kernels`, `fuse` and `speculate` may
-    round otherwise.
+    """What decides a judgment, as JSON has it; a dtype of None is the checkpoint's own.
+
+    Of the decoding: in reproducible mode steps are as wide as the batch, whatever is in it. The other decoding options
+    are not compared: in 16 bits `kernels`, `fuse` and `speculate` may round otherwise.
     """
     found, decoding = chosen.decisive(dataset_prompt), chosen.engine()
     if "markers" in found:
         found["markers"] = asdict(found["markers"])
     width = (chosen.batch_size or decoding.batch_size) if decoding.reproducible else None
+    if found["dtype"] is None:
+        found["dtype"] = _substituted_dtype(chosen)
     return {**found, "reproducible": decoding.reproducible, "batch_size": width}
+
+
+def _substituted_dtype(chosen: ModelOptions) -> str | None:
+    """The dtype of the weights here, where a device takes another than the checkpoint's own.
+
+    A job that began in one of them does not go on in the other, and shards of both are not merged.
+    """
+    from rank1_hf.models.identity import substituted_dtype
+
+    is_spread = chosen.device_map is not None or chosen.max_memory is not None
+    found = substituted_dtype(chosen.model, device=chosen.device, is_spread=is_spread, **chosen.source())
+    return None if found is None else str(found).removeprefix("torch.")
 
 
 def identity(chosen: ModelOptions) -> str:

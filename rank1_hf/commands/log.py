@@ -23,21 +23,25 @@ def log_on_stderr(quiet: bool) -> Iterator[None]:
     logger.addHandler(handler)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *where, **more: note(printable(str(message)))
+            warnings.showwarning = lambda message, *where, **more: _say(str(message))
             yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
 
 
+def _say(text: str) -> None:
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):  # a bar stands below what is said
+        note(printable(text))
+
+
 class _Notes(logging.Handler):
     """Says records as a command says its notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
         try:
-            with tqdm.external_write_mode(file=sys.stderr):  # a bar stands below what is said
-                note(printable(self.format(record)))
+            _say(self.format(record))
         except Exception:
             self.handleError(record)

@@ -45,11 +45,12 @@ FileOption = Annotated[
         "-f",
         dir_okay=False,
         help="Read the passages from a .txt (a line each), a .jsonl (a string or an object with text, and optional "
-        "title and id, a line), or a .csv (columns text, and optional title and id); gzipped or not.",
+        "title and id, a line), or a .csv or .tsv (columns text, and optional title and id, named in the first line); "
+        "gzipped or not.",
     ),
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", help="txt, jsonl or csv: what stdin or a file of another name holds.")
+    str | None, typer.Option("--format", help="txt, jsonl, csv or tsv: what stdin or a file of another name holds.")
 ]
 ModelOption = Annotated[
     str | None,
@@ -69,7 +70,11 @@ DtypeOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cuda, cuda:1, mps, cpu, ... Without it: the fastest there is.")]
 QuantizationOption = Annotated[
-    str | None, typer.Option(help="8bit (int8) or 4bit (nf4): quantize the weights with bitsandbytes as they are read.")
+    str | None,
+    typer.Option(
+        help="8bit (int8) or 4bit (nf4): quantize the weights with bitsandbytes as they are read. The download is the "
+        "whole checkpoint all the same."
+    ),
 ]
 TemplateOption = Annotated[
     str | None,
@@ -300,10 +305,13 @@ def open_corpus(corpus: str | None, subset: str | None) -> "Source | None":
 def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # noqa: ANN401
     """Load a model, or end the command with what is wrong with it."""
     import torch
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from rank1_hf.models.loading import CheckpointError
     from rank1_hf.reranker import Rank1
 
+    if quiet or not speaks():
+        disable_progress_bars()  # of downloads
     if model is None:
         note("rank1-tiny, which ships with the package, is a demonstration model, not a reranker to use", quiet)
     try:
@@ -311,7 +319,11 @@ def load(model: str | None, quiet: bool = False, **options: Any) -> "Rank1":  # 
     except (CheckpointError, ContractError) as error:
         fail(str(error), BAD_MODEL)
     except torch.OutOfMemoryError:
-        fail(f"the device has not enough memory for {model}; try --dtype bfloat16 or --device cpu", BAD_MODEL)
+        fail(
+            f"the device has not enough memory for {model or 'rank1-tiny'}; try --quantization 4bit or a smaller model "
+            "(rank1-hf plan lists what fits)",
+            BAD_MODEL,
+        )
     except ValueError as error:
         fail(str(error), BAD_INPUT)
 
@@ -355,7 +367,9 @@ def judge(
 ) -> Outcome:
     """Judge pairs; after Ctrl-C or an error, what was finished. `more` goes to `Rank1.judge` as it is."""
     show = False if quiet else None
-    with warnings.catch_warnings(record=True) as remarks:
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
         try:
             judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
         except (Interrupted, Exception) as error:
@@ -363,8 +377,6 @@ def judge(
             if not finished and not isinstance(error, Interrupted):
                 raise
             return Outcome(finished, len(pairs), error)
-    for remark in remarks:
-        note(str(remark.message), quiet)
     return Outcome(judgments, len(pairs))
 
 

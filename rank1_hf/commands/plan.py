@@ -69,18 +69,18 @@ def plan(
         fail(f"{model} is quantized already; leave --quantization out", BAD_INPUT)
     typical = device if device.speed else replace(device, speed=cards.TYPICAL_SPEED)
     sizes = {name: planning.Size.of(config) for name, config in configs.items()}
-    ways = []
-    for name, each in loadable:
-        found = planning.plan(
+    ways = [
+        recommendation.Way.of(
+            name,
             configs[name],
             typical,
+            each,
             size=sizes[name],
-            quantization=each,
             prompt_tokens=prompt_tokens,
             chain_tokens=chain_tokens,
         )
-        room = max(0, found.kv_tokens // (prompt_tokens + chain_tokens))
-        ways.append(recommendation.Way(name, sizes[name].total, each, found, room))
+        for name, each in loadable
+    ]
     candidates = ways if model else recommendation.candidates(ways)
     best, fastest = recommendation.best_that_fits(candidates), recommendation.fastest_that_fits(candidates)
     if as_json:

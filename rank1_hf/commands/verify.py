@@ -24,7 +24,8 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 EXIT_CODES = (
     "Exit codes: 0 the records agree; 1 more of them than --threshold do not, or cannot be checked; 2 bad usage or "
-    "input; 3 the model cannot be loaded or its tokenizer does not fit; 4 the page cannot be written; 130 interrupted."
+    "input; 3 the model cannot be loaded or its tokenizer does not fit; 4 the page cannot be written; 130 interrupted "
+    "(nothing is reported)."
 )
 
 
@@ -116,8 +117,8 @@ def verify(
         )
     except ValueError as error:
         fail(str(error), options.BAD_INPUT)
-    except KeyboardInterrupt:
-        note("interrupted", quiet)
+    except KeyboardInterrupt:  # records are read in passes over all of them, so none is finished before the last
+        note("interrupted: nothing is reported; a part of the file takes less time", quiet)
         raise typer.Exit(options.INTERRUPTED) from None
     if options.speaks():
         _show(found, judged, as_json=as_json, most=None if show_all else 20, quiet=quiet)

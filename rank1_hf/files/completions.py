@@ -120,8 +120,8 @@ def completion_of(
     n_chain = _count(told.get("n_chain_tokens"), "n_chain_tokens", where)
     return Completion(
         where=where,
-        query=_with(told, "query", "instruction"),
-        passage=_with(told, "passage", "title"),
+        query=text_with(told, "query", "instruction"),
+        passage=text_with(told, "passage", "title"),
         chain=text,
         token_ids=ids,
         opens_again=opens_again,
@@ -139,6 +139,20 @@ def completion_of(
         document_id=_id(told.get("document_id"), where),
         error=None if is_missing(told.get("error")) else str(told["error"]) or None,
     )
+
+
+def text_with(told: Mapping[str, Any], name: str, more: str) -> Any:  # noqa: ANN401
+    """A query with its instruction, or a passage with its title, as `judge` takes them. What is an object already, or
+    missing, stays as it is.
+
+    Args:
+        told: what a record tells, by `NAMES`.
+        name, more: the names of the text and of what stands with it.
+    """
+    value, added = told.get(name), told.get(more)
+    if value is None or isinstance(value, Mapping) or is_missing(added) or added == "":
+        return value
+    return {"text": value, more: added}
 
 
 def read_records(path: Path, skip: Skip = refuse) -> Iterator[tuple[str, Any]]:
@@ -299,14 +313,6 @@ def _of_vllm(place: Mapping[Any, Any]) -> dict[str | int, float]:
         if logprob is not None:
             found[int(key) if str(key).isdigit() else str(key)] = float(logprob)
     return found
-
-
-def _with(told: Mapping[str, Any], name: str, more: str) -> Any:  # noqa: ANN401
-    """A query with its instruction, or a passage with its title, where there is one."""
-    value = told.get(name)
-    if isinstance(value, str) and isinstance(told.get(more), str) and told[more]:
-        return {"text": value, more: told[more]}
-    return value
 
 
 def _text(value: object, name: str, where: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Documents from files and pipes: .txt (a line each), .jsonl and .csv, read line by line.
+"""Documents from files and pipes: .txt (a line each), .jsonl, .csv and .tsv, read line by line.
 
 Whatever is wrong with an input is an `InputError` that names the file and the line, so that it can be mended. What a
 document *says* is not judged here: empty and strange texts are the reranker's to report, one pair at a time.
@@ -6,6 +6,7 @@ document *says* is not judged here: empty and strange texts are the reranker's t
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,7 +53,7 @@ def read_file(path: Path, file_format: str | None = None) -> Iterator[Document]:
 
     Args:
         path: the file.
-        file_format: "txt", "jsonl" or "csv"; None: what the file's name ends in, before any .gz.
+        file_format: "txt", "jsonl", "csv" or "tsv"; None: what the file's name ends in, before any .gz.
 
     Raises:
         InputError: the file or one of its lines cannot be read.
@@ -118,15 +119,15 @@ def document_of(
     )
 
 
-def _parse_csv(lines: Iterable[str], name: str) -> Iterator[Document]:
-    rows = csv_rows(lines, name)
+def _parse_csv(lines: Iterable[str], name: str, *, delimiter: str = ",") -> Iterator[Document]:
+    rows = csv_rows(lines, name, delimiter=delimiter)
     _, columns = next(rows, ("", fields.TEXT))  # of an empty file, which has no rows either
     if fields.find(columns, fields.TEXT) is None:
         raise InputError(f'{name}: no column "text"; the first line must name the columns (it has {columns})')
     for where, cells in rows:
         if len(cells) != len(columns):
             raise InputError(
-                f"{where}: not as many columns as the first line names; put quotes around texts that contain commas"
+                f"{where}: not as many columns as the first line names; put quotes around texts with a delimiter"
             )
         yield document_of(dict(zip(columns, cells, strict=True)), where)
 
@@ -135,13 +136,14 @@ _PARSERS: dict[str, Callable[[Iterable[str], str], Iterator[Document]]] = {
     "txt": _parse_txt,
     "jsonl": _parse_jsonl,
     "csv": _parse_csv,
+    "tsv": partial(_parse_csv, delimiter="\t"),
 }
 
 
 def _parser(file_format: str, name: str) -> Callable[[Iterable[str], str], Iterator[Document]]:
     if file_format not in _PARSERS:
         raise InputError(
-            f"{name}: {file_format!r} is not a format that can be read; use txt, jsonl or csv "
+            f"{name}: {file_format!r} is not a format that can be read; use txt, jsonl, csv or tsv "
             "(--format says which it is where the file's name does not)"
         )
     return _PARSERS[file_format]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rank1_hf.files.completions import NAMES as NAMES_OF_COMPLETIONS
+from rank1_hf.files.completions import text_with
 from rank1_hf.files.rows import DELIMITERS, at, read_rows
 from rank1_hf.inputs import fields
 from rank1_hf.inputs.textfiles import InputError, Row, format_of
@@ -98,8 +99,8 @@ class PairFile:
             told = dict(self._told(columns, row.where))
             if (lacking := next((name for name in _NEEDED if told[name] == "" and self._is_csv), None)) is not None:
                 raise InputError(f"{row.where}: the cell of the {lacking} is empty")
-            query = query_text(_together(told, "query", "instruction"))
-            passage = passage_text(_together(told, "passage", "title"))
+            query = query_text(text_with(told, "query", "instruction"))
+            passage = passage_text(text_with(told, "passage", "title"))
         except InputError as error:
             return PairRow(row.number, columns, problem=str(error))
         except PairError as error:
@@ -205,9 +206,3 @@ class PairStore:
 def _key(text: str | None) -> int:
     """Tells texts apart; two that have one key are at worst judged side by side."""
     return hash(text)
-
-
-def _together(told: Mapping[str, Any], name: str, more: str) -> Any:  # noqa: ANN401
-    """A query with its instruction, or a passage with its title, where there is one."""
-    value = told[name]
-    return {"text": value, more: told[more]} if more in told and not isinstance(value, Mapping) else value

@@ -3,6 +3,7 @@
 All are read front to back: documents come one at a time, and what is wrong with one of them costs no other.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +18,10 @@ from rank1_hf.files.trec import Qrels, Run, best_first, read_qrels
 from rank1_hf.inputs import fields
 from rank1_hf.inputs.choices import did_you_mean, must_be_one_of
 from rank1_hf.inputs.textfiles import InputError, Skip
+from rank1_hf.models.hub import with_home
 from rank1_hf.prompts.prompt import Query
+
+logger = logging.getLogger(__name__)
 
 IR_DATASETS = "ir_datasets:"
 """What stands before an id of ir_datasets."""
@@ -49,7 +53,7 @@ def open_source(name: str, split: str | None = None, subset: str | None = None, 
 
     Args:
         name: a folder with a `corpus.jsonl`, gzipped or not; `ir_datasets:` and an id; or a dataset of `datasets`, on
-            disk or by its hub name.
+            disk or by its hub name. In a path ~ is the home folder.
         split: of the judgments, where there are several. None: "test", or the only one.
         subset: of a dataset of `datasets` that has several, one for each language for example.
         of_run: whether split and subset may be those of the run alone; else a collection that has none is refused.
@@ -57,6 +61,7 @@ def open_source(name: str, split: str | None = None, subset: str | None = None, 
     Raises:
         InputError: it is nothing that can be read, or has no such subset or split.
     """
+    name = str(with_home(name))
     is_folder = beir.find_file(Path(name), "corpus.jsonl") is not None
     if subset is not None and not of_run and (is_folder or name.startswith(IR_DATASETS)):
         raise InputError(f"{name} has no subsets: --subset is for datasets of Hugging Face's datasets and runs of MTEB")
@@ -120,6 +125,12 @@ class HubDataset:
         with _explained(name if Path(name).exists() else f"{name}, which is no folder here, from the hub"):
             self._parts = self._find_parts()
         self._check_subset()
+        if not Path(name).exists():
+            logger.info(
+                "%s is streamed from the hub, by each job anew; hf download %s --repo-type dataset --local-dir FOLDER "
+                "fetches it once, and --corpus FOLDER reads that",
+                *(name, name),
+            )
         if (
             split is not None and not of_run
         ):  # said now, not behind a million queries, or never where other judgments are used

@@ -177,20 +177,21 @@ def lines_or_problems(path: Path) -> Iterator[tuple[str, InputError | None]]:
 
 
 def csv_rows(
-    lines: Iterable[str], name: str, first: int = 1, *, skip_spaces: bool = False
+    lines: Iterable[str], name: str, first: int = 1, *, delimiter: str = ",", skip_spaces: bool = False
 ) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a CSV file that are not blank, each after where it ends ("FILE, line 3").
+    """The rows of a CSV or TSV file that are not blank, each after where it ends ("FILE, line 3").
 
     Args:
         lines: the file's lines with their ends.
         name: for errors.
         first: the number of the first line.
-        skip_spaces: whether spaces behind a comma are no part of the cell.
+        delimiter, skip_spaces: see `csv_rows_or_problems`.
 
     Raises:
         InputError: it is no CSV.
     """
-    for row in csv_rows_or_problems(((line, None) for line in lines), name, first, skip_spaces=skip_spaces):
+    whole = ((line, None) for line in lines)
+    for row in csv_rows_or_problems(whole, name, first, delimiter=delimiter, skip_spaces=skip_spaces):
         if row.problem is not None:
             raise row.problem
         yield row.where, row.value

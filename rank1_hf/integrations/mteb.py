@@ -29,10 +29,11 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from rank1_hf.decoding.options import OLD_NAMES, DecodingOptions
 from rank1_hf.files.dataset_prompts import Prompts, built_in_prompts, dataset_prompt, fill, read_prompts
-from rank1_hf.integrations.ranking import with_decoding
+from rank1_hf.integrations.ranking import failures_last, with_decoding
 from rank1_hf.models.devices import resolve_dtype
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
-from rank1_hf.models.identity import checkpoint_identity
+from rank1_hf.models.hub import with_home
+from rank1_hf.models.identity import checkpoint_identity, substituted_dtype
 from rank1_hf.models.planning import Size
 from rank1_hf.prompts.markers import Markers
 from rank1_hf.prompts.prompt import query_text
@@ -113,16 +114,21 @@ class Rank1CrossEncoder:
         prompts: Prompts | str | Path | None = None,
         **options: Any,  # noqa: ANN401
     ) -> None:
+        model_name_or_path = None if model_name_or_path is None else with_home(model_name_or_path)
         given = read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
         self._prompts = built_in_prompts() if given is None else given
         self._batch_size = batch_size
         options = with_decoding(options, "Rank1CrossEncoder")
-        self._decisive = _decisive_options(options, self._prompts)
         source = {name: options[name] for name in ("subfolder", "token", "allow_pickles") if name in options}
         identity = checkpoint_identity(model_name_or_path, revision=revision, **source)
-        self.mteb_model_meta = model_meta(model_name_or_path, _revision_of(identity))
         if num_gpus > 1 and not is_launched():  # as in the official class
             options, device, num_gpus = {"device_map": "auto"} | options, None, 1
+        is_spread = any(options.get(name) is not None for name in ("device_map", "max_memory"))
+        dtype = resolve_dtype(options.get("dtype")) or substituted_dtype(
+            model_name_or_path, revision=revision, device=device, is_spread=is_spread, **source
+        )
+        self._decisive = _decisive_options(options | {"dtype": dtype}, self._prompts)
+        self.mteb_model_meta = model_meta(model_name_or_path, _revision_of(identity))
         self._reranker = Rank1(model_name_or_path, revision=revision, device=device, num_gpus=num_gpus, **options)
 
     @property
@@ -165,13 +171,11 @@ class Rank1CrossEncoder:
         judgments = self._reranker.judge(
             pairs, batch_size=self._batch_size, show_progress_bar=kwargs.get("show_progress_bar")
         )
-        scores = np.array([judgment.log_odds for judgment in judgments], dtype=np.float32)
-        failed = np.isnan(scores)
-        if failed.any():
-            reason = next(judgment.error for judgment in judgments if judgment.error is not None)
-            warnings.warn(f"{failed.sum()} of {len(scores)} pairs have no score and come last ({reason})", stacklevel=2)
-            scores[failed] = np.min(scores[~failed], initial=0) - 1
-        return scores
+        errors = [judgment.error for judgment in judgments if judgment.error is not None]
+        if errors:
+            said = f"{len(errors)} of {len(pairs)} pairs have no score and come last ({errors[0]})"
+            warnings.warn(said, stacklevel=2)
+        return failures_last([judgment.log_odds for judgment in judgments]).astype(np.float32)
 
 
 _NOT_OTHERS = {_DIGEST, *OLD_NAMES, *_PARAMETERS, *inspect.signature(Rank1CrossEncoder).parameters}
@@ -199,8 +203,6 @@ def _decisive_options(options: Mapping[str, Any], prompts: Prompts) -> dict[str,
     }
     decoding = DecodingOptions.of(options.get("decoding"))
     given |= {name: getattr(decoding, name) for name in _DECISIVE_DECODING if getattr(decoding, name)}
-    if "dtype" in given:
-        given["dtype"] = resolve_dtype(given["dtype"])
     if prompts != built_in_prompts():
         given["prompts"] = dict(prompts)
     given = {name: value for name, value in given.items() if value is not None and value != Markers()}

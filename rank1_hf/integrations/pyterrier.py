@@ -12,9 +12,7 @@ It needs no Java, which PyTerrier itself needs for Terrier's indexes only.
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from rank1_hf.integrations.ranking import KEYS, metadata, warn_of_failures
+from rank1_hf.integrations.ranking import KEYS, failures_last, metadata, warn_of_failures
 from rank1_hf.reranker import Rank1
 
 try:
@@ -70,8 +68,6 @@ class Rank1ReRanker(pt.Transformer):
         judgments = self.model.judge(list(zip(queries, passages, strict=True)), show_progress_bar=self.verbose)
         warn_of_failures(judgments)
         added = [metadata(judgment) for judgment in judgments]
-        scores = np.array([judgment.log_odds for judgment in judgments])
-        failed = np.isnan(scores)
-        scores[failed] = np.min(scores[~failed], initial=0) - 1
+        scores = failures_last([judgment.log_odds for judgment in judgments])
         result = inp.assign(score=scores, **{key: [each[key] for each in added] for key in KEYS})
         return pt.model.add_ranks(result)

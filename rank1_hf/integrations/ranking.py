@@ -5,6 +5,9 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.prompts.prompt import Passage
 from rank1_hf.reranker import Rank1
@@ -61,6 +64,12 @@ def ranked(
     hits = model.rank(query, passages, top_n, instruction=instruction, show_progress_bar=False)
     warn_of_failures(hits.judgments)
     return [hits.judgments[hit["corpus_id"]] for hit in hits]
+
+
+def failures_last(scores: Sequence[float]) -> NDArray[np.float64]:
+    """The scores, where what has none (NaN) gets one below all others and below 0, so that it ranks last."""
+    known = np.array(scores, dtype=np.float64)
+    return np.where(np.isnan(known), np.nanmin(known, initial=0) - 1, known)
 
 
 def warn_of_failures(judgments: Iterable[Judgment]) -> None:

@@ -47,6 +47,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return resolved
 
 
+def layer_devices(device: torch.device, *, is_spread: bool) -> list[torch.device]:
+    """Where layers may be: on the device, and where they are spread on every GPU."""
+    return [device, *(torch.device("cuda", n) for n in range(torch.cuda.device_count() if is_spread else 0))]
+
+
 def check_devices(named: Iterable[int | str | torch.device]) -> None:
     """Refuse devices of a device map, or of memory limits, that are not here, which accelerate says less clearly.
 

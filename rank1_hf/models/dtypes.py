@@ -24,7 +24,7 @@ def usable_dtype(
     config: PretrainedConfig,
     devices: Iterable[torch.device],
 ) -> torch.dtype | None:
-    """The dtype to load a checkpoint in: float16 in place of bfloat16 where a device lacks that, and a warning says so.
+    """The dtype to load a checkpoint in: float16 in place of its own bfloat16 where a device lacks that.
 
     Args:
         asked: by the user, who gets it; None: the checkpoint's own.
@@ -32,19 +32,28 @@ def usable_dtype(
         config: the checkpoint's.
         devices: where layers may be.
     """
-    if asked not in (None, torch.bfloat16) or all(map(has_bfloat16, devices)):
+    if asked is not None or all(map(has_bfloat16, devices)) or not _is_in_bfloat16(path, source, config):
         return asked
-    if asked == torch.bfloat16:
-        logger.warning("this device has no bfloat16 and emulates it, many times slower; dtype='float16' is fast on it")
-        return asked
-    if not _is_in_bfloat16(path, source, config):
-        return None
-    logger.warning(
-        "%s has bfloat16 weights, and this device does not compute in it: they are loaded as float16, whose values "
-        "end at 65,504; where pairs fail with an overflow, dtype='float32' is right, and slower",
-        path,
-    )
     return torch.float16
+
+
+def warn_of_dtype(
+    asked: torch.dtype | None, usable: torch.dtype | None, path: str | Path, devices: Iterable[torch.device]
+) -> None:
+    """Log where a device emulates bfloat16, or gets float16 in its place.
+
+    Args:
+        asked, path, devices: as `usable_dtype` took them.
+        usable: what it gave.
+    """
+    if asked == torch.bfloat16 and not all(map(has_bfloat16, devices)):
+        logger.warning("this device has no bfloat16 and emulates it, many times slower; dtype='float16' is fast on it")
+    elif usable != asked:
+        logger.warning(
+            "%s has bfloat16 weights, and this device does not compute in it: they are loaded as float16, whose values "
+            "end at 65,504; where pairs fail with an overflow, dtype='float32' is right, and slower",
+            path,
+        )
 
 
 def overflown_weight(model: nn.Module) -> str | None:

@@ -4,10 +4,13 @@ Where it does not, `huggingface_hub` would try again for half a minute, for each
 cache then, or is refused at once.
 """
 
+import fnmatch
 import functools
 import os
 import threading
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rank1_hf.models.family import full_name
 
@@ -23,6 +26,14 @@ def is_hub_name(path: str | Path) -> bool:
     if isinstance(path, Path) or Path(path).exists():
         return False
     return not path.startswith((".", "/", "~")) and path.count("/") <= 1
+
+
+def with_home(name: str | Path) -> str | Path:
+    """A name, with the home folder in the place of a leading ~: a shell leaves that in --model=~/checkpoint."""
+    try:
+        return Path(name).expanduser() if str(name).startswith("~") else name
+    except RuntimeError:  # there is no such user
+        return name
 
 
 def check_available(path: str | Path | None, *, subfolder: str | None = None) -> bool:
@@ -50,6 +61,32 @@ def check_available(path: str | Path | None, *, subfolder: str | None = None) ->
             f"download it where there is a network (hf download {path}), or give a checkpoint's folder"
         )
     return True
+
+
+def bytes_to_download(path: str | Path, source: Mapping[str, Any], commit: str | None, patterns: Sequence[str]) -> int:
+    """The size of the files that the hub has and the cache has not; 0 where all are there, or nothing tells.
+
+    Args:
+        path, source: where the checkpoint is: the arguments of `from_pretrained`.
+        commit: which one that is, where it is known.
+        patterns: of the files' names. Those of the first pattern that matches any are meant.
+    """
+    if not is_hub_name(path) or source.get("local_files_only"):
+        return 0
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    inside, revision = source["subfolder"], commit or source["revision"]
+    try:
+        tree = HfApi().list_repo_tree(str(path), inside or None, revision=revision, token=source["token"])
+        sizes = {each.path: getattr(each, "size", 0) for each in tree}  # a folder has none
+    except Exception:  # what is wrong with the repository is said where its files are read
+        return 0
+    matching = (fnmatch.filter(sizes, str(PurePosixPath(inside, pattern))) for pattern in patterns)
+    return sum(
+        sizes[file]
+        for file in next(filter(None, matching), [])
+        if not isinstance(try_to_load_from_cache(str(path), file, revision=revision), str)
+    )
 
 
 def _is_cached(name: str, file: Path) -> bool:

@@ -1,14 +1,18 @@
-"""The identity of a checkpoint, which separates its judgments from another's, without loading it."""
+"""The identity of a checkpoint and its dtype, which separate its judgments from another's, without loading it."""
 
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rank1_hf.models.cards import has_bfloat16
+from rank1_hf.models.devices import layer_devices, resolve_device
+from rank1_hf.models.dtypes import usable_dtype
 from rank1_hf.models.loading import Checkpoint, CheckpointError, open_checkpoint
 
 _BLOCK, _BLOCKS = 1 << 16, 1024  # bytes, and how many blocks of a file are read at most
@@ -42,6 +46,31 @@ def checkpoint_identity(
     for file in _files(folder, checkpoint.pickles):
         digest.update(file.name.encode() + _sample(file))
     return f"sha256:{digest.hexdigest()}"
+
+
+def substituted_dtype(
+    name: str | Path | None,
+    *,
+    device: str | torch.device | None,
+    is_spread: bool = False,
+    **source: Any,  # noqa: ANN401
+) -> torch.dtype | None:
+    """The dtype that a checkpoint is loaded in here instead of its own, where none is asked for; None: its own.
+
+    Args:
+        name, source: as `open_checkpoint` takes them.
+        device: as `load_model` takes it.
+        is_spread: whether the layers are spread over all GPUs.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+        ValueError: there is no such device.
+    """
+    devices = layer_devices(resolve_device(device), is_spread=is_spread)
+    if all(map(has_bfloat16, devices)):  # as nearly everywhere, and then the checkpoint need not be opened
+        return None
+    checkpoint = open_checkpoint(name, **source)
+    return usable_dtype(None, checkpoint.path, checkpoint.source, checkpoint.config, devices)
 
 
 def weights_fingerprint(source: Checkpoint | PreTrainedModel) -> str:

@@ -11,12 +11,16 @@ import io
 import json
 import logging
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from rich.filesize import decimal
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,10 +35,10 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, has_f
 from transformers.utils import logging as transformers_logging
 
 from rank1_hf.models.cards import has_bfloat16
-from rank1_hf.models.devices import check_devices, memory_limits, resolve_device, resolve_dtype
-from rank1_hf.models.dtypes import compute_in_float16, overflown_weight, usable_dtype
+from rank1_hf.models.devices import check_devices, layer_devices, memory_limits, resolve_device, resolve_dtype
+from rank1_hf.models.dtypes import compute_in_float16, overflown_weight, usable_dtype, warn_of_dtype
 from rank1_hf.models.hub import CheckpointError as CheckpointError  # one of this module's names, too
-from rank1_hf.models.hub import check_available, is_hub_name
+from rank1_hf.models.hub import bytes_to_download, check_available, is_hub_name, with_home
 from rank1_hf.models.placement import keep_layer_hooks, offloaded_bytes
 from rank1_hf.models.quantization import Quantization, quantization_config, stored_quantization
 
@@ -44,6 +48,7 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "rank1-tiny"
 """The checkpoint that ships with the package: a demonstration and test model."""
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+_WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")  # the second only where pickles are allowed
 _TO_GPU, _FROM_DISK = 25e9, 3e9  # bytes a second, about: PCIe 4.0 x16, an NVMe disk
 
 
@@ -77,7 +82,7 @@ def open_checkpoint(
     """Read a checkpoint's config and tokenizer from the hub, a local folder, or (None) the package.
 
     Args:
-        name: a hub name, a folder, or None.
+        name: a hub name, a folder (~ is the home folder), or None.
         revision: a branch, tag or commit of the hub repository.
         subfolder: where in the repository or folder the checkpoint is.
         token: the hub's access token, for private repositories; None: the one you logged in with, if any. White space
@@ -90,7 +95,7 @@ def open_checkpoint(
             not a causal LM that rank1_hf can decode.
         ValueError: the token is none.
     """
-    path = EMBEDDED_MODEL if name is None else name
+    path = EMBEDDED_MODEL if name is None else with_home(name)
     source: dict[str, Any] = {"revision": revision, "subfolder": subfolder or "", "token": _checked_token(token)}
     _check_folder(path, subfolder or "", allow_pickles)
     if check_available(path, subfolder=subfolder):
@@ -131,19 +136,21 @@ def load_model(
         CheckpointError: the weights cannot be read, or are AWQ weights and gptqmodel is not installed.
         ValueError: dtype, device, quantization, device_map or max_memory is not usable here.
     """
-    torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
+    asked, target = resolve_dtype(dtype), resolve_device(device)
     if device is not None and (device_map is not None or max_memory is not None):
         raise ValueError("give either device or device_map and max_memory, not both")
     limits = memory_limits(max_memory)
     check_devices([*(device_map.values() if isinstance(device_map, Mapping) else []), *(limits or {})])
     placement = device_map or ("auto" if limits else {"": target})
     quantized = quantization_config(quantization, checkpoint.config, target)
-    spread = [torch.device("cuda", n) for n in range(torch.cuda.device_count())] if device_map or max_memory else []
-    torch_dtype = usable_dtype(torch_dtype, checkpoint.path, checkpoint.source, checkpoint.config, [target, *spread])
+    devices = layer_devices(target, is_spread=bool(device_map or max_memory))
+    torch_dtype = usable_dtype(asked, checkpoint.path, checkpoint.source, checkpoint.config, devices)
+    warn_of_dtype(asked, torch_dtype, checkpoint.path, devices)
     is_awq = stored_quantization(checkpoint.config) == "awq"
     if is_awq and importlib.util.find_spec("gptqmodel") is None:
         raise CheckpointError(f"{checkpoint.path} has AWQ weights, which need gptqmodel: pip install 'rank1-hf[awq]'")
-    with _only_errors(), _silence() if is_awq else contextlib.nullcontext(), _explained(checkpoint.path, "weights"):
+    quiet = _silence() if is_awq else contextlib.nullcontext()
+    with _only_errors(shows_bars=_says_download(checkpoint)), quiet, _explained(checkpoint.path, "weights"):
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
                 checkpoint.path,
@@ -311,6 +318,16 @@ def _check_index(index: Path) -> None:
             raise CheckpointError(f"{index.parent} lacks {file}, which its index names; download the checkpoint again")
 
 
+def _says_download(checkpoint: Checkpoint) -> bool:
+    """Log how much is about to be downloaded, if anything. Whether the hub's own bars then belong on the terminal."""
+    commit = getattr(checkpoint.config, "_commit_hash", None)
+    patterns = _WEIGHT_FILES[: 1 + checkpoint.pickles]
+    n_bytes = bytes_to_download(checkpoint.path, checkpoint.source, commit, patterns)
+    if n_bytes:
+        logger.info("downloading the weights of %s, %s, to %s", checkpoint.path, decimal(n_bytes), HF_HUB_CACHE)
+    return n_bytes > 0 and sys.stderr.isatty()
+
+
 def _log_offloading(path: str | Path, n_bytes: Mapping[str, int]) -> None:
     if any(n_bytes.values()):
         logger.warning(
@@ -341,15 +358,21 @@ def _explained(path: str | Path, part: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _only_errors() -> Iterator[None]:
-    """Keep the progress bars and advice of Transformers and accelerate from the user while a checkpoint loads."""
+def _only_errors(*, shows_bars: bool = False) -> Iterator[None]:
+    """Keep the progress bars and advice of Transformers and accelerate from the user while a checkpoint loads.
+
+    Args:
+        shows_bars: leave those of huggingface_hub as they are; Transformers switches them off with its own.
+    """
     accelerate = logging.getLogger("accelerate")
     level = accelerate.level
     accelerate.setLevel(logging.ERROR)
     verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
+    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if hub_bars and shows_bars:
+        enable_progress_bars()
     try:
         yield
     finally:
@@ -357,6 +380,7 @@ def _only_errors() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+        (enable_progress_bars if hub_bars else disable_progress_bars)()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from rank1_hf.models.cards import GIB, FusedTokens, Gpu
-from rank1_hf.models.family import FAMILY, MEMBERS, full_name
+from rank1_hf.models.family import MEMBERS, full_name
 from rank1_hf.models.memory import EXPECTED_ROWS, GPU_PREFILL_TOKENS, expected_rows, kv_bytes_per_token, step_bytes
 from rank1_hf.models.products import Product, best_rows
 from rank1_hf.models.quantization import stored_quantization
@@ -193,40 +193,3 @@ def plan(
         prefill = prompt_tokens * 2 * size.linear / gpu.speed.operations
         pairs_per_minute = 60 / (prefill + chain_tokens * step / rows)
     return MemoryPlan(weights, reserve, kv_per_token, kv_tokens, rows, pairs_per_minute)
-
-
-def largest_that_fits(gpu: Gpu, *, prompt_tokens: int = 400, chain_tokens: int = 300) -> tuple[str, str | None] | None:
-    """The largest family member that fits a GPU, with as little quantization as it needs; None if there is none."""
-    for name in reversed(FAMILY):
-        config = AutoConfig.for_model(**FAMILY[name])
-        size = Size.of(config)
-        for quantization in (None, *QUANTIZATIONS):
-            found = plan(
-                config,
-                gpu,
-                size=size,
-                quantization=quantization,
-                prompt_tokens=prompt_tokens,
-                chain_tokens=chain_tokens,
-            )
-            if found.fits:
-                return name, quantization
-    return None
-
-
-def why_too_large(config: PretrainedConfig, dtype: torch.dtype, quantization: str | None, free: int) -> str | None:
-    """A sentence that says what would fit instead, if the weights alone do not fit into `free` bytes; else None."""
-    size, room = Size.of(config), Gpu("", free)
-    needed = size.n_bytes(dtype, quantization)
-    if needed <= free:
-        return None
-    smaller = [kind for kind in ways_to_load(config) if size.n_bytes(dtype, kind) < min(free, needed)]
-    advice = [f"quantization={smaller[0]!r}"] if smaller else []
-    if (largest := largest_that_fits(room)) is not None:
-        name, kind = largest
-        advice.append(f"{name} {f'with quantization={kind!r}' if kind else 'as it is'}")
-    instead = " or ".join(advice) or "a smaller model, or a larger GPU,"
-    return (
-        f"its weights take {needed / GIB:.1f} GiB and the GPU has {free / GIB:.1f} GiB free; {instead} would fit, "
-        "and device_map='auto' moves what does not fit to the CPU, slowly"
-    )

@@ -1,10 +1,14 @@
 """Which of several ways to run a model on a GPU to take: the best that fits, and the fastest."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
+from transformers import AutoConfig, PretrainedConfig
+
+from rank1_hf.models.cards import GIB, Gpu
 from rank1_hf.models.family import FAMILY
-from rank1_hf.models.planning import QUANTIZATIONS, MemoryPlan
+from rank1_hf.models.planning import QUANTIZATIONS, MemoryPlan, Size, plan, ways_to_load
 
 ENOUGH_PAIRS = 32
 """Pairs that must have room together in what is recommended as the best, where anything has so much: a step reads all
@@ -31,6 +35,32 @@ class Way:
     plan: MemoryPlan
     room: int
 
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        config: PretrainedConfig,
+        gpu: Gpu,
+        quantization: str | None,
+        *,
+        size: Size,
+        dtype: torch.dtype = torch.bfloat16,
+        prompt_tokens: int = 400,
+        chain_tokens: int = 300,
+    ) -> "Way":
+        """A model on a GPU; see `planning.plan`."""
+        found = plan(
+            config,
+            gpu,
+            size=size,
+            quantization=quantization,
+            dtype=dtype,
+            prompt_tokens=prompt_tokens,
+            chain_tokens=chain_tokens,
+        )
+        room = max(0, found.kv_tokens // (prompt_tokens + chain_tokens))
+        return cls(model, size.total, quantization, found, room)
+
 
 def best_that_fits(ways: Iterable[Way]) -> Way | None:
     """The largest model for which enough pairs have room, as little quantized as that takes; where none has so much
@@ -56,6 +86,31 @@ def fastest_that_fits(ways: Iterable[Way]) -> Way | None:
 def candidates(ways: Iterable[Way]) -> list[Way]:
     """Of all ways those that are recommended: rank1 itself, in ways that need no library beside bitsandbytes."""
     return [way for way in ways if way.model in FAMILY and way.quantization in _FROM_PRECISE]
+
+
+def why_too_large(config: PretrainedConfig, dtype: torch.dtype, quantization: str | None, free: int) -> str | None:
+    """A sentence that says what would fit instead, if the weights alone do not fit into `free` bytes; else None."""
+    size, gpu = Size.of(config), Gpu("", free)
+    needed = size.n_bytes(dtype, quantization)
+    if needed <= free:
+        return None
+    own = best_that_fits(Way.of("", config, gpu, kind, size=size, dtype=dtype) for kind in ways_to_load(config))
+    best = best_that_fits(_family_ways(gpu))
+    advice = [] if own is None else [f"quantization={own.quantization!r}"]
+    if best is not None and (own is None or best.n_weights != own.n_weights):
+        advice.append(f"{best.model} {f'with quantization={best.quantization!r}' if best.quantization else 'as it is'}")
+    instead = " or ".join(advice) or "a smaller model, or a larger GPU,"
+    return (
+        f"its weights take {needed / GIB:.1f} GiB and the GPU has {free / GIB:.1f} GiB free; {instead} would fit, "
+        "and device_map='auto' moves what does not fit to the CPU, slowly"
+    )
+
+
+def _family_ways(gpu: Gpu) -> Iterator[Way]:
+    for name, shape in FAMILY.items():
+        config = AutoConfig.for_model(**shape)
+        size = Size.of(config)
+        yield from (Way.of(name, config, gpu, kind, size=size) for kind in _FROM_PRECISE)
 
 
 def _place(quantization: str | None) -> int:

@@ -14,8 +14,10 @@ Pairs: TypeAlias = Iterable[Pair] | Pair | Table
 
 
 def is_pair(pairs: object) -> bool:
-    """Whether this is one pair alone, as in predict(("query", "passage"))."""
-    return isinstance(pairs, tuple | list | np.ndarray) and len(pairs) == 2 and isinstance(pairs[0], str | Mapping)
+    """Whether this is one pair alone, as in predict(("query", "passage")), and not two rows of a table."""
+    if not isinstance(pairs, tuple | list | np.ndarray) or len(pairs) != 2:
+        return False
+    return isinstance(pairs[0], str | Mapping) and not any(map(_is_row, pairs))
 
 
 def as_pairs(pairs: Any) -> Iterable[Pair]:  # noqa: ANN401
@@ -45,7 +47,7 @@ def unpack(pair: Any) -> tuple[Query, Passage]:  # noqa: ANN401
     Raises:
         PairError: it is none.
     """
-    if isinstance(pair, Mapping) and {QUERY, PASSAGE} <= pair.keys():
+    if _is_row(pair):
         return pair[QUERY], pair[PASSAGE]
     try:
         if isinstance(pair, str | bytes | Mapping | Set):
@@ -86,3 +88,8 @@ def in_decoding_order(pairs: Sequence[Pair]) -> Iterator[tuple[int, Pair]]:
             query_first = pair_first = index
         keys.append((query_first, pair_first, index))
     return ((index, pairs[index]) for _, _, index in sorted(keys))
+
+
+def _is_row(pair: object) -> bool:
+    """Whether this is a row of a table of pairs."""
+    return isinstance(pair, Mapping) and {QUERY, PASSAGE} <= pair.keys()

@@ -6,8 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from rank1_hf.models.loading import Checkpoint, CheckpointError
-from rank1_hf.models.planning import PLANNED, why_too_large
+from rank1_hf.models.planning import PLANNED
 from rank1_hf.models.quantization import Quantization, stored_quantization
+from rank1_hf.models.recommendation import why_too_large
 from rank1_hf.prompts.markers import ContractError
 
 

@@ -8,6 +8,7 @@ from rank1_hf.chains.chain import Ended
 from rank1_hf.results.judgment import Judgment
 
 _FEW = 10  # chains; fewer may all be long by chance
+_MANY = 50  # which tell it before the end of a call
 _NEARLY_ALL = 0.9
 
 
@@ -38,21 +39,31 @@ def warn_of_no_methods(given: object, base: type) -> None:
         )
 
 
-def warn_of_budget(n_ended: Mapping[Ended | None, int], *, budget: int, close: str) -> None:
-    """Say so where nearly all chains of a call ran to their budget, which looks like a result and seldom is one.
+class BudgetCheck:
+    """Says so where nearly all chains of a call ran to their budget, which looks like a result and seldom is one. It is
+    said once: as soon as many chains have ended, so that hours may be saved, or else at the end of the call.
 
     Args:
-        n_ended: how many chains ended in which way, as `Judgment.ended` has it.
-        budget: the most tokens that each could have.
-        close: the marker that would have closed them.
+        n_ended: how many chains have ended in which way, as `Judgment.ended` has it; counted while the call runs.
+        budget: the most tokens that each may have.
+        close: the marker that would close them.
+        speaks: whether this process is the one that says what all have found.
     """
-    n_chains = sum(n for ended, n in n_ended.items() if ended is not None)
-    n_budget = n_ended.get("budget", 0)
-    if n_chains >= _FEW and n_budget >= _NEARLY_ALL * n_chains:
+
+    def __init__(self, n_ended: Mapping[Ended | None, int], budget: int, close: str, *, speaks: bool = True) -> None:
+        self._n_ended, self._budget, self._close, self._is_silent = n_ended, budget, close, not speaks
+
+    def check(self, *, at_end: bool = False) -> None:
+        """Warn if it is time to."""
+        n_chains = sum(n for ended, n in self._n_ended.items() if ended is not None)
+        n_budget = self._n_ended.get("budget", 0)
+        if self._is_silent or n_chains < (_FEW if at_end else _MANY) or n_budget < _NEARLY_ALL * n_chains:
+            return
+        self._is_silent = True
         warnings.warn(
-            f"{n_budget} of {n_chains} chains were not closed within their budget of {budget} tokens, and their "
+            f"{n_budget} of {n_chains} chains were not closed within their budget of {self._budget} tokens, and their "
             "verdicts were forced. Either the budget is too small (max_new_tokens), or the model closes its chains "
-            f"with something else than {close!r} (markers=Markers(close=...)), or it is no reranker that thinks before "
-            "it judges",
+            f"with something else than {self._close!r} (markers=Markers(close=...)), or it is no reranker that thinks "
+            "before it judges",
             stacklevel=6,  # the caller of judge
         )

@@ -388,7 +388,7 @@ def test_a_malformed_line_is_named_before_any_model_is_loaded(tmp_path: Path) ->
     [
         ("docs.txt", "caf\xe9\n".encode("latin-1"), "docs.txt, line 1: not UTF-8"),
         ("docs.csv", "body\nx\n", 'no column "text"'),
-        ("docs.pdf", "%PDF", "txt, jsonl or csv"),
+        ("docs.pdf", "%PDF", "txt, jsonl, csv or tsv"),
         ("missing/docs.txt", None, "cannot read"),
     ],
 )
@@ -400,7 +400,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: str | by
 def test_stdin_that_cannot_be_read() -> None:
     check_refusal(run("rerank", QUERY, stdin=b"\xff\xff"), 2, "standard input, line 1: not UTF-8")
     check_refusal(run("rerank", QUERY, "--format", "jsonl", stdin="{"), 2, "standard input, line 1: not valid JSON")
-    check_refusal(run("rerank", QUERY, "--format", "xml", stdin="<a/>"), 2, "txt, jsonl or csv")
+    check_refusal(run("rerank", QUERY, "--format", "xml", stdin="<a/>"), 2, "txt, jsonl, csv or tsv")
 
 
 @pytest.mark.parametrize("query", ["", "  \n"])
@@ -478,7 +478,9 @@ def test_memory_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(reranker, "Rank1", load)
-    check_refusal(run("rerank", QUERY, "doc", "--model", "huge"), 3, "not enough memory", "huge")
+    check_refusal(
+        run("rerank", QUERY, "doc", "--model", "huge"), 3, "not enough memory for huge", "--quantization 4bit"
+    )
 
 
 # ---- Ctrl-C ----------------------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def test_a_page_that_cannot_be_written(model: Scripted, tmp_path: Path):
         ((QUERY, "a", "--other", "b.jsonl"), "go with --judgments"),
         ((QUERY, "a", "--qrels", "b.tsv"), "go with --judgments"),
         ((QUERY, "a", "--subset", "fas"), "go with --judgments"),
-        ((QUERY, "a", "--shade", "time"), "entropy or margin"),
+        ((QUERY, "a", "--shade", "time"), "'entropy', 'margin'"),
         ((QUERY, "--judgments", "b.jsonl", "--html", "b.html"), "not both"),
         (("--judgments", "b.jsonl"), "needs --html"),
         (("--judgments", ".", "--html", "b.html"), "neither a judgments.jsonl nor a journal.jsonl"),

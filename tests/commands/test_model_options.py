@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner, Result
 
@@ -191,6 +192,19 @@ def test_what_decides_a_judgment_is_in_the_journal(inputs: dict[str, list[object
     for other in (["--rethink", 1], ["--max-length", 99], ["--instruction", "new"], ["--revision", "v2"]):
         assert code("--dtype", "float16", *other) == 2
     assert code("--dtype", "float16", "--marker", "false= no") == 2
+
+
+def test_a_device_that_takes_another_dtype_does_not_go_on_with_a_job(
+    inputs: dict[str, list[object]], monkeypatch: pytest.MonkeyPatch
+):
+    """A T4 loads a bfloat16 checkpoint as float16."""
+    monkeypatch.setattr(reranker, "Rank1", lambda model, **options: Stub())
+
+    def code(substitute: torch.dtype | None) -> int:
+        monkeypatch.setattr("rank1_hf.models.identity.substituted_dtype", lambda name, **options: substitute)
+        return CliRunner().invoke(cli.app, ["evaluate", *map(str, inputs["evaluate"])]).exit_code
+
+    assert [code(None), code(torch.float16), code(None)] == [0, 2, 0]
 
 
 def test_the_version():

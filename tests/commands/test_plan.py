@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from rank1_hf.commands import cli
-from rank1_hf.models.cards import GPUS
+from rank1_hf.models.cards import GIB, GPUS
 from rank1_hf.models.family import FAMILY
+from rank1_hf.models.planning import family_config
+from rank1_hf.models.recommendation import why_too_large
 
 pytestmark = pytest.mark.usefixtures("sizes_are_known")
 
@@ -46,6 +49,14 @@ def test_the_answer_is_the_best_and_the_fastest_each_with_a_line_to_paste(gpu: s
         program, *arguments = shlex.split(line)
         assert (program, arguments[:3]) == ("rank1-hf", ["demo", "-m", row["model"]])
         assert arguments[3:] == ([] if row["quantization"] is None else ["--quantization", row["quantization"]])
+
+
+@pytest.mark.parametrize("gib", [6, 24])
+def test_a_model_that_does_not_fit_is_refused_with_what_is_the_best_here(gib: int) -> None:
+    (best,) = [row for row in rows("--gpu", f"{gib}GiB") if row["best"]]
+    how = f"with quantization={best['quantization']!r}" if best["quantization"] else "as it is"
+    reason = why_too_large(family_config("rank1-32b"), torch.bfloat16, None, gib * GIB)
+    assert f"{best['model']} {how} would fit" in str(reason)
 
 
 def test_a_model_of_the_family_may_be_named_without_its_owner() -> None:

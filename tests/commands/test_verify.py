@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,3 +130,15 @@ def test_a_file_without_records(tmp_path: Path):
     result = run(tmp_path, [])
     assert result.exit_code == 2
     assert "has no record" in result.stderr
+
+
+def test_an_interrupt_says_that_nothing_is_reported(tmp_path: Path, records, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(options, "load", lambda *_, **__: SimpleNamespace(verify=interrupted))
+    file = tmp_path / "records.jsonl"
+    file.write_text(json.dumps(records[0]))
+    result = CliRunner().invoke(app, ["verify", str(file)])
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "interrupted: nothing is reported" in result.stderr

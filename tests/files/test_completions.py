@@ -11,6 +11,7 @@ import pytest
 
 from rank1_hf.files.completions import completion_of, read_completions
 from rank1_hf.inputs.textfiles import InputError
+from rank1_hf.prompts.prompt import PairError, passage_text
 
 PAIR = {"query": "wings?", "passage": "A wing."}
 
@@ -53,6 +54,16 @@ def test_a_flat_record():
 def test_how_a_chain_was_closed(fields: dict, is_closed: bool | None):
     found = completion_of({**PAIR, "completion": "So.", **fields}, "x")
     assert (found.is_closed, found.chain) == (is_closed, "So.")
+
+
+@pytest.mark.parametrize("title", [None, math.nan, ""])
+def test_an_empty_title_is_none(title: object):
+    assert completion_of({**PAIR, "title": title}, "x").passage == "A wing."
+
+
+def test_a_title_that_is_no_text_is_not_passed_over():
+    with pytest.raises(PairError, match="the passage's 'title' must be a string"):
+        passage_text(completion_of({**PAIR, "title": 3}, "x").passage)
 
 
 def test_an_output_of_vllm():

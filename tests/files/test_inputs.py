@@ -39,6 +39,10 @@ def test_csv_takes_columns_by_their_names_and_quoted_line_breaks() -> None:
     assert read(content, "csv") == [Document("a, b\nc", "T", "1"), Document("plain", "", "2")]
 
 
+def test_tsv_takes_quotes_that_are_text() -> None:
+    assert read('id\ttext\n1\t"Wings" carry, always\n', "tsv") == [Document('"Wings" carry, always', id="1")]
+
+
 def test_csv_needs_only_the_text() -> None:
     assert read("text\nonly\n", "csv") == [Document("only")]
 
@@ -133,7 +137,7 @@ def test_a_given_format_comes_before_the_ending(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["documents.pdf", "documents"])
 def test_a_file_of_another_kind_says_what_can_be_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("text")
-    with pytest.raises(InputError, match="txt, jsonl or csv"):
+    with pytest.raises(InputError, match="txt, jsonl, csv or tsv"):
         list(read_file(tmp_path / name))
 
 

@@ -96,6 +96,24 @@ def test_a_repository_of_the_hub(tmp_path: Path, naming: str) -> None:
             open_source(str(tmp_path))
 
 
+def test_a_collection_of_the_hub_says_how_to_keep_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["corpus", "queries"])
+    with caplog.at_level("INFO", "rank1_hf"):
+        open_source("some/collection")
+    assert "hf download some/collection --repo-type dataset --local-dir FOLDER" in caplog.text
+
+
+def test_a_home_folder_may_stand_in_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_jsonl(tmp_path / "beir" / "queries.jsonl", QUERIES)
+    write_jsonl(tmp_path / "beir" / "corpus.jsonl", CORPUS)
+    assert open_source("~/beir").queries(refuse) == {"q1": "what?", "q2": "who?"}
+
+
 def test_subsets_are_for_datasets_only(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
     for name in (str(tmp_path), "ir_datasets:some"):

@@ -64,6 +64,7 @@ class Stub:
 def model(monkeypatch: pytest.MonkeyPatch) -> integration.Rank1CrossEncoder:
     monkeypatch.setattr(integration, "Rank1", Stub)
     monkeypatch.setattr(integration, "checkpoint_identity", lambda name, **source: "sha256:0123")
+    monkeypatch.setattr(integration, "substituted_dtype", lambda name, **options: None)
     return integration.rank1(model_name_or_path=None, num_gpus=1, device="cpu")  # as the card names its arguments
 
 
@@ -446,6 +447,12 @@ class TestCacheKey:
         assert len({self.key(decoding=each) for each in same}) == 1
         defaults = {"dtype": "auto", "rethink": 0, "max_length": 16000, "markers": Markers(), "quantization": None}
         assert self.key(**defaults, prompts=built_in_prompts()) == self.key()
+
+    def test_the_dtype_that_the_device_takes_instead_is_in_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        own, asked = self.key(), self.key(dtype="float16")
+        monkeypatch.setattr(integration, "substituted_dtype", lambda name, **options: torch.float16)
+        assert self.key() == asked != own
+        assert self.key(dtype="bfloat16") != asked, "who asks for it gets it"
 
     def test_options_that_do_not_decide_it_are_nowhere(self) -> None:
         token = "hf_planted"

@@ -6,9 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rank1_hf.integrations.ranking import KEYS, metadata, ranked
+from rank1_hf.integrations.ranking import KEYS, failures_last, metadata, ranked
 from rank1_hf.prompts.prompt import PairError
 from rank1_hf.reranker import Rank1
 from tests.integrations.passages import PASSAGES, QUERY, TOO_LONG
@@ -35,6 +36,14 @@ def test_an_adapter_names_the_extra_that_is_missing(adapter: str, monkeypatch: p
         importlib.import_module(module)
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert extra in pyproject["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [([2.0, np.nan, -3.0], [2.0, -4.0, -3.0]), ([5.0, np.nan], [5.0, -1.0]), ([np.nan], [-1.0]), ([], [])],
+)
+def test_what_has_no_score_ranks_last(scores: list[float], expected: list[float]) -> None:
+    assert failures_last(scores).tolist() == expected
 
 
 def test_the_ranking_is_that_of_rank(thinking: Rank1) -> None:

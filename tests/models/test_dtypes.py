@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from rank1_hf import Rank1
-from rank1_hf.models import dtypes, loading
+from rank1_hf.models import dtypes, identity, loading
 from rank1_hf.models import quantization as quantizing
 from rank1_hf.models.loading import EMBEDDED_MODEL, CheckpointError, load_model, open_checkpoint
 
@@ -20,7 +20,7 @@ PAIR = ("what carries an aircraft", "The wing carries the aircraft.")
 @pytest.fixture
 def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU be such a device."""
-    for module in (dtypes, loading, quantizing):
+    for module in (dtypes, identity, loading, quantizing):
         monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
 
 
@@ -78,7 +78,16 @@ def test_a_dtype_that_is_asked_for_is_given(bfloat16_checkpoint: Path, dtype: st
     assert ("emulates it" in caplog.text) == (dtype == "bfloat16")
 
 
+@pytest.mark.usefixtures("no_bfloat16")
+def test_the_dtype_that_takes_the_place_of_bfloat16_is_known_before_loading(bfloat16_checkpoint: Path, caplog) -> None:
+    assert identity.substituted_dtype(bfloat16_checkpoint, device="cpu") == torch.float16
+    assert caplog.text == "", "it is said when the checkpoint is loaded"
+    set_config(bfloat16_checkpoint, dtype="float32", torch_dtype=None)
+    assert identity.substituted_dtype(bfloat16_checkpoint, device="cpu") is None
+
+
 def test_devices_with_bfloat16_keep_it(bfloat16_checkpoint: Path, caplog) -> None:
+    assert identity.substituted_dtype(bfloat16_checkpoint, device="cpu") is None
     assert load_model(open_checkpoint(bfloat16_checkpoint), device="cpu").dtype == torch.bfloat16
     assert caplog.text == ""
 

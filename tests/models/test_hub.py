@@ -14,10 +14,12 @@ from typing import Any
 import httpx
 import huggingface_hub
 import pytest
+from rich.filesize import decimal
 from transformers import AutoModelForCausalLM
 
 from rank1_hf import CheckpointError, Rank1
 from rank1_hf.models import hub as hub_of_models
+from rank1_hf.models.loading import open_checkpoint
 from tests import tiny_models
 from tests.hub import Hub
 
@@ -30,16 +32,19 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     name: (f"us/{name}", {}) for name in ("tricks", "code", "pickled", "nowhere")
 }
 PROGRAM = """
-import json, sys
+import json, logging, sys
 from rank1_hf import CheckpointError, Rank1
-found = {}
+found, said = {}, []
+logger = logging.getLogger("rank1_hf.models.loading")
+logger.setLevel("INFO")
+logger.addFilter(lambda record: said.append(record.getMessage()))  # and drops it
 pair, cases = json.loads(sys.argv[1])
 for case, (name, source) in cases.items():
     try:
         found[case] = float(Rank1(name, device="cpu", dtype="float32", max_new_tokens=16, **source).predict(pair))
     except CheckpointError as error:
         found[case] = str(error)
-print(json.dumps(found))
+print(json.dumps(found | {"said": said}))
 """
 
 
@@ -102,6 +107,18 @@ def test_a_name_is_as_good_as_a_folder_and_again_without_a_network(found: Found,
     for outcome in (found.online, found.offline):
         assert {name: outcome[name] for name in GOOD} == pytest.approx(expected, abs=1e-4)
     assert found.asked_offline == []
+
+
+def test_a_download_is_said_with_its_size_and_what_is_cached_is_not(found: Found, hub: Hub):
+    weights = {("us/inside", "main"): "a/b/model.safetensors", ("us/llama", "sharded"): "model-*.safetensors"}
+    expected = [
+        f"downloading the weights of {name}, {decimal(sum(file.stat().st_size for file in files))}"
+        for name, source in GOOD.values()
+        for key in [(name, source.get("revision", "main"))]
+        for files in [hub.repositories[key].glob(weights.get(key, "model.safetensors"))]
+    ]
+    assert [said.partition(", to ")[0] for said in found.online["said"]] == expected
+    assert found.offline["said"] == []
 
 
 def test_a_token_goes_where_it_was_given_and_nowhere_else(found: Found):
@@ -173,6 +190,18 @@ def test_a_slow_hub_is_not_taken_for_none(error: Exception | None, answers: bool
 def test_a_member_of_the_family_named_otherwise_is_asked_for_at_once(name: str) -> None:
     with pytest.raises(CheckpointError, match="did you mean 'jhu-clsp/rank1-7b'"):
         hub_of_models.check_available(name)
+
+
+def test_a_home_folder_may_stand_in_a_name(
+    tmp_path: Path, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "wings").symlink_to(checkpoint("qwen2"))
+    for name in ("~/wings", Path("~/wings")):
+        assert open_checkpoint(name).path == tmp_path / "wings"
+    with pytest.raises(CheckpointError, match="there is no folder ~nobody-of-this-name/wings"):
+        open_checkpoint("~nobody-of-this-name/wings")
 
 
 def test_a_folder_may_be_called_as_a_member_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

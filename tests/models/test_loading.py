@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import BitsAndBytesConfig, BloomConfig, CLIPConfig, Phi3Config, PreTrainedModel, T5Config
 
 from rank1_hf import Rank1
+from rank1_hf.models import loading
 from rank1_hf.models.devices import n_bytes, resolve_device, resolve_dtype
 from rank1_hf.models.loading import (
     Checkpoint,
@@ -192,6 +194,20 @@ class TestBad:
         BloomConfig().save_pretrained(folder)
         with pytest.raises(CheckpointError, match="BloomForCausalLM does not use Transformers' attention interface"):
             open_checkpoint(folder)
+
+
+def test_the_hub_s_bars_are_left_to_a_download_where_they_are_wanted():
+    """`--quiet` and huggingface_hub's own switch turn them off."""
+    try:
+        for is_off in (True, False):
+            (disable_progress_bars if is_off else enable_progress_bars)()
+            with loading._only_errors(shows_bars=True):
+                assert are_progress_bars_disabled() == is_off
+            with loading._only_errors():
+                assert are_progress_bars_disabled()
+            assert are_progress_bars_disabled() == is_off
+    finally:
+        enable_progress_bars()
 
 
 class TestArguments:

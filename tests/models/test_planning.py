@@ -14,14 +14,7 @@ from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.models.cards import GIB, GPUS, FusedTokens, Gpu, Speed, parse_gpu
 from rank1_hf.models.family import FAMILY
 from rank1_hf.models.loading import EMBEDDED_MODEL, load_model, open_checkpoint
-from rank1_hf.models.planning import (
-    Size,
-    family_config,
-    largest_that_fits,
-    plan,
-    ways_to_load,
-    why_too_large,
-)
+from rank1_hf.models.planning import Size, family_config, plan, ways_to_load
 from rank1_hf.models.products import fused_4bit_tokens
 from scripts.quantization_agreement import linear_bytes
 from tests import tiny_models
@@ -77,13 +70,10 @@ def test_awq_weights_take_what_they_take_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["limrank", "songtingyu/limrank"])
-def test_relatives_are_planned_for_and_never_recommended(name: str) -> None:
+def test_relatives_are_planned_for(name: str) -> None:
     config = family_config(name)
     assert config is not None
     assert Size.of(config) == Size.of(family_config("rank1-7b"))
-    found = largest_that_fits(parse_gpu("16GiB"))
-    assert found is not None
-    assert found[0] in FAMILY
 
 
 def test_awq_members_are_planned_for_as_they_are() -> None:
@@ -94,9 +84,6 @@ def test_awq_members_are_planned_for_as_they_are() -> None:
     gpu = parse_gpu("16GiB")
     assert plan(awq, gpu, quantization="awq").fits
     assert not plan(plain, gpu).fits
-    reason = why_too_large(awq, torch.float16, "awq", 8 * GIB)
-    assert reason is not None
-    assert "quantization='4bit' or" not in reason, "what is quantized already cannot be quantized again"
 
 
 def test_other_kinds_of_stored_weights_are_not_planned_for() -> None:
@@ -138,14 +125,6 @@ def test_more_memory_never_gives_fewer_rows_and_longer_chains_never_more() -> No
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_the_largest_that_fits() -> None:
-    assert largest_that_fits(parse_gpu("1GiB")) is None
-    small, large = largest_that_fits(parse_gpu("8GiB")), largest_that_fits(parse_gpu("80GiB"))
-    assert small is not None
-    assert large == ("jhu-clsp/rank1-32b", None) or large == ("jhu-clsp/rank1-32b", "8bit")
-    assert list(FAMILY).index(small[0]) < list(FAMILY).index(large[0])
-
-
 def test_speed_is_bounded_by_reading_the_weights_and_by_the_operations() -> None:
     gpu, config = GPUS["h200"], family_config("rank1-7b")
     found = plan(config, gpu, prompt_tokens=400, chain_tokens=300)
@@ -155,22 +134,6 @@ def test_speed_is_bounded_by_reading_the_weights_and_by_the_operations() -> None
     by_weights = 60 * found.rows * gpu.speed.bandwidth / (300 * found.weights)
     assert found.pairs_per_minute < min(by_operations, by_weights)
     assert found.pairs_per_minute > 0.2 * min(by_operations, by_weights)
-
-
-def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
-    config = family_config("rank1-14b")
-    assert why_too_large(config, torch.bfloat16, "4bit", 20 * GIB) is None
-    reason = why_too_large(config, torch.bfloat16, None, 20 * GIB)
-    assert reason is not None
-    assert "27.5 GiB" in reason
-    assert "20.0 GiB free" in reason
-    assert "quantization='8bit'" in reason
-
-
-def test_where_nothing_fits_the_reason_says_so() -> None:
-    reason = why_too_large(family_config("rank1-0.5b"), torch.bfloat16, "4bit", GIB // 10)
-    assert reason is not None
-    assert "a smaller model, or a larger GPU, would fit" in reason
 
 
 class Asked:

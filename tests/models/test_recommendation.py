@@ -1,7 +1,11 @@
-"""What is recommended of several ways, by their definition."""
+"""What is recommended of several ways, by their definition, and where a model does not fit."""
 
-from rank1_hf.models.planning import MemoryPlan
-from rank1_hf.models.recommendation import Way, best_that_fits, candidates, fastest_that_fits
+import pytest
+import torch
+
+from rank1_hf.models.cards import GIB
+from rank1_hf.models.planning import MemoryPlan, family_config
+from rank1_hf.models.recommendation import Way, best_that_fits, candidates, fastest_that_fits, why_too_large
 
 
 def way(model: str, billions: float, quantization: str | None, room: int, speed: float | None = 1.0) -> Way:
@@ -43,3 +47,23 @@ def test_what_needs_another_library_or_is_of_others_is_no_candidate():
         way("songtingyu/limrank", 7, None, 9),
     ]
     assert candidates(ways) == ways[:1]
+
+
+@pytest.mark.usefixtures("sizes_are_known")
+def test_a_model_that_does_not_fit_is_refused_with_what_would():
+    config = family_config("rank1-14b")
+    assert why_too_large(config, torch.bfloat16, "4bit", 18 * GIB) is None
+    said = "its weights take 27.5 GiB and the GPU has 18.0 GiB free; quantization='4bit' would fit, and device_map="
+    assert said in why_too_large(config, torch.bfloat16, None, 18 * GIB), "the best of the family is this model, too"
+
+
+@pytest.mark.usefixtures("sizes_are_known")
+def test_what_is_quantized_already_cannot_be_quantized_again():
+    reason = why_too_large(family_config("rank1-14b-awq"), torch.float16, "awq", 8 * GIB)
+    assert "free; jhu-clsp/rank1-" in reason
+
+
+@pytest.mark.usefixtures("sizes_are_known")
+def test_where_nothing_fits_the_reason_says_so():
+    reason = why_too_large(family_config("rank1-0.5b"), torch.bfloat16, "4bit", GIB // 10)
+    assert "a smaller model, or a larger GPU, would fit" in reason

@@ -7,7 +7,7 @@ import pytest
 from rank1_hf import ContractError, Markers, Rank1
 from rank1_hf.prompts.markers import check_markers
 from rank1_hf.prompts.prompt import PromptEncoder
-from rank1_hf.reranking.remarks import warn_of_budget
+from rank1_hf.reranking.remarks import BudgetCheck
 from tests import tiny_models
 
 PASSAGES = [line for line in tiny_models.TEXT.splitlines() if line]
@@ -77,6 +77,16 @@ def test_a_call_whose_chains_all_run_out_is_warned_of_once(checkpoint, way):
         assert cause in remark
 
 
+def said_of(n_ended, *, at_end):
+    """What two checks say."""
+    check = BudgetCheck(n_ended, 8, "</think>")
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            check.check(at_end=at_end)
+    return budget_warnings(remarks)
+
+
 @pytest.mark.parametrize(
     ("n_ended", "warned"),
     [
@@ -91,7 +101,21 @@ def test_a_call_whose_chains_all_run_out_is_warned_of_once(checkpoint, way):
     ],
 )
 def test_nine_of_ten(n_ended, warned):
-    with warnings.catch_warnings(record=True) as remarks:
-        warnings.simplefilter("always")
-        warn_of_budget(n_ended, budget=8, close="</think>")
-    assert bool(budget_warnings(remarks)) == warned
+    assert bool(said_of(n_ended, at_end=True)) == warned
+
+
+def test_fifty_chains_tell_it_before_the_end_and_once():
+    assert said_of({"budget": 46, "closed": 3}, at_end=False) == []
+    (said,) = said_of({"budget": 47, "closed": 3}, at_end=False)
+    assert "47 of 50 chains" in said
+
+
+def test_a_long_call_is_warned_while_it_runs(checkpoint):
+    reranker = Rank1(checkpoint("qwen2", close_scale=0.0, eos_scale=0.0), device="cpu", max_new_tokens=1)
+    stream = reranker.judge([("wings", f"air {n}") for n in range(60)], batch_size=25, stream=True)
+    with pytest.warns(UserWarning, match="50 of 50 chains were not closed"):
+        judged = [next(stream) for _ in range(51)]
+    assert len(judged) < 60
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(stream)) == 60 - len(judged), "and not again at the end"

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rank1_hf import Rank1
+from rank1_hf.prompts.pairs import as_pairs, is_pair
 from rank1_hf.viewing.judgments import COLUMNS
 from tests import tiny_models
 
@@ -37,6 +38,13 @@ def test_a_table_is_its_pairs(reranker, kind):
     assert reranker.predict(table).tolist() == reranker.predict(pairs).tolist()
     streamed = sorted(reranker.judge(table, stream=True), key=lambda judgment: judgment.index)
     assert [judgment.chain for judgment in streamed] == [judgment.chain for judgment in expected]
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
+def test_rows_are_pairs_however_many(n_rows):
+    rows = [{"query": "q", "passage": "p"}, {"query": "q"}, {"query": "q", "passage": "p"}][-n_rows:]
+    assert as_pairs(rows) == rows
+    assert is_pair(({"text": "q", "instruction": "i"}, {"title": "t", "text": "p"}))
 
 
 def test_a_frame_is_joined_by_its_own_index(reranker):
