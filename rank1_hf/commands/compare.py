@@ -36,7 +36,7 @@ def compare(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="A checkpoint, hub name or folder: say at which of its tokens chains part, too."),
+        typer.Option(help="A checkpoint, hub name or folder: say at which of its tokens chains diverge, too."),
     ] = None,
     form: Annotated[
         TableFormat,
@@ -57,7 +57,7 @@ def compare(
 ) -> None:
     """Compare two results, with tests of significance.
 
-    Measures with paired tests, decisions, rankings, and where chains part.
+    Measures with paired tests, decisions, rankings, and where chains diverge.
 
     For each measure: both means, the p-values of a two-sided paired t-test and of a two-sided paired permutation test,
     each also corrected after Holm for the number of measures, and how many queries B wins, ties and loses.

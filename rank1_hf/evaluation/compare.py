@@ -1,6 +1,6 @@
 """Two outputs of `evaluate`, two runs, or two files of judgments, compared.
 
-two sides -> measures with paired tests, agreement, chains that part -> a report: tables, JSON, a page
+two sides -> measures with paired tests, agreement, diverging chains -> a report: tables, JSON, a page
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,8 +40,8 @@ def compare(
             folders have in common.
         names: what the sides are called.
         corpus: the collection behind the ids of one side, where the other has texts alone.
-        tokenize: gives the token ids of a chain, so that the report says at which token chains part. None: it says so
-            where the judgments have traces, and else only at which character.
+        tokenize: gives the token ids of a chain, so that the report says at which token chains diverge. None: it says
+            so where the judgments have traces, and else only at which character.
         only_run_queries: leave judged queries that a side lacks out of its measures, instead of counting them as 0;
             what is measured is then the queries that both sides have. Needs `qrels`.
 

@@ -184,7 +184,7 @@ class CrossEncoderMethods(ABC):
         if pairs is not None and inputs is not None:
             raise TypeError("pairs and inputs are two names of one argument; give one of them")
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
-        call_options("predict", self.decoder, options, senseless=_ONLY_SCORES)
+        call_options("predict", self.decoder, options, unsupported=_ONLY_SCORES)
         given = inputs if pairs is None else pairs
         single = is_pair(given)
         judgments = self.judge(given, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)  # type: ignore[arg-type]
