@@ -90,13 +90,13 @@ def main() -> None:
 @takes_model_options()
 def rerank(
     chosen: ModelOptions,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is searched for.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     documents: DocumentsArgument = None,
     file: FileOption = None,
     file_format: FormatOption = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the best so many.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the K best.")] = None,
     show_chain: Annotated[
-        bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
+        bool, typer.Option("--show-chain", help="Show whole chains, not only how they begin.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -178,7 +178,10 @@ app.command()(info)
 app.command()(plan)
 app.command(epilog=f"{EXIT_CODES} evaluate: 4 the output cannot be written; 143 terminated.")(evaluate)
 app.command(epilog=f"{EXIT_CODES} judge: 4 the output cannot be written; 143 terminated.")(judge)
-app.command(epilog=f"{EXIT_CODES} merge: 4 the output cannot be written.")(merge)
+app.command(
+    epilog="Exit codes: 0 merged; 1 some pairs have no score; 2 bad usage, or shards that do not belong together; 4 "
+    "the output cannot be written."
+)(merge)
 app.command(
     epilog="Exit codes: 0 compared; 2 bad usage or input; 3 there is no such tokenizer; 4 the page cannot be written."
 )(compare)

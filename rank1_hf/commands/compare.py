@@ -26,7 +26,7 @@ def compare(
     qrels: Annotated[
         Path | None,
         typer.Option(
-            help="The judgments of relevance, TREC or BEIR. Two folders of evaluate have their measures without."
+            help=f"{options.QRELS_HELP} Two folders of evaluate have their measures already."
         ),
     ] = None,
     measure: options.MeasureOption = None,

@@ -65,18 +65,29 @@ def evaluate(
         Path | None,
         typer.Option(
             help="The candidates: a TREC run, a JSON object {query id: {document id: score}}, MTEB's predictions, or "
-            "JSONL with query_id, docid and score; gzipped or not. Without it: the collection's own, if it has any."
+            "JSONL, CSV or TSV with query_id, docid and score; gzipped or not. Without it: the collection's own, if it "
+            "has any."
         ),
     ] = None,
     qrels: Annotated[
-        Path | None, typer.Option(help="The judgments, TREC or BEIR. Without it: the collection's own.")
+        Path | None, typer.Option(help=f"{options.QRELS_HELP} Without it: the collection's own.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Of the collection's own judgments; test, or the only one there is.")
+        str,
+        typer.Option(
+            help="Which split of the collection's own qrels to use; test, or the only one there is. Also selects the "
+            "split in MTEB's prediction files."
+        ),
     ] = _SPLIT,
     subset: options.SubsetOption = None,
     top_k: Annotated[
-        int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
+        int,
+        typer.Option(
+            "--top-k",
+            "-k",
+            min=1,
+            help="Rerank the first K candidates of each query; the rest keep their order below them.",
+        ),
     ] = 100,
     ignore_identical_ids: Annotated[
         bool | None,
@@ -259,7 +270,7 @@ def print_outcome(
     elif shard is not None:
         typer.echo(f"shard {shard} is finished; rank1-hf merge takes its folder and those of the others")
     elif not outcome.unmeasured:
-        note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
+        note("nothing is measured: the collection has no relevance judgments (qrels); give --qrels", quiet)
     for sentence in outcome.unmeasured:
         note(sentence)
     for sentence in outcome.coverage:

@@ -58,7 +58,7 @@ def verify(
     ] = None,
     subset: options.SubsetOption = None,
     qrels: Annotated[
-        Path | None, typer.Option(help="Relevance judgments: nDCG@10 of their ranking and of the model's.")
+        Path | None, typer.Option(help=f"{options.QRELS_HELP} They give nDCG@10 of both rankings.")
     ] = None,
     dtype_of_records: Annotated[
         str | None,

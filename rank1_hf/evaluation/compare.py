@@ -34,7 +34,7 @@ def compare(
 
     Args:
         a, b: an output folder of `evaluate`, a file with a run or with judgments, a run, or what `Rank1.judge` gave.
-        qrels: the judgments of relevance, as a file or `{query id: {document id: grade}}`. Without them the measures
+        qrels: the relevance judgments, as a file or `{query id: {document id: grade}}`. Without them the measures
             are those that two folders of `evaluate` have; other sides are not measured.
         measures: what is measured, as ir_measures names it. None: the five that `evaluate` has, or those that two
             folders have in common.
@@ -166,7 +166,7 @@ def _notes(
 
 
 def _measured_alike(sides: tuple[Side, Side]) -> bool:
-    """Whether two outputs of `evaluate` were measured by the same judgments, as far as they say so."""
+    """Whether two outputs of `evaluate` were measured by the same qrels, as far as they say so."""
     digests = [((side.environment or {}).get("content") or {}).get("qrels") for side in sides]
     return None in digests or digests[0] == digests[1]
 
@@ -182,7 +182,7 @@ def _source(given: object) -> str:
 
 
 def _judged_run(side: Side, has_pairs: bool) -> Mapping[str, Mapping[str, float]]:
-    """What rankings are compared by: where both sides were judged, the judged documents alone.
+    """What rankings are compared by: where both sides have judgments, the documents that have one.
 
     A run of `evaluate` has the others below them, in the order that they had before on either side.
     """

@@ -69,7 +69,7 @@ class ComparisonReport:
         notes: what one has to know about the sides, a sentence each.
         judgments: those of either side.
         places: the pairs that they are about.
-        qrels: the judgments of relevance, where they are known.
+        qrels: the relevance judgments, where they are known.
         environments: how either side was made, where its folder says so.
     """
 

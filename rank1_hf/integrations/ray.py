@@ -65,7 +65,7 @@ def rerank(
             `HF_TOKEN` in the environment in which Ray was started there, or from `hf auth login`.
 
     Returns:
-        The dataset with the columns of `rank1_hf.results.judgment.COLUMNS`; null where there is no score.
+        The dataset with the columns of `rank1_hf.viewing.judgments.COLUMNS`; null where there is no score.
 
     Raises:
         TypeError: an option is none of `Rank1`, or the model is a loaded one.
