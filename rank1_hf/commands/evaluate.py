@@ -50,15 +50,15 @@ def evaluate(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to go on.")
+        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to resume.")
     ],
     like: Annotated[
         Path | None,
         typer.Option(
             is_eager=True,
             callback=again.take_options,
-            help="An output folder of evaluate, whose job is run again: its options are in force, but for those that "
-            "are given too. What differs is said; a file that is missing or has changed is an error.",
+            help="Repeat the job recorded in this output folder of evaluate; options on the command line override it. "
+            "Differences are listed. An input file that is missing or has changed is an error.",
         ),
     ] = None,
     run: Annotated[
@@ -124,10 +124,10 @@ def evaluate(
         bool | None,
         typer.Option(
             "--trace/--no-trace",
-            help="Keep with each judgment its belief curve: p(true) if the chain were closed behind each sentence, and "
-            "the entropy of the tokens on the way. Takes about 1.33 times as long. A curve has at most 64 points, "
-            "which is 7 kB a pair in each file. A job that was begun without it does not go on with it. --cache is not "
-            "used.",
+            help="Keep the belief curve of each judgment: p(true) if the chain were closed behind each sentence, and the "
+            "entropy of the tokens in between. Makes the job take about 1.33 times as long. A curve has at most 64 "
+            "points, which is 7 kB a pair in each file. A job that was begun without it cannot resume with it. --cache "
+            "is not used.",
         ),
     ] = None,
     as_json: options.JsonOption = False,
@@ -135,12 +135,12 @@ def evaluate(
 ) -> None:
     """Rerank a run over a collection, and measure both.
 
-    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and what unfinished chains have thought is in
-    chains.jsonl. A job that was ended, by Ctrl-C or by a power failure, goes on when the same command is given again.
+    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and the tokens of unfinished chains are in
+    chains.jsonl. A job that was stopped, by Ctrl-C or by a power failure, resumes when the same command is run again.
     When all is judged, OUTPUT gets run.trec, judgments.jsonl (and .parquet with pyarrow), metrics.json, per_query.tsv,
     and errors.jsonl if anything could not be read or judged.
     With --shard, `rank1-hf merge` writes these once all shards are finished.
-    environment.json says how it was made: --like runs the same again.
+    environment.json says how it was made: --like repeats the job.
     """
     if options.n_processes() > 1:
         fail(

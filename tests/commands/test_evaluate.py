@@ -308,7 +308,7 @@ def test_an_interrupt_ends_with_a_summary(
         patch.setattr(model, "_before_each", interrupt)
         result = Result(*given(collection, tmp_path / "output"))
     assert result.code == code
-    assert "of 120 pairs are judged and kept; the same command goes on from there" in result.err
+    assert "of 120 pairs are judged and kept; run the same command again to resume" in result.err
     again = Result(*given(collection, tmp_path / "output"))
     assert again.code == 0
     assert f"going on with the job in {tmp_path / 'output'}" in again.err
