@@ -124,8 +124,8 @@ def evaluate(
         bool | None,
         typer.Option(
             "--trace/--no-trace",
-            help="Keep the belief curve of each judgment: p(true) if the chain were closed behind each sentence, and the "
-            "entropy of the tokens in between. Makes the job take about 1.33 times as long. A curve has at most 64 "
+            help="Keep the belief curve of each judgment: p(true) if the chain were closed behind each sentence, and "
+            "the entropy of the tokens in between. Makes the job take about 1.33 times as long. A curve has at most 64 "
             "points, which is 7 kB a pair in each file. A job that was begun without it cannot resume with it. --cache "
             "is not used.",
         ),
