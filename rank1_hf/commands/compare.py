@@ -25,9 +25,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="The same of what it is compared with.")],
     qrels: Annotated[
         Path | None,
-        typer.Option(
-            help=f"{options.QRELS_HELP} Two folders of evaluate have their measures already."
-        ),
+        typer.Option(help=f"{options.QRELS_HELP} Two folders of evaluate have their measures already."),
     ] = None,
     measure: options.MeasureOption = None,
     only_run_queries: options.OnlyRunQueriesOption = False,

@@ -69,9 +69,7 @@ def evaluate(
             "has any."
         ),
     ] = None,
-    qrels: Annotated[
-        Path | None, typer.Option(help=f"{options.QRELS_HELP} Without it: the collection's own.")
-    ] = None,
+    qrels: Annotated[Path | None, typer.Option(help=f"{options.QRELS_HELP} Without it: the collection's own.")] = None,
     split: Annotated[
         str,
         typer.Option(

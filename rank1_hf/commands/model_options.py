@@ -82,7 +82,7 @@ class ModelOptions:
     ] = None
     prompt_template: options.TemplateOption = None
     instruction: Annotated[
-        str | None, typer.Option(help="What else decides relevance; appended to every query.")
+        str | None, typer.Option(help="What else decides relevance; it is appended to every query.")
     ] = None
     marker: options.MarkerOption = None
     reproducible: options.ReproducibleOption = False
