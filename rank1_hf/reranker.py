@@ -203,7 +203,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
 
     @property
     def min_thinking_tokens(self) -> int:
-        """The least tokens of a chain."""
+        """The fewest tokens that a chain may have; one that closes earlier is reopened."""
         return self.pair_encoder.min_thinking_tokens
 
     @property

@@ -5,7 +5,7 @@
 
 Each line of the pairs has a query and a passage, and may have a dataset_prompt and a max_output_tokens. Everything is
 compared with the unquantized model in `--dtype`. So is the same model in float32, as a measure for the rest: where
-greedy chains part over rounding alone, quantization cannot be blamed for it.
+greedy chains diverge over rounding alone, quantization cannot be blamed for it.
 
 Needs `pip install 'rank1-hf[bench]'`.
 """

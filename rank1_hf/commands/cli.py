@@ -90,13 +90,13 @@ def main() -> None:
 @takes_model_options()
 def rerank(
     chosen: ModelOptions,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is searched for.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     documents: DocumentsArgument = None,
     file: FileOption = None,
     file_format: FormatOption = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the best so many.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the K best.")] = None,
     show_chain: Annotated[
-        bool, typer.Option("--show-chain", help="Show all that was thought, not only a start.")
+        bool, typer.Option("--show-chain", help="Show whole chains, not only how they begin.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

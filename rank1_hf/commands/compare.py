@@ -26,9 +26,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="The same of what it is compared with.")],
     qrels: Annotated[
         Path | None,
-        typer.Option(
-            help="The judgments of relevance, TREC or BEIR. Two folders of evaluate have their measures without."
-        ),
+        typer.Option(help=f"{options.QRELS_HELP} Two folders of evaluate have their measures already."),
     ] = None,
     measure: options.MeasureOption = None,
     only_run_queries: options.OnlyRunQueriesOption = False,
@@ -37,7 +35,7 @@ def compare(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="A checkpoint, hub name or folder: say at which of its tokens chains part, too."),
+        typer.Option(help="A checkpoint, hub name or folder: say at which of its tokens chains diverge, too."),
     ] = None,
     form: Annotated[
         TableFormat,
@@ -58,7 +56,7 @@ def compare(
 ) -> None:
     """Compare two results, with tests of significance.
 
-    Measures with paired tests, decisions, rankings, and where chains part.
+    Measures with paired tests, decisions, rankings, and where chains diverge.
 
     For each measure: both means, the p-values of a two-sided paired t-test and of a two-sided paired permutation test,
     each also corrected after Holm for the number of measures, and how many queries B wins, ties and loses.

@@ -32,7 +32,7 @@ _OWN_MODEL = (
 @takes_model_options(max_new_tokens=256)
 def demo(
     chosen: ModelOptions,
-    n_queries: Annotated[int | None, typer.Option("--queries", min=1, help="Only the first so many queries.")] = None,
+    n_queries: Annotated[int | None, typer.Option("--queries", min=1, help="Only the first N queries.")] = None,
 ) -> None:
     """Rerank the sample that ships with the package.
 

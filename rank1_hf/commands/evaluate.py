@@ -47,15 +47,15 @@ def evaluate(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to go on.")
+        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to resume.")
     ],
     like: Annotated[
         Path | None,
         typer.Option(
             is_eager=True,
             callback=again.take_options,
-            help="An output folder of evaluate, whose job is run again: its options are in force, but for those that "
-            "are given too. What differs is said; a file that is missing or has changed is an error.",
+            help="Repeat the job recorded in this output folder of evaluate; options on the command line override it. "
+            "Differences are listed. An input file that is missing or has changed is an error.",
         ),
     ] = None,
     run: Annotated[
@@ -66,23 +66,15 @@ def evaluate(
             "has any."
         ),
     ] = None,
-    qrels: Annotated[
-        Path | None,
-        typer.Option(
-            help="The relevance judgments (qrels): TREC's or BEIR's columns, or the forms of --run with a grade. "
-            "Without it: the collection's own."
-        ),
-    ] = None,
+    qrels: Annotated[Path | None, typer.Option(help=f"{options.QRELS_HELP} Without it: the collection's own.")] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Of the collection's own qrels, and of MTEB's predictions. Default: test, or the only one."),
-    ] = None,
-    subset: Annotated[
-        str | None,
         typer.Option(
-            help="Of a dataset, or of MTEB's predictions, that has several, one for each language for example."
+            help="Which split of the collection's own qrels to use; default: test, or the only one there is. Also "
+            "selects the split in MTEB's prediction files."
         ),
     ] = None,
+    subset: options.SubsetOption = None,
     queries: Annotated[
         int | None,
         typer.Option(
@@ -98,7 +90,13 @@ def evaluate(
         ),
     ] = False,
     top_k: Annotated[
-        int, typer.Option("--top-k", "-k", min=1, help="Rerank so many of each query; the others stay below them.")
+        int,
+        typer.Option(
+            "--top-k",
+            "-k",
+            min=1,
+            help="Rerank the first K candidates of each query; the rest keep their order below them.",
+        ),
     ] = 100,
     ignore_identical_ids: Annotated[
         bool | None,
@@ -135,10 +133,10 @@ def evaluate(
         bool | None,
         typer.Option(
             "--trace/--no-trace",
-            help="Keep with each judgment its belief curve: p(true) if the chain were closed behind each sentence, and "
-            "the entropy of the tokens on the way. Takes about 1.33 times as long. A curve has at most 64 points, "
-            "which is 7 kB a pair in each file. A job that was begun without it does not go on with it. --cache is not "
-            "used.",
+            help="Keep the belief curve of each judgment: p(true) if the chain were closed behind each sentence, and "
+            "the entropy of the tokens in between. Makes the job take about 1.33 times as long. A curve has at most 64 "
+            "points, which is 7 kB a pair in each file. A job that was begun without it cannot resume with it. --cache "
+            "is not used.",
         ),
     ] = None,
     as_json: options.JsonOption = False,
@@ -146,12 +144,12 @@ def evaluate(
 ) -> None:
     """Rerank a run over a collection, and measure both.
 
-    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and what unfinished chains have thought is in
-    chains.jsonl. A job that was ended, by Ctrl-C or by a power failure, goes on when the same command is given again.
+    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and the tokens of unfinished chains are in
+    chains.jsonl. A job that was stopped, by Ctrl-C or by a power failure, resumes when the same command is run again.
     When all is judged, OUTPUT gets run.trec, judgments.jsonl (and .parquet with pyarrow), metrics.json, per_query.tsv,
     and errors.jsonl if anything could not be read or judged.
     With --shard, `rank1-hf merge` writes these once all shards are finished.
-    environment.json says how it was made: --like runs the same again.
+    environment.json says how it was made: --like repeats the job.
     """
     if options.n_processes() > 1:
         fail(
@@ -284,7 +282,7 @@ def print_outcome(
     elif shard is not None:
         typer.echo(f"shard {shard} is finished; rank1-hf merge takes its folder and those of the others")
     elif not outcome.unmeasured:
-        note("nothing is measured, since the collection has no judgments; --qrels would give them", quiet)
+        note("nothing is measured: the collection has no relevance judgments (qrels); give --qrels", quiet)
     for sentence in outcome.unmeasured:
         note(sentence)
     note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)

@@ -30,7 +30,7 @@ class Shade(StrEnum):
 def explain(
     context: typer.Context,
     chosen: ModelOptions,
-    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What is searched for.")] = None,
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="The query.")] = None,
     documents: options.DocumentsArgument = None,
     file: options.FileOption = None,
     file_format: options.FormatOption = None,
@@ -40,7 +40,8 @@ def explain(
     judgments: Annotated[
         Path | None,
         typer.Option(
-            help="Show what evaluate found, its folder or a file of judgments, instead of judging. Needs --html."
+            help="Show what evaluate found (its folder, or a file of the model's judgments) instead of judging. Needs "
+            "--html."
         ),
     ] = None,
     other: Annotated[
@@ -53,8 +54,8 @@ def explain(
     qrels: Annotated[
         Path | None,
         typer.Option(
-            help="Relevance judgments, whose grades the page shows beside --judgments. Without it: those that evaluate "
-            "had, where their file is still there."
+            help=f"{options.QRELS_HELP} The page shows their grades beside --judgments. Without it: those that "
+            "evaluate had, where their file is still there."
         ),
     ] = None,
     shade: Annotated[Shade, typer.Option(help="What the tokens are shaded by in the terminal.")] = Shade.ENTROPY,

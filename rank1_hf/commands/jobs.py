@@ -117,7 +117,7 @@ def counts(outcome: "Outcome") -> dict[str, int]:
 
 def stop(outcome: "Outcome", quiet: bool) -> NoReturn:
     """End the command, whose job was stopped."""
-    kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; the same command goes on from there"
+    kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; run the same command again to resume"
     if isinstance(outcome.stopped, signal.Signals):
         _stop(outcome.stopped, kept, quiet)
     fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)
@@ -127,7 +127,7 @@ def _stop_while_reading(interrupt: KeyboardInterrupt, quiet: bool) -> NoReturn:
     """End the command, which was stopped before anything was judged."""
     from rank1_hf.evaluation.pending import stopped_by
 
-    kept = "the inputs were being read; what was judged before is kept, and the same command goes on"
+    kept = "the inputs were being read; what was judged before is kept; run the same command again to resume"
     _stop(stopped_by(interrupt), kept, quiet)
 
 

@@ -29,7 +29,7 @@ def judge(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to go on.")
+        Path, typer.Option("--output", "-o", help="The folder for the journal and the results. Run again to resume.")
     ],
     mapping: options.MapOption = None,
     as_json: options.JsonOption = False,
@@ -37,12 +37,12 @@ def judge(
 ) -> None:
     """Judge a file of pairs.
 
-    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and what unfinished chains have thought is in
-    chains.jsonl. A job that was ended, by Ctrl-C, a kill or a power failure, goes on when the same command is given
-    again; one that is finished is left as it is. OUTPUT then has
+    Every judgment is in OUTPUT/journal.jsonl as soon as it is finished, and the tokens of unfinished chains are in
+    chains.jsonl. A job that was stopped, by Ctrl-C, a kill or a power failure, resumes when the same command is run
+    again; a finished job is left as it is. OUTPUT then has
     judgments.jsonl (and .parquet with pyarrow): each row of FILE in its order, with its line, score, log_odds, label,
     chain, n_prompt_tokens, n_chain_tokens, ended, truncated and error. A column of FILE with one of these names gets
-    input_ before its own. A row that cannot be read or judged is there with its error, and costs no other.
+    input_ before its own. A row that cannot be read or judged is there with its error, and affects no other.
     environment.json says how it was made. What is printed is where the judgments are, or with --json how many.
     """
     if options.n_processes() > 1:

@@ -22,12 +22,14 @@ def measure(
             help="A run, in any form that evaluate takes, or an output folder of evaluate; several times for several."
         ),
     ],
-    qrels: Annotated[Path, typer.Option(help="The judgments of relevance, TREC or BEIR.")],
+    qrels: Annotated[Path, typer.Option(help=options.QRELS_HELP)],
     measure: options.MeasureOption = None,
     only_run_queries: options.OnlyRunQueriesOption = False,
     per_query: Annotated[bool, typer.Option("--per-query", help="Show each query's values, too.")] = False,
-    split: Annotated[str | None, typer.Option(help="Of a run that has several, which MTEB's predictions may.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Of a run that has several, as MTEB's predictions.")] = None,
+    split: Annotated[str | None, typer.Option(help="The split of MTEB's predictions, where there are several.")] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="The subset of MTEB's predictions, where there are several.")
+    ] = None,
     form: Annotated[
         TableFormat, typer.Option("--format", help="LaTeX needs the package booktabs; json is --json.")
     ] = TableFormat.TEXT,

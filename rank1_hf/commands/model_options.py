@@ -56,7 +56,7 @@ class ModelOptions:
         float | None, typer.Option(help="The share of a GPU's memory to use in all. Default: 0.9.")
     ] = None
     kv_cache_tokens: Annotated[
-        int | None, typer.Option(min=1, help="The most tokens that the KV cache holds. Default: what has room.")
+        int | None, typer.Option(min=1, help="The most tokens that the KV cache holds. Default: as many as fit.")
     ] = None
     batch_size: options.BatchOption = None
     max_new_tokens: options.BudgetOption = None
@@ -82,7 +82,7 @@ class ModelOptions:
     ] = None
     prompt_template: options.TemplateOption = None
     instruction: Annotated[
-        str | None, typer.Option(help="What else decides about relevance; stands behind every query.")
+        str | None, typer.Option(help="What else decides relevance; it is appended to every query.")
     ] = None
     marker: options.MarkerOption = None
     reproducible: options.ReproducibleOption = False

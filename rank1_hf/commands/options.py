@@ -59,11 +59,19 @@ ModelOption = Annotated[
 RevisionOption = Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub repository.")]
 SubfolderOption = Annotated[str | None, typer.Option(help="Where in the repository or folder the checkpoint is.")]
 BudgetOption = Annotated[
-    int | None, typer.Option("--max-new-tokens", min=1, help="The most tokens thought about one passage.")
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        min=1,
+        help="The token budget: the most tokens a chain may have. Default: 8192, or half of a smaller context; in demo "
+        "256.",
+    ),
 ]
 BatchOption = Annotated[
     int | None,
-    typer.Option("--batch-size", min=1, help="How many passages are thought about together. Default: what is fast."),
+    typer.Option(
+        "--batch-size", min=1, help="How many pairs decode together. Default: chosen for the device and the model."
+    ),
 ]
 DtypeOption = Annotated[
     str | None, typer.Option(help="float32, float16 (fp16, half) or bfloat16 (bf16). Without it: the checkpoint's own.")
@@ -95,8 +103,8 @@ ReproducibleOption = Annotated[
     bool,
     typer.Option(
         "--reproducible",
-        help="The same bits for a passage whatever the others are; somewhat slower. Short for --decoding "
-        "reproducible=on.",
+        help="A passage gets the same score, bit for bit, whatever else is in the batch; somewhat slower. Short for "
+        "--decoding reproducible=on.",
     ),
 ]
 DecodingOption = Annotated[
@@ -139,13 +147,18 @@ OnlyRunQueriesOption = Annotated[
     bool,
     typer.Option(
         "--only-run-queries",
-        help="Leave judged queries that are not in the run out of the measures, as trec_eval does. Without it they "
-        "count as 0, as with trec_eval -c.",
+        help="Leave queries of the qrels that are not in the run out of the measures, as trec_eval does. Without it "
+        "they count as 0, as with trec_eval -c.",
     ),
 ]
 SubsetOption = Annotated[
-    str | None, typer.Option(help="Of a dataset that has several, one for each language for example.")
+    str | None,
+    typer.Option(
+        help="The subset of a dataset (in evaluate also of MTEB's predictions) where there are several: fas for "
+        "mFollowIR."
+    ),
 ]
+QRELS_HELP = "Relevance judgments (qrels): TREC, BEIR, JSON, JSONL, CSV or TSV."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")]
 

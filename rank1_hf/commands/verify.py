@@ -59,7 +59,7 @@ def verify(
     ] = None,
     subset: options.SubsetOption = None,
     qrels: Annotated[
-        Path | None, typer.Option(help="Relevance judgments: nDCG@10 of their ranking and of the model's.")
+        Path | None, typer.Option(help=f"{options.QRELS_HELP} They give nDCG@10 of both rankings.")
     ] = None,
     dtype_of_records: Annotated[
         str | None,
@@ -82,7 +82,7 @@ def verify(
 ) -> None:
     """Check scores and chains that another engine has made.
 
-    Nothing is decoded: would this model have said the same?
+    Would this model have generated the same? Nothing is decoded.
 
     Each chain is fed to the model behind its prompt, and the report says how the scores compare, where greedy decoding
     would have gone elsewhere, whether by more than rounding, and what is wrong with a prompt, a chain or a score.

@@ -1,4 +1,4 @@
-"""How far two sides agree: the same rankings, the same decisions, the same chains; and where chains part."""
+"""How far two sides agree: the same rankings, the same decisions, the same chains; and where chains diverge."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +97,7 @@ def agreement(a: Mapping[int, Judgment], b: Mapping[int, Judgment]) -> Agreement
 def partings(
     a: Mapping[int, Judgment], b: Mapping[int, Judgment], places: Places, tokenize: Tokenize | None = None
 ) -> list[Parting]:
-    """Where chains part, those first whose scores are furthest apart.
+    """Where chains diverge, those first whose scores are furthest apart.
 
     Args:
         a, b: judgments by index.

@@ -38,7 +38,7 @@ class Inputs:
         source: the collection.
         queries: its queries by their ids.
         run: the candidates, best first.
-        qrels: the judgments, or None: nothing is measured.
+        qrels: the relevance judgments, or None: nothing is measured.
         top_k: how many candidates of each query are reranked; those below keep their order behind them.
         problems: what was wrong with single queries.
     """
@@ -54,8 +54,8 @@ class Inputs:
         """Say at once that the files do not belong together.
 
         Raises:
-            InputError: no query of the run has a candidate, is in the collection, or judged; or ids that pandas made
-                floats in one of the files are whole in another.
+            InputError: no query of the run has a candidate, is in the collection or in the qrels; or ids that pandas
+                made floats in one of the files are whole in another.
         """
         if not any(self.run.values()):
             raise InputError("there is nothing to rerank: no query has a candidate")
@@ -127,10 +127,10 @@ class Inputs:
 
 
 def check_judged(run: Run, qrels: Qrels, name: str = "the run") -> None:
-    """Say that judgments do not belong to a run.
+    """Say that qrels do not belong to a run.
 
     Args:
-        run, qrels: the rankings and the judgments.
+        run, qrels: the rankings and the relevance judgments.
         name: what the run is called.
 
     Raises:

@@ -1,6 +1,6 @@
 """Two outputs of `evaluate`, two runs, or two files of judgments, compared.
 
-two sides -> measures with paired tests, agreement, chains that part -> a report: tables, JSON, a page
+two sides -> measures with paired tests, agreement, diverging chains -> a report: tables, JSON, a page
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,14 +34,14 @@ def compare(
 
     Args:
         a, b: an output folder of `evaluate`, a file with a run or with judgments, a run, or what `Rank1.judge` gave.
-        qrels: the judgments of relevance, as a file or `{query id: {document id: grade}}`. Without them the measures
+        qrels: the relevance judgments, as a file or `{query id: {document id: grade}}`. Without them the measures
             are those that two folders of `evaluate` have; other sides are not measured.
         measures: what is measured, as ir_measures names it. None: the five that `evaluate` has, or those that two
             folders have in common.
         names: what the sides are called.
         corpus: the collection behind the ids of one side, where the other has texts alone.
-        tokenize: gives the token ids of a chain, so that the report says at which token chains part. None: it says so
-            where the judgments have traces, and else only at which character.
+        tokenize: gives the token ids of a chain, so that the report says at which token chains diverge. None: it says
+            so where the judgments have traces, and else only at which character.
         only_run_queries: leave judged queries that a side lacks out of its measures, instead of counting them as 0;
             what is measured is then the queries that both sides have. Needs `qrels`.
 
@@ -166,7 +166,7 @@ def _notes(
 
 
 def _measured_alike(sides: tuple[Side, Side]) -> bool:
-    """Whether two outputs of `evaluate` were measured by the same judgments, as far as they say so."""
+    """Whether two outputs of `evaluate` were measured by the same qrels, as far as they say so."""
     digests = [((side.environment or {}).get("content") or {}).get("qrels") for side in sides]
     return None in digests or digests[0] == digests[1]
 
@@ -182,7 +182,7 @@ def _source(given: object) -> str:
 
 
 def _judged_run(side: Side, has_pairs: bool) -> Mapping[str, Mapping[str, float]]:
-    """What rankings are compared by: where both sides were judged, the judged documents alone.
+    """What rankings are compared by: where both sides have judgments, the documents that have one.
 
     A run of `evaluate` has the others below them, in the order that they had before on either side.
     """

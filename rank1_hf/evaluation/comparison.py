@@ -65,11 +65,11 @@ class ComparisonReport:
         values: measure -> query -> the values of both sides.
         agreement: how far the judgments agree; None where a side is a run.
         kendall_tau: query -> Kendall's tau-b of its two rankings, where there is one.
-        partings: where chains part, those first whose scores are furthest apart.
+        partings: where chains diverge, those first whose scores are furthest apart.
         notes: what one has to know about the sides, a sentence each.
         judgments: those of either side.
         places: the pairs that they are about.
-        qrels: the judgments of relevance, where they are known.
+        qrels: the relevance judgments, where they are known.
         environments: how either side was made, where its folder says so.
     """
 
@@ -93,7 +93,7 @@ class ComparisonReport:
         return [*found, self._agreement_table()]
 
     def all_tables(self) -> list[Table]:
-        """What is compared, the figures, the queries that changed most, the chains that part, and how it was made."""
+        """What is compared, the figures, the queries that changed most, the diverging chains, and how it was made."""
         compared = Table("Compared", ("", "source"), list(zip(self.names, self.sources, strict=True)), n_texts=2)
         made = Table("Made differently", ("", *self.names), self.environment, n_texts=3)
         details = [table for table in (self._query_table(), self._parting_table(), made) if table.rows]
@@ -236,7 +236,7 @@ class ComparisonReport:
             a,
             b,
         )
-        title = f"Chains that part: {len(self.partings)}, first those whose scores are furthest apart"
+        title = f"Diverging chains: {len(self.partings)}, largest score difference first"
         return Table(title, columns, rows, n_texts=4)
 
 

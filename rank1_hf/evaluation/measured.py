@@ -1,4 +1,4 @@
-"""Finished runs, measured by judgments: what `rank1-hf measure` reports."""
+"""Finished runs, measured by qrels: what `rank1-hf measure` reports."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class MeasuredRun:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRuns:
-    """The measures of several runs by the same judgments, and their forms.
+    """The measures of several runs by the same qrels, and their forms.
 
     Attributes:
         runs: in the order in which they were given.
@@ -78,17 +78,17 @@ def measure_runs(
     *,
     only_run_queries: bool = False,
 ) -> MeasuredRuns:
-    """Measure runs by the same judgments.
+    """Measure runs by the same qrels.
 
     Args:
         runs: what each is called, and its rankings.
-        qrels: the judgments.
+        qrels: the relevance judgments.
         measures: what to measure, as ir_measures names it.
         only_run_queries: leave judged queries that a run lacks out of its measures, as trec_eval does; else they count
             as 0, as with trec_eval -c.
 
     Raises:
-        InputError: a run and the judgments have no query in common, or a measure cannot be computed.
+        InputError: a run and the qrels have no query in common, or a measure cannot be computed.
     """
     check_measures(measures)
     for name, run in runs:

@@ -98,7 +98,7 @@ def _wrong_parameter(measure: "Measure") -> str | None:
 
 def _without_provider(measure: "Measure") -> str | None:
     if ir_measures.pyndeval.supports(measure):
-        return "it needs judgments of subtopics, which are not read here"
+        return "it needs relevance judgments of subtopics, which are not read here"
     if provider_of(measure):
         return None
     if "cutoff" in measure.SUPPORTED_PARAMS and "cutoff" not in measure.params and provider_of(measure @ 10):

@@ -171,7 +171,7 @@ def _missing(shards: Sequence[ShardFolder]) -> str:
     if absent:
         said.append(f"missing: {_listed(absent)}")
     if unfinished:
-        said.append(f"not finished: {_listed(unfinished)}; the same command goes on with each")
+        said.append(f"not finished: {_listed(unfinished)}; run the same command again to resume each")
     return f"of {n} shards {'; '.join(said)}" if said else ""
 
 

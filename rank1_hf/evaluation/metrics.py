@@ -77,7 +77,7 @@ def check_measures(names: Iterable[str]) -> None:
 
 
 def of_run(qrels: Qrels, run: Run) -> Qrels:
-    """The judgments of the queries that a run ranks: those that trec_eval averages over, unless it is given -c."""
+    """The qrels of the queries that a run ranks: those that trec_eval averages over, unless it is given -c."""
     return {query: grades for query, grades in qrels.items() if run.get(query)}
 
 
@@ -85,16 +85,17 @@ def coverage(qrels: Qrels, run: Run, name: str = "the run", *, only_run_queries:
     """Which queries only one of the two has, a sentence each.
 
     Args:
-        qrels, run: the judgments and the rankings.
+        qrels, run: the relevance judgments and the rankings.
         name: what the run is called.
-        only_run_queries: whether the judgments that are measured are those of `of_run`.
+        only_run_queries: whether the qrels that are measured by are those of `of_run`.
     """
     if n := len(qrels) - len(of_run(qrels, run)):
         one = n == 1
         verdict = ("is left out" if one else "are left out") if only_run_queries else f"count{'s' * one} as 0"
         yield f"{n} judged {'query is' if one else 'queries are'} not in {name} and {verdict}"
     if n := len(run.keys() - qrels.keys()):
-        yield f"{n} {'query' if n == 1 else 'queries'} of {name} {'has' if n == 1 else 'have'} no judgments"
+        noun, verb = ("query", "has") if n == 1 else ("queries", "have")
+        yield f"{n} {noun} of {name} {verb} no relevance judgments (qrels)"
 
 
 def measure(
@@ -109,7 +110,7 @@ def measure(
     measure is added, for each `7`.
 
     Args:
-        qrels, run: the judgments and the rankings.
+        qrels, run: the relevance judgments and the rankings.
         names: of the measures, as ir_measures has them; two names of one measure give both their values.
         skip: called with what is wrong with a measure that cannot be computed; the others are computed all the same.
 
@@ -136,7 +137,7 @@ def measure(
 
 
 def _renamed(qrels: Qrels, ranked: Mapping[str, Sequence[str]]) -> tuple[Qrels, Run]:
-    """Judgments and rankings under ids that every library takes, queries and documents numbered in their order.
+    """Qrels and rankings under ids that every library takes, queries and documents numbered in their order.
 
     gdeval wants digits alone for a query, reads `PLAIN-1` as 1, and divides its lines at spaces.
     """

@@ -40,11 +40,11 @@ class Task:
 
     @property
     def measured_qrels(self) -> Qrels | None:
-        """The judgments that are measured by; None: nothing is."""
+        """The qrels that are measured by; None: nothing is."""
         return of_run(self.qrels, self.run) if self.only_run_queries and self.qrels is not None else self.qrels
 
     def coverage(self) -> list[str]:
-        """Which queries only the run or only the judgments have, a sentence each."""
+        """Which queries only the run or only the qrels have, a sentence each."""
         if self.qrels is None:
             return []
         return list(coverage(self.qrels, self.run, only_run_queries=self.only_run_queries))

@@ -1,4 +1,4 @@
-"""A BEIR folder: `queries.jsonl`, `corpus.jsonl`, and the judgments in `qrels/{split}.tsv` or `qrels.tsv`; each may be
+"""A BEIR folder: `queries.jsonl`, `corpus.jsonl`, and the qrels in `qrels/{split}.tsv` or `qrels.tsv`; each may be
 gzipped.
 """
 
@@ -52,13 +52,13 @@ def find_file(folder: Path, *names: str) -> Path | None:
 
 
 def splits(folder: Path) -> list[str]:
-    """The splits whose judgments a folder has, in `qrels/{split}.tsv`."""
+    """The splits whose qrels a folder has, in `qrels/{split}.tsv`."""
     files = (*folder.glob("qrels/*.tsv"), *folder.glob("qrels/*.tsv.gz"))
     return sorted({file.name.removesuffix(".gz").removesuffix(".tsv") for file in files})
 
 
 def qrels_file(folder: Path, split: str | None = None) -> Path | None:
-    """Where a folder's judgments are; None: it has none.
+    """Where a folder's qrels are; None: it has none.
 
     Args:
         folder: the folder.
@@ -77,7 +77,7 @@ def qrels_file(folder: Path, split: str | None = None) -> Path | None:
         return whole
     if known:
         raise InputError(f"{folder / 'qrels'}: {must_be_one_of('--split', split, known)}")
-    has = "no judgments" if whole is None else f"judgments of no split, in {whole.name}"
+    has = "no qrels" if whole is None else f"qrels of no split, in {whole.name}"
     raise InputError(f"{folder} has {has}, and so no split {split!r}; leave out --split")
 
 

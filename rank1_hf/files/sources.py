@@ -42,7 +42,7 @@ class Source(Protocol):
         """The documents, one at a time; what is wrong with one goes to `skip`."""
 
     def qrels(self) -> Qrels | None:
-        """The judgments, if it has any."""
+        """The relevance judgments (qrels), if it has any."""
 
     def run(self) -> Run | None:
         """The candidates to rerank, best first, if it has any."""
@@ -54,7 +54,7 @@ def open_source(name: str, split: str | None = None, subset: str | None = None, 
     Args:
         name: a folder with a `corpus.jsonl`, gzipped or not; `ir_datasets:` and an id; or a dataset of `datasets`, on
             disk or by its hub name. In a path ~ is the home folder.
-        split: of the judgments, where there are several. None: "test", or the only one.
+        split: of the qrels, where there are several. None: "test", or the only one.
         subset: of a dataset of `datasets` that has several, one for each language for example.
         of_run: whether split and subset may be those of the run alone; else a collection that has none is refused.
 
@@ -217,7 +217,7 @@ class HubDataset:
 
     def _split_of(self, content: str, name: str, splits: Mapping[str, object]) -> str:
         """The split of a part: the one that was asked for, or the one that is called like the part, or the only one;
-        of judgments and candidates not any other than was asked for.
+        of qrels and candidates not any other than was asked for.
         """
         found = next((split for split in (self._split or "test", content) if split in splits), None)
         if found is None and len(splits) == 1 and (self._split is None or self._of_run or content not in _OF_SPLITS):
@@ -271,7 +271,7 @@ class IrDataset:
         """See `Source`."""
         if not self._dataset.has_qrels():
             return None
-        return gather(self._entries(self._dataset.qrels_iter, "judgment", lambda qrel: qrel.relevance), fields.grade_of)
+        return gather(self._entries(self._dataset.qrels_iter, "qrel", lambda qrel: qrel.relevance), fields.grade_of)
 
     def run(self) -> Run | None:
         """See `Source`."""

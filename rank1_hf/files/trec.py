@@ -68,7 +68,7 @@ def check_tag(tag: str) -> str:
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Read judgments, in TREC's four columns, BEIR's three, with or without its header, or as `entries` has them.
+    """Read qrels, in TREC's four columns, BEIR's three, with or without its header, or as `entries` has them.
 
     Raises:
         InputError: the file cannot be read, or a line of it; or two lines give a document different grades.

@@ -16,7 +16,7 @@ from rank1_hf.results.judgment import Judgment
 _TOLD = ("log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated", "error")
 
 KEYS = ("relevance_score", *(f"rank1_{name}" for name in _TOLD))
-"""What a document's metadata gets, in every framework."""
+"""What a document's metadata gets, in every retrieval framework."""
 
 
 _PARAMETERS = inspect.signature(Rank1).parameters

@@ -74,7 +74,7 @@ def call_options(
     decoder: Decoder | PlainDecoder,
     options: PairOptions,
     *,
-    senseless: Mapping[str, str] = MappingProxyType({}),
+    unsupported: Mapping[str, str] = MappingProxyType({}),
     given: GivenChains | None = None,
     watches: bool = False,
     warns: bool = True,
@@ -85,7 +85,7 @@ def call_options(
         method: its name.
         decoder: what observers are checked against.
         options: its keyword arguments.
-        senseless: those that make no sense for it, and what to do instead.
+        unsupported: the options that it does not take, and what to use instead.
         given: the chains that it was given.
         watches: whether it watches pairs whatever the options are.
         warns: whether to warn of a rule and of observers that override nothing.
@@ -103,8 +103,8 @@ def call_options(
     for name, value in chosen.items():
         if name == "stream" and value is True:
             raise TypeError(f"{method} takes no stream=True: {_NO_ITERATOR}")
-        if name in senseless and value != getattr(found, name):
-            raise TypeError(f"{method} takes no {name}: {senseless[name]}")
+        if name in unsupported and value != getattr(found, name):
+            raise TypeError(f"{method} takes no {name}: {unsupported[name]}")
         if name not in PairOptions.__annotations__:
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
     found = replace(found, **chosen)

@@ -184,7 +184,7 @@ class CrossEncoderMethods(ABC):
         if pairs is not None and inputs is not None:
             raise TypeError("pairs and inputs are two names of one argument; give one of them")
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
-        asked = call_options("predict", self.decoder, options, senseless=_ONLY_SCORES, warns=False)  # judge warns
+        asked = call_options("predict", self.decoder, options, unsupported=_ONLY_SCORES, warns=False)  # judge warns
         options["observers"], options["resume_from"] = asked.observers, asked.resume_from  # they may be iterators
         given = inputs if pairs is None else pairs
         single = is_pair(given)

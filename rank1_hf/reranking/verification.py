@@ -28,7 +28,7 @@ from rank1_hf.results.verification import SAME_SCORE, Agreement, Finding, Partin
 from rank1_hf.viewing.verifications import Verifications
 
 _CLOSES: tuple[Close, ...] = ("given", "forced")
-_STAND_INS = (0.0, 0.5, 1.0)
+_PLACEHOLDERS = (0.0, 0.5, 1.0)
 _NO_PROBABILITY = 1e-15  # less than any answer gets from float32 logits of a model that has two answers in mind
 
 
@@ -154,8 +154,8 @@ def _score_fault(
     assert reading.answers is not None
     ours = reading.judgment.score
     beside = f"{score:.6g}, and the model's is {ours:.6g}"
-    if score in _STAND_INS or score < _NO_PROBABILITY:
-        case.add("stand-in score", beside)
+    if score in _PLACEHOLDERS or score < _NO_PROBABILITY:
+        case.add("placeholder score", beside)
     elif agreement_of(case, case.other_close, rounding) in ("equal", "rounding"):
         case.add(
             "other close",

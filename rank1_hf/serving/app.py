@@ -23,7 +23,8 @@ from rank1_hf.serving.service import NDJSON, Service
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The ranking. With `stream`: a line of JSON for each document as it is judged, then this.",
+        "description": "The ranking. With `stream`: a line of JSON for each document as soon as it is judged, and this "
+        "as the last line. A failed document has no line of its own; it is in `errors` of the last.",
         "content": {NDJSON: {"schema": {"type": "string"}}},
     }
 }

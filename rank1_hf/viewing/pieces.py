@@ -2,7 +2,7 @@
 
 pieces          the texts that make the chain
 n_kept          how many of them the verdict saw
-divergence      where two chains part
+divergence      where two chains diverge
 uncertainty     how unsure the model was of each, from 0 to 1
 belief          what the verdict would have been along the chain
 n_before        how many pieces there are before a place in the text

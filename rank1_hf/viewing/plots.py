@@ -178,7 +178,7 @@ def agreement(judgments: Sequence[Judgment], other: Sequence[Judgment], names: t
         axes.add_patch(Rectangle(corner, limit, limit, color=_FALSE, alpha=_TINT, linewidth=0))
     (diagonal,) = axes.plot([-limit, limit], [-limit, limit], color=_GREY, linewidth=0.8, linestyle=":")
     legend: list[tuple[Artist, str]] = []
-    for chosen, colour, label in ((equal, _TRUE, "the same chain"), (~equal, _PARTS, "chains part")):
+    for chosen, colour, label in ((equal, _TRUE, "the same chain"), (~equal, _PARTS, "diverging chains")):
         (dots,) = axes.plot(x[chosen], y[chosen], "o", color=colour, alpha=0.7, markersize=4)
         legend.append((dots, f"{label} ({chosen.sum()})"))
     legend += [(diagonal, "equal log-odds"), (Patch(color=_FALSE, alpha=_TINT), "verdicts disagree")]

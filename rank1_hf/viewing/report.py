@@ -41,7 +41,7 @@ class PageOptions(TypedDict, total=False):
         ids: the ids of the query and the document, by index.
         qrels: {query id: {document id: grade}}; grades stand beside the pairs that have ids.
         other: judgments of the same pairs by another model or in another precision, matched by `index`. The page shows
-            both, and where their chains part.
+            both, and where their chains diverge.
         names: what the two runs are called.
         environments: how each of the runs was made; None: not known.
         tables: shown above the judgments.
@@ -94,7 +94,7 @@ def report_data(judgments: Sequence[Judgment], **options: Unpack[PageOptions]) -
         "passages", each text once; "rows", one a pair, queries in the order of the input and each query's pairs ranked
         by the first run. A row has its "index", the places of its texts in "query" and "passage" (None where they are
         not known), its "ids" and its "grade" (None likewise), its "runs" (None where a run lacks the pair), where their
-        chains part in "diverges", and what else is to be said in "remarks". A run's part has the judgment's fields, its
+        chains diverge in "diverges", and what else is to be said in "remarks". A run has the judgment's fields, its
         "rank" among its query's, its chain in "pieces", how many of them the verdict saw in "kept", its "belief" curve,
         the mean "entropy" of its tokens and its "trace". A point of the curve is the tokens before it, log_odds, the
         pieces before it, and the entropy since the point before where there is no trace.

@@ -20,7 +20,7 @@ KINDS: tuple[Literal["8bit", "4bit"], ...] = ("8bit", "4bit")
 
 
 def main(model: str | None = None, folder: str = ".") -> None:
-    """Judge the same pairs three times, and show where the chains part."""
+    """Judge the same pairs three times, and show where the chains diverge."""
     pairs = [(QUERY, passage) for passage in PASSAGES]
     exact = Rank1(model).judge(pairs, trace=True, show_progress_bar=False)
     for kind in KINDS:
@@ -29,7 +29,7 @@ def main(model: str | None = None, folder: str = ".") -> None:
         for one, other in zip(exact, judgments, strict=True):
             parting = divergence(one, other)
             where = "never" if parting is None else f"at token {parting[0]}"
-            print(f"{one.log_odds:8.2f} -> {other.log_odds:8.2f}  chains part {where}: {PASSAGES[one.index]}")
+            print(f"{one.log_odds:8.2f} -> {other.log_odds:8.2f}  chains diverge {where}: {PASSAGES[one.index]}")
         exact.to_html(page := Path(folder, f"{kind}.html"), other=judgments, names=("as it is", kind))
         plots.agreement(exact, judgments, ("as it is", kind)).savefig(page.with_suffix(".svg"))
         print(f"to look at: {page}, {page.with_suffix('.svg')}")

@@ -52,7 +52,7 @@ def test_the_terminal_shows_all_of_it_in_80_columns(folders: tuple[Path, Path]) 
         assert shown[1:4] == [f"{row.a:.4f}", f"{row.b:.4f}", f"{row.b - row.a:+.4f}"]
         p_values = (row.t_test, row.t_test_holm, row.permutation_test, row.permutation_test_holm)
         assert shown[4:] == [f"{p:.4f}" for p in p_values if p is not None]
-    for title in ("Measures", "Queries", "Agreement", "Chains that part: 30, first"):
+    for title in ("Measures", "Queries", "Agreement", "Diverging chains: 30, largest"):
         assert f"\n{title}" in result.out
     assert str(folders[0]) in "".join(result.out.split())
 

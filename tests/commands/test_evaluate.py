@@ -81,7 +81,7 @@ def test_queries_that_only_the_run_or_only_the_judgments_have_are_told(
     qrels = collection / "qrels.tsv"
     lines = [line for line in qrels.read_text().splitlines() if not line.startswith("q0\t")]
     qrels.write_text("\n".join([*lines, "other\td0\t1", "another\td0\t1\n"]))
-    unjudged = "1 query of the run has no judgments"
+    unjudged = "1 query of the run has no relevance judgments (qrels)"
     for more, n, verdict in (((), 7, "count as 0"), (("--only-run-queries",), 5, "are left out")):
         result = Result(*given(collection, tmp_path / "output", "--json", "--top-k", 2, "--measure", "AP", *more))
         said = json.loads(result.out)
@@ -363,7 +363,7 @@ def test_an_interrupt_ends_with_a_summary(
         patch.setattr(model, "_before_each", interrupt)
         result = Result(*given(collection, tmp_path / "output"))
     assert result.code == code
-    assert "of 120 pairs are judged and kept; the same command goes on from there" in result.err
+    assert "of 120 pairs are judged and kept; run the same command again to resume" in result.err
     again = Result(*given(collection, tmp_path / "output"))
     assert again.code == 0
     assert f"going on with the job in {tmp_path / 'output'}" in again.err
@@ -481,7 +481,7 @@ def test_an_output_that_cannot_be_written(collection: Path, tmp_path: Path, mode
         ({"--device": "toaster"}, "'toaster' is not a device"),
         ({"--quantization": "2bit"}, "quantization must be one of"),
         ({"--subset": "fas"}, "has no subsets"),
-        ({"--split": "dev"}, "judgments of no split, in qrels.tsv, and so no split 'dev'"),
+        ({"--split": "dev"}, "qrels of no split, in qrels.tsv, and so no split 'dev'"),
         ({"--task": "ArguAnna"}, "did you mean 'ArguAna'?"),
     ],
 )

@@ -105,7 +105,7 @@ def test_an_interrupt_ends_with_a_summary(
         patch.setattr(model, "_before_each", lambda n: signal.raise_signal(number) if n == 30 else None)
         result = Result(pairs, "-o", tmp_path / "out")
     assert result.code == code
-    assert "of 200 pairs are judged and kept; the same command goes on from there" in result.err
+    assert "of 200 pairs are judged and kept; run the same command again to resume" in result.err
     assert Result(pairs, "-o", tmp_path / "out").code == 0
 
 

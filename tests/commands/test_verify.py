@@ -50,10 +50,10 @@ def test_a_record_that_does_not(tmp_path: Path, records):
     (tmp_path / "qrels.txt").write_text("qw 0 d0 3\n")
     result = run(tmp_path, wrong, "--html", str(page), "--qrels", str(tmp_path / "qrels.txt"))
     assert result.exit_code == 1
-    assert "records.jsonl, line 1: stand-in score: 0.5" in " ".join(result.stdout.split())
-    assert "1 stand-in score: The score is what engines give" in " ".join(result.stdout.split())
+    assert "records.jsonl, line 1: placeholder score: 0.5" in " ".join(result.stdout.split())
+    assert "1 placeholder score: The score is what engines give" in " ".join(result.stdout.split())
     html = page.read_text()
-    assert "stand-in score: The score is what engines give" in html
+    assert "placeholder score: The score is what engines give" in html
     assert "<b>is</b>" not in html  # text of a passage is no markup
     data: Any = Page(html).data
     assert data["rows"][0]["ids"] == ["qw", "d0"]
@@ -67,7 +67,7 @@ def test_json_has_an_object_for_each_record_and_the_summary(tmp_path: Path, reco
     result = run(tmp_path, [{**records[0], "score": 0.5}, records[1]], "--json")
     *each, last = map(json.loads, result.stdout.splitlines())
     assert [one["agrees"] for one in each] == [False, True]
-    assert each[0]["findings"][0]["kind"] == "stand-in score"
+    assert each[0]["findings"][0]["kind"] == "placeholder score"
     assert (last["summary"]["n"], last["summary"]["n_agree"]) == (2, 1)
 
 

@@ -81,7 +81,7 @@ def test_whichever_library_computes_it_a_query_that_the_run_lacks_counts_as_0(
 def test_queries_that_only_one_has_are_told(qrels: Qrels, whole: Run, part: Run) -> None:
     n = len(qrels) - sum(bool(part.get(query)) for query in qrels)
     assert list(coverage(qrels, whole)) == []
-    unjudged = "1 query of the run has no judgments"
+    unjudged = "1 query of the run has no relevance judgments (qrels)"
     assert list(coverage(qrels, part)) == [f"{n} judged queries are not in the run and count as 0", unjudged]
     assert list(coverage(qrels, part, only_run_queries=True)) == [
         f"{n} judged queries are not in the run and are left out",
@@ -90,10 +90,13 @@ def test_queries_that_only_one_has_are_told(qrels: Qrels, whole: Run, part: Run)
     two = {"q1": {"d": 1}, "q2": {"d": 1}}
     assert list(coverage(two, {"q1": {"d": 1.0}, "x": {}, "y": {}}, "mine")) == [
         "1 judged query is not in mine and counts as 0",
-        "2 queries of mine have no judgments",
+        "2 queries of mine have no relevance judgments (qrels)",
     ]
     several = measure_runs([("a", whole), ("b", part)], qrels, ["AP"])
-    assert several.notes == [f"{n} judged queries are not in b and count as 0", "1 query of b has no judgments"]
+    assert several.notes == [
+        f"{n} judged queries are not in b and count as 0",
+        "1 query of b has no relevance judgments (qrels)",
+    ]
 
 
 def test_comparing_has_the_same_two_conventions(qrels: Qrels, whole: Run, part: Run) -> None:

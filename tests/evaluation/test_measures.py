@@ -262,8 +262,8 @@ def test_the_measure_that_is_spelled_much_alike_is_asked_for() -> None:
         ("nDCG(dcg='log3')@10", "dcg must be one of log2, exp-log2"),
         ("RR(judged_only=True)@10", "no library that ir_measures uses takes these parameters together"),
         ("NumRel(rel=2)", "no library that ir_measures uses takes these parameters together"),
-        ("alpha_nDCG@10", "needs judgments of subtopics"),
-        ("StRecall@5", "needs judgments of subtopics"),
+        ("alpha_nDCG@10", "needs relevance judgments of subtopics"),
+        ("StRecall@5", "needs relevance judgments of subtopics"),
     ],
 )
 def test_what_cannot_be_computed_here_is_refused_with_the_reason(name: str, reason: str) -> None:

@@ -158,12 +158,12 @@ def test_the_only_split_is_taken_where_none_was_asked_for(tmp_path: Path) -> Non
 def test_splits_of_a_beir_folder(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "queries.jsonl", QUERIES)
     write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
-    with pytest.raises(InputError, match="no judgments, and so no split 'dev'; leave out --split"):
+    with pytest.raises(InputError, match="no qrels, and so no split 'dev'; leave out --split"):
         open_source(str(tmp_path), split="dev")
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\n")
     for split in (None, "test"):
         check(open_source(str(tmp_path), split=split))
-    with pytest.raises(InputError, match=r"judgments of no split, in qrels\.tsv, and so no split 'dev'"):
+    with pytest.raises(InputError, match=r"qrels of no split, in qrels\.tsv, and so no split 'dev'"):
         open_source(str(tmp_path), split="dev")
     check(open_source(str(tmp_path), split="dev", of_run=True))  # the split of a run that has several
     (tmp_path / "qrels").mkdir()

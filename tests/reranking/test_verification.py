@@ -107,8 +107,8 @@ def without_end(chain: str) -> str:
 
 OFFICIAL: dict[str, tuple[str, str, Callable[[Record], Record]]] = {
     "another score": ("score", "stop", lambda r: {"score": 0.9 * r["score"] + 0.03}),
-    "half": ("stand-in score", "stop", lambda r: {"score": 0.5}),
-    "nothing": ("stand-in score", "length", lambda r: {"score": 1e-20}),
+    "half": ("placeholder score", "stop", lambda r: {"score": 0.5}),
+    "nothing": ("placeholder score", "length", lambda r: {"score": 1e-20}),
     "false for true": ("answers swapped", "stop", lambda r: {"score": 1 - r["score"]}),
     "log-odds": ("score range", "length", lambda r: {"score": 3.2}),
     "no score": ("score missing", "stop", lambda r: {"score": None}),

@@ -1,6 +1,5 @@
 """scripts/reproduce.md: its commands are those that the datasets' own registries would have."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -12,7 +11,6 @@ from typer.testing import CliRunner
 
 from rank1_hf.commands.cli import app
 from rank1_hf.files.dataset_prompts import built_in_prompts, dataset_prompt
-from rank1_hf.files.trec import read_run
 
 PAGE = (Path(__file__).parents[2] / "scripts" / "reproduce.md").read_text(encoding="utf-8")
 
@@ -58,7 +56,7 @@ def test_every_task_has_a_prompt_and_the_dataset_that_mteb_has_for_it(commands: 
             assert options["--corpus"] == f"ir_datasets:bright/{subset.replace('_', '-')}"
         else:
             assert options["--corpus"] == metadata.dataset["path"]
-            assert Path(options["--run"]).name == f"{name}_default_predictions.trec"
+            assert Path(options["--run"]).name == f"{name}_default_predictions.json"
 
 
 def test_datasets_with_candidates_are_those_of_mteb(commands: list[dict[str, str]]) -> None:
@@ -76,14 +74,3 @@ def test_ids_of_ir_datasets_are_known(commands: list[dict[str, str]]) -> None:
     assert len(ids) == 12 + 1
     for id_ in ids:
         assert ir_datasets.load(id_).has_qrels()
-
-
-def test_the_authors_run_files_become_trec_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = {"q1": {"d1": 2.5, "d2": 3.5}}
-    file = tmp_path / "rank1-run-files" / "biology_bm25_long_False" / "score.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(run))
-    monkeypatch.chdir(tmp_path)
-    (snippet,) = snippets("python")
-    exec(compile(snippet, "reproduce.md", "exec"), {})
-    assert read_run(file.with_suffix(".trec")) == run

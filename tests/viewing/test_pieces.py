@@ -1,4 +1,4 @@
-"""A chain in pieces: words or tokens, what the verdict saw of them, and where two chains part."""
+"""A chain in pieces: words or tokens, what the verdict saw of them, and where two chains diverge."""
 
 import math
 

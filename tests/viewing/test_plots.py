@@ -154,7 +154,7 @@ def test_legends_say_what_every_colour_and_mark_is():
     assert explained(FIGURES["calibration"]())[1:] == ["perfect", "how many in a bin"]
     assert explained(FIGURES["agreement"]()) == [
         "the same chain (7)",
-        "chains part (0)",
+        "diverging chains (0)",
         "equal log-odds",
         "verdicts disagree",
     ]

@@ -150,7 +150,7 @@ function cells(row) {
   const chips = el("span", { class: "chips" });
   if (judged) chips.append(el("span", { class: relevant(row) ? "chip relevant" : "chip" }, row.grade === null ? "no grade" : `grade ${row.grade}`));
   if (verdictsDiffer(row)) chips.append(el("span", { class: "chip parts" }, "verdicts differ"));
-  else if (row.diverges) chips.append(el("span", { class: "chip parts" }, "chains part"));
+  else if (row.diverges) chips.append(el("span", { class: "chip parts" }, "chains diverge"));
   if (row.remarks.length) chips.append(el("span", { class: "chip parts" }, row.remarks.map((each) => each.split(":")[0]).join(", ")));
   if (row.runs.some(forced)) chips.append(el("span", { class: "chip" }, `closed by force: ${row.runs.find(forced).ended}`));
   if (row.runs.some((each) => each?.truncated)) chips.append(el("span", { class: "chip" }, "passage cut"));
@@ -445,7 +445,7 @@ function legend() {
     [judged, sample("chip", "grade"), "the judged grade: 1 or more is relevant"],
     [doubted, swatch("doubt"), `amber: the darker a ${traced ? "token" : "word"}, the less sure the model was`],
     [has((run) => run.trace?.attention), swatch("attention"), "blue: the darker a token of the prompt, the more the verdict attends to it"],
-    [two, swatch("parts"), "violet and ≠: where the two chains part"],
+    [two, swatch("parts"), "violet and ≠: where the two chains diverge"],
     [has((run) => run.kept < run.pieces.length), sample("t dropped", "text"), "struck through: dropped when the chain was closed for the model"],
   ].filter(([there]) => there).map(([, mark, text]) => el("li", {}, mark, text));
 }
