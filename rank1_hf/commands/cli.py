@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 
 from rank1_hf import __version__
-from rank1_hf.commands import options
+from rank1_hf.commands import judging
 from rank1_hf.commands.compare import compare
 from rank1_hf.commands.demo import demo
 from rank1_hf.commands.evaluate import evaluate
@@ -109,20 +109,20 @@ def rerank(
     """
     try:
         asked, arguments = query_text(query), chosen.arguments()
-        passages = list(options.read_passages(documents or [], file, file_format))
+        passages = list(judging.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), BAD_INPUT)
     if not passages:
         note("there are no passages to rank", quiet)
         return
     reranker = chosen.load(quiet, **arguments)
-    outcome = options.judge(reranker, [(asked, passage.passage) for passage in passages], chosen.batch_size, quiet)
+    outcome = judging.judge(reranker, [(asked, passage.passage) for passage in passages], chosen.batch_size, quiet)
     ranking = Ranking.of(outcome.judgments, top_k)
     if as_json:
         _print_json(ranking, passages)
     else:
         _print_ranking(ranking, passages, whole_chain=show_chain)
-    options.finish(outcome, quiet)
+    judging.finish(outcome, quiet)
 
 
 # ---- printing --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rank1_hf.commands import options
+from rank1_hf.commands import judging, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.results.judgment import Judgment, ranking_key
@@ -52,7 +52,7 @@ def demo(
     candidates = [(query, document) for query, scores in before.items() for document in scores]
     documents = [collection.corpus[document] for _, document in candidates]
     pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
-    outcome = options.judge(chosen.load(**arguments), pairs, chosen.batch_size)
+    outcome = judging.judge(chosen.load(**arguments), pairs, chosen.batch_size)
 
     console = options.plain_console()
     judged: dict[str, list[Judgment]] = {query: [] for query in before}
@@ -71,7 +71,7 @@ def demo(
         for name, value in (("at random", at_random), ("BM25", ndcg(qrels, before)), ("reranked", ndcg(qrels, after))):
             console.print(f"  {name:<9}  {value:.4f}")
         _print_next(console, chosen.model)
-    options.finish(outcome)
+    judging.finish(outcome)
 
 
 def _print_chain(console: Console, judgment: Judgment, documents: Sequence[Document]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
-from rank1_hf.commands import options
+from rank1_hf.commands import judging, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.commands.pages import environment_beside, environment_of_call, write_page
@@ -81,7 +81,7 @@ def explain(
         if any(given is not None for given in (other, corpus, subset, qrels)):
             raise InputError("--other, --corpus, --subset and --qrels go with --judgments")
         asked, arguments = query_text(query), chosen.arguments()
-        passages = list(options.read_passages(documents or [], file, file_format))
+        passages = list(judging.read_passages(documents or [], file, file_format))
     except (InputError, PairError) as error:
         fail(str(error), options.BAD_INPUT)
     if not passages:
@@ -93,7 +93,7 @@ def explain(
 
     everything = TraceOptions(belief="sentences", lens=True, attention=True)
     try:
-        outcome = options.judge(reranker, pairs, chosen.batch_size, quiet, trace=everything if trace else False)
+        outcome = judging.judge(reranker, pairs, chosen.batch_size, quiet, trace=everything if trace else False)
     except ValueError as error:
         fail(f"{error}; with --no-trace chains and scores are shown all the same", options.BAD_INPUT)
     if html is not None:
@@ -103,7 +103,7 @@ def explain(
 
         shown = render(outcome.judgments, pairs, by="margin" if shade is Shade.MARGIN else "entropy")
         options.plain_console().print(shown)
-    options.finish(outcome, quiet)
+    judging.finish(outcome, quiet)
 
 
 def _show_saved(

@@ -47,7 +47,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return resolved
 
 
-def layer_devices(device: torch.device, *, is_spread: bool) -> list[torch.device]:
+def possible_devices(device: torch.device, *, is_spread: bool) -> list[torch.device]:
     """Where layers may be: on the device, and where they are spread on every GPU."""
     return [device, *(torch.device("cuda", n) for n in range(torch.cuda.device_count() if is_spread else 0))]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rank1_hf.models.cards import has_bfloat16
-from rank1_hf.models.devices import layer_devices, resolve_device
+from rank1_hf.models.devices import possible_devices, resolve_device
 from rank1_hf.models.dtypes import usable_dtype
 from rank1_hf.models.loading import Checkpoint, CheckpointError, open_checkpoint
 
@@ -66,7 +66,7 @@ def substituted_dtype(
         CheckpointError: there is no such checkpoint.
         ValueError: there is no such device.
     """
-    devices = layer_devices(resolve_device(device), is_spread=is_spread)
+    devices = possible_devices(resolve_device(device), is_spread=is_spread)
     if all(map(has_bfloat16, devices)):  # as nearly everywhere, and then the checkpoint need not be opened
         return None
     checkpoint = open_checkpoint(name, **source)

@@ -35,7 +35,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, has_f
 from transformers.utils import logging as transformers_logging
 
 from rank1_hf.models.cards import has_bfloat16
-from rank1_hf.models.devices import check_devices, layer_devices, memory_limits, resolve_device, resolve_dtype
+from rank1_hf.models.devices import check_devices, memory_limits, possible_devices, resolve_device, resolve_dtype
 from rank1_hf.models.dtypes import compute_in_float16, overflown_weight, usable_dtype, warn_of_dtype
 from rank1_hf.models.hub import CheckpointError as CheckpointError  # one of this module's names, too
 from rank1_hf.models.hub import bytes_to_download, check_available, is_hub_name, with_home
@@ -143,7 +143,7 @@ def load_model(
     check_devices([*(device_map.values() if isinstance(device_map, Mapping) else []), *(limits or {})])
     placement = device_map or ("auto" if limits else {"": target})
     quantized = quantization_config(quantization, checkpoint.config, target)
-    devices = layer_devices(target, is_spread=bool(device_map or max_memory))
+    devices = possible_devices(target, is_spread=bool(device_map or max_memory))
     torch_dtype = usable_dtype(asked, checkpoint.path, checkpoint.source, checkpoint.config, devices)
     warn_of_dtype(asked, torch_dtype, checkpoint.path, devices)
     is_awq = stored_quantization(checkpoint.config) == "awq"

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from rank1_hf import Markers, Rank1, reranker
-from rank1_hf.commands import cli, options
+from rank1_hf.commands import cli, judging
 from rank1_hf.decoding.options import FIELDS, DecodingOptions
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.files.beir import SAMPLE, read_beir
@@ -417,9 +417,9 @@ def test_nothing_to_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(options.sys, "stdin", Terminal())
+    monkeypatch.setattr("sys.stdin", Terminal())
     with pytest.raises(InputError, match="--file"):
-        options.read_passages([], None, None)
+        judging.read_passages([], None, None)
 
 
 @pytest.mark.parametrize(

@@ -422,7 +422,7 @@ def test_what_is_not_judged_or_not_measured_is_said_before_the_first_pair(
     assert set(said) == {3}
     assert caplog.messages[:3] == [
         "queries of the run that the collection lacks: 1; their pairs cannot be judged",
-        "1 query of the run has no judgments",
+        "1 query of the run has no relevance judgments (qrels)",
         "pairs of queries without relevance judgments: 15; --only-judged-queries leaves them out",
     ]
 
