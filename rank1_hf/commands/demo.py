@@ -18,7 +18,7 @@ from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.viewing.printable import printable, start
 
 _N_QUERIES, _N_PASSAGES = 2, 5  # shown; all are measured
-_N_SHUFFLES = 50  # whose mean is an order at random, within a few thousandths
+_N_SHUFFLES = 400  # whose mean is an order at random, within a few thousandths
 _WIDTH = 46  # of a passage in a table, which then has 80 columns
 _SMALLEST = "jhu-clsp/rank1-0.5b"
 _OWN_MODEL = (
