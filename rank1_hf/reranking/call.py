@@ -33,7 +33,7 @@ from rank1_hf.tracing.observer import Observed, check_needs
 from rank1_hf.tracing.tracer import Tracer
 
 _READY_AT_A_TIME = 64  # judgments that need no decoding, and are handed out together
-_KEEP_SECONDS = 0.25  # between two times that unfinished chains are kept: as much thinking a kill costs
+_KEEP_SECONDS = 0.1  # between two times that unfinished chains are kept: as much thinking a kill costs
 _REMEMBERED = 1024  # finished pairs kept for duplicates; equal pairs of a list are decoded next to each other anyway
 
 
