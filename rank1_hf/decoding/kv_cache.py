@@ -186,9 +186,10 @@ class KVCache:
         self.max_pages = min(self.max_pages, self._capacity)
         self._forget_what_has_no_memory()
 
-    def is_finite(self, row: RowKV) -> bool:
-        """Whether a row's KV is free of NaN and inf. The last layer is enough: NaN of earlier ones reaches it."""
-        return all(bool(states.isfinite().all()) for states in self.read(row, max(self._keys), row.length))
+    def is_finite(self, row: RowKV, layer: int | None = None) -> bool:
+        """Whether a row's KV in one layer, None: the last, is free of NaN and inf. NaN of earlier layers reaches it."""
+        layer = max(self._keys) if layer is None else layer
+        return all(bool(states.isfinite().all()) for states in self.read(row, layer, row.length))
 
     @torch.inference_mode()
     def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:

@@ -65,9 +65,10 @@ class DecodingOptions:
     reproducible: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "prefill_chunk", "page_size", "kv_cache_tokens", "step_overhead_tokens"):
+        object.__setattr__(self, "page_size", whole_number("page_size", self.page_size, least=1))
+        for name in ("batch_size", "prefill_chunk", "kv_cache_tokens", "step_overhead_tokens"):
             value = getattr(self, name)
-            if value is not None or name == "page_size":
+            if value is not None:
                 object.__setattr__(self, name, whole_number(name, value, least=1))
         for name in _SWITCH_FIELDS:
             value = getattr(self, name)

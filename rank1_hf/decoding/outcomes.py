@@ -40,6 +40,6 @@ def too_large(row: Row) -> Decoded:
 def _overflown_layer(cache: KVCache, row: RowKV, n_layers: int) -> int:
     """The layer whose output is NaN or inf: the one before the first whose keys and values are, or the last."""
     for layer in range(n_layers):
-        if not all(bool(states.isfinite().all()) for states in cache.read(row, layer, row.length)):
+        if not cache.is_finite(row, layer):
             return max(layer - 1, 0)
     return n_layers - 1

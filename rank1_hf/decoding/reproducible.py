@@ -13,13 +13,10 @@ the shape of everything that touches a token follows from its own row alone:
 (Cf. He et al., "Defeating Nondeterminism in LLM Inference", Thinking Machines 2025, on batch invariance.)
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
-from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.prefixes import n_shared
-from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.row import Row
 from rank1_hf.decoding.scheduler import Scheduler
 
@@ -31,25 +28,16 @@ class ReproducibleScheduler(Scheduler):
     """Plans steps of two widths only: prefill first, so that as many rows as possible decode together.
 
     Args:
-        requests, make_row, cache, max_rows, options: as of `Scheduler`.
+        args, options: as of `Scheduler`, without `prefill_chunk`.
         shares_steps: whether prompts of several rows may share a step: where kernels compute each token's attention by
             itself.
     """
 
     least_prefill_chunk = CHUNK
 
-    def __init__(
-        self,
-        requests: Iterator[Request | None],
-        make_row: Callable[[Request], Row],
-        cache: KVCache,
-        *,
-        max_rows: int,
-        shares_steps: bool = False,
-        **options: Any,  # noqa: ANN401
-    ) -> None:
-        super().__init__(requests, make_row, cache, max_rows=max_rows, prefill_chunk=CHUNK, **options)
-        self._width = max_rows
+    def __init__(self, *args: Any, shares_steps: bool = False, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, prefill_chunk=CHUNK, **options)
+        self._width = self._max_rows  # as it is now: it may shrink, and the steps stay as wide
         self._shares_steps = shares_steps
 
     def _split(self) -> Plan:

@@ -42,8 +42,7 @@ class WatchedPair:
     @property
     def thought(self) -> tuple[int, ...]:
         """The chain's token ids so far, or all of them once it has ended; without the closing marker."""
-        chain = self._chain
-        return chain.thought if chain.ended is not None else tuple(chain.tokens[len(self.prompt) :])
+        return self._chain.thought_so_far
 
     @property
     def ended(self) -> Ended | None:
