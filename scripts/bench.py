@@ -9,6 +9,8 @@ from rank1_hf import EMBEDDED_MODEL, Rank1
 from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.models.loading import eos_ids
 
+if sys.argv[1:2] in (["-h"], ["--help"]):
+    sys.exit(__doc__)
 name, collection = sys.argv[1] if sys.argv[1:] else str(EMBEDDED_MODEL), read_beir(SAMPLE)
 n_pairs, max_new_tokens = map(int, sys.argv[2:] or (32, 256))
 query, documents = next(iter(collection.queries.values())), list(collection.corpus.values())

@@ -22,10 +22,16 @@ class CheckpointError(ValueError):
 
 
 def is_hub_name(path: str | Path) -> bool:
-    """Whether this can only be a repository of the hub: no folder, and not written like one."""
-    if isinstance(path, Path) or Path(path).exists():
+    """Whether this can only be a repository of the hub: no folder, and written as the hub's names are."""
+    if isinstance(path, Path) or os.path.exists(path):  # of a name too long for a file, Path's own says an OSError
         return False
-    return not path.startswith((".", "/", "~")) and path.count("/") <= 1
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return True
 
 
 def with_home(name: str | Path) -> str | Path:

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import pickle
 import sys
 from collections.abc import Iterator, Mapping
@@ -273,12 +274,12 @@ def _check_hub_weights(checkpoint: Checkpoint) -> None:
 
 def _check_folder(path: str | Path, subfolder: str, allow_pickles: bool) -> None:
     """Name what a local folder lacks, which is clearer than what from_pretrained says of it."""
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         path = Path(path) / subfolder
     folder = Path(path)
-    if not folder.exists():
+    if not os.path.exists(path):
         if not is_hub_name(path):
-            raise CheckpointError(f"there is no folder {path}; give an existing folder or a hub name")
+            raise CheckpointError(f"there is no folder {path}; give an existing folder or a hub name (owner/name)")
         return
     if not folder.is_dir():
         raise CheckpointError(f"{path} is a file; give the checkpoint's folder")

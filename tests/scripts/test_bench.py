@@ -46,5 +46,10 @@ def test_the_embedded_model(bench):
     assert {(n_tokens, n_chains) for _, n_tokens, n_chains in bench(rank1_hf.EMBEDDED_MODEL, 2, 8)} == {(16, 2)}
 
 
+def test_it_says_how_it_is_run(bench):
+    with pytest.raises(SystemExit, match=r"bench\.py \[MODEL \[PAIRS TOKENS\]\]"):
+        bench("--help")
+
+
 def test_it_fits_on_one_screen():
-    assert len((ROOT / "scripts" / "bench.py").read_text(encoding="utf-8").splitlines()) <= 32
+    assert len((ROOT / "scripts" / "bench.py").read_text(encoding="utf-8").splitlines()) <= 34
