@@ -23,7 +23,7 @@ class CheckpointError(ValueError):
 
 def is_hub_name(path: str | Path) -> bool:
     """Whether this can only be a repository of the hub: no folder, and written as the hub's names are."""
-    if isinstance(path, Path) or os.path.exists(path):  # of a name too long for a file, Path's own says an OSError
+    if isinstance(path, Path) or is_there(path):
         return False
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -32,6 +32,11 @@ def is_hub_name(path: str | Path) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; of a name too long for one, `Path.exists` raises an OSError."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def with_home(name: str | Path) -> str | Path:

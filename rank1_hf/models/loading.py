@@ -10,7 +10,6 @@ import importlib.util
 import io
 import json
 import logging
-import os
 import pickle
 import sys
 from collections.abc import Iterator, Mapping
@@ -39,7 +38,7 @@ from rank1_hf.models.cards import has_bfloat16
 from rank1_hf.models.devices import check_devices, memory_limits, possible_devices, resolve_device, resolve_dtype
 from rank1_hf.models.dtypes import compute_in_float16, overflown_weight, usable_dtype, warn_of_dtype
 from rank1_hf.models.hub import CheckpointError as CheckpointError  # one of this module's names, too
-from rank1_hf.models.hub import bytes_to_download, check_available, is_hub_name, with_home
+from rank1_hf.models.hub import bytes_to_download, check_available, is_hub_name, is_there, with_home
 from rank1_hf.models.placement import keep_layer_hooks, offloaded_bytes
 from rank1_hf.models.quantization import Quantization, quantization_config, stored_quantization
 
@@ -274,18 +273,16 @@ def _check_hub_weights(checkpoint: Checkpoint) -> None:
 
 def _check_folder(path: str | Path, subfolder: str, allow_pickles: bool) -> None:
     """Name what a local folder lacks, which is clearer than what from_pretrained says of it."""
-    if os.path.isdir(path):
-        path = Path(path) / subfolder
-    folder = Path(path)
-    if not os.path.exists(path):
-        if not is_hub_name(path):
-            raise CheckpointError(f"there is no folder {path}; give an existing folder or a hub name (owner/name)")
+    if is_hub_name(path):
         return
+    folder = Path(path, subfolder)
+    if not is_there(folder):
+        raise CheckpointError(f"there is no folder {folder}; give an existing folder or a hub name (owner/name)")
     if not folder.is_dir():
-        raise CheckpointError(f"{path} is a file; give the checkpoint's folder")
+        raise CheckpointError(f"{folder} is a file; give the checkpoint's folder")
     config = folder / "config.json"
     if not config.is_file():
-        raise CheckpointError(f"{path} has no config.json, so it is not a checkpoint folder")
+        raise CheckpointError(f"{folder} has no config.json, so it is not a checkpoint folder")
     try:
         json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -295,12 +292,12 @@ def _check_folder(path: str | Path, subfolder: str, allow_pickles: bool) -> None
         found = f" (found {pickles}, a pickle, which can run code when it is loaded)" if pickles else ""
         allow = ", or give allow_pickles=True, which reads the tensors in it and nothing else" if pickles else ""
         raise CheckpointError(
-            f"{path} has no safetensors weights{found}; save it again with model.save_pretrained(folder){allow}"
+            f"{folder} has no safetensors weights{found}; save it again with model.save_pretrained(folder){allow}"
         )
     _check_index(folder / "model.safetensors.index.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise CheckpointError(
-            f"{path} has no tokenizer (tokenizer.json); save it there with tokenizer.save_pretrained(folder)"
+            f"{folder} has no tokenizer (tokenizer.json); save it there with tokenizer.save_pretrained(folder)"
         )
 
 
