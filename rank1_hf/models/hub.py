@@ -25,7 +25,8 @@ def is_hub_name(path: str | Path) -> bool:
     """Whether this can only be a repository of the hub: no folder, and written as the hub's names are."""
     if isinstance(path, Path) or is_there(path):
         return False
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(path)
