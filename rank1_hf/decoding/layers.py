@@ -21,9 +21,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from rank1_hf.decoding.attention import attend_step, attention_of, paged_attention
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
+from rank1_hf.decoding.merged import merge_products, product, separate_products
 from rank1_hf.decoding.modules import ModuleState, hooks_of
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
-from rank1_hf.models.merged import merge_products, product, separate_products
 from rank1_hf.models.placement import device_of
 
 logger = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.packed import pack_linear_layers
 from rank1_hf.decoding.warm_start import kernels_compiling
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.batch_invariance import make_batch_invariant
 from rank1_hf.models.devices import resolve_device, resolve_dtype
 from rank1_hf.models.identity import weights_fingerprint
 from rank1_hf.models.loading import Checkpoint, load_model, open_checkpoint
-from rank1_hf.models.packed import pack_linear_layers
 from rank1_hf.models.placement import is_split
 from rank1_hf.models.quantization import Quantization, check_batch_invariance, quantization_config
 from rank1_hf.models.spellings import quantization_kind
@@ -131,7 +131,9 @@ class ModelSource:
                     max_memory=self._max_memory,
                 )
             if options.pack and not is_split(model):
-                pack_linear_layers(model)  # only ours: a model that was handed over keeps its weights
+                pack_linear_layers(
+                    model, kernels=options.kernels
+                )  # only ours: a model that was handed over keeps its weights
         elif model._supports_attention_backend:  # the decoder says so, where it does not
             check_layers(model)
         if options.reproducible:

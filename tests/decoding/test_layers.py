@@ -28,7 +28,7 @@ from rank1_hf.decoding.kernels import kernels_for, reference
 from rank1_hf.decoding.layers import FusedLayer, fuse_layers
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.models.packed import PackedPart, pack_linear_layers
+from rank1_hf.decoding.packed import PackedPart, pack_linear_layers
 from tests.decoding.oracle import assert_same
 
 CPU = torch.device("cpu")

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from rank1_hf import CheckpointError, Rank1
 from rank1_hf.commands.cli import app
+from rank1_hf.decoding.packed import PackedLinear
 from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.files.trec import read_run
 from rank1_hf.models.loading import EMBEDDED_MODEL, load_model, open_checkpoint
-from rank1_hf.models.packed import PackedLinear
 from tests import tiny_models
 
 needs_kernels = pytest.mark.skipif(importlib.util.find_spec("gptqmodel") is None, reason="needs rank1-hf[awq]")

@@ -14,10 +14,10 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from rank1_hf import Rank1
+from rank1_hf.decoding.packed import PackedLinear
 from rank1_hf.files.beir import SAMPLE, read_beir
 from rank1_hf.files.trec import read_run
 from rank1_hf.models.loading import EMBEDDED_MODEL, load_model, open_checkpoint
-from rank1_hf.models.packed import PackedLinear
 from rank1_hf.models.quantization import quantization_config
 from scripts.quantization_agreement import linear_bytes, measure, read_pairs, table
 

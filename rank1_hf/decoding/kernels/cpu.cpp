@@ -7,6 +7,7 @@
 // resolved in the running process. A second runtime would fight the first for the cores.
 
 #include "cpu_attention.h"
+#include "cpu_products.h"
 #include "cpu_small.h"
 
 // One function for each operation and dtype, so that the caller names the dtype by the function.
@@ -38,9 +39,14 @@
                                 int64_t n_rows, int64_t size, bool is_silu) {                                          \
         gate(gated, gated_stride, up, up_stride, output, n_rows, size, is_silu);                                       \
     }                                                                                                                  \
+    extern "C" void multiply_##NAME(const T* states, const T* panels, const T* bias, T* output, int64_t n_rows,         \
+                                    int64_t n_in, int64_t n_out) {                                                     \
+        multiply(states, panels, bias, output, n_rows, n_in, n_out);                                                   \
+    }                                                                                                                  \
     extern "C" void read_logits_##NAME(const T* logits, int64_t stride, const int64_t* answers, float* output,         \
                                        int64_t n_tokens, int64_t n) {                                                  \
         read_logits(logits, stride, answers, output, n_tokens, n);                                                     \
     }
 
 FOR_EACH_DTYPE(EXPORT)
+extern "C" int64_t panel_width() { return COLUMNS; }

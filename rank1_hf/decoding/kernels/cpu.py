@@ -21,6 +21,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "rotate_and_write": [*[_POINTER, _NUMBER] * 3, *[_POINTER] * 2, _NUMBER, *[_POINTER] * 4, *[_NUMBER] * 5],
     "attend": [*[_POINTER] * 7, *[_NUMBER] * 6, _FLOAT, _NUMBER],
     "gate": [*[_POINTER, _NUMBER] * 2, _POINTER, *[_NUMBER] * 2, ctypes.c_bool],
+    "multiply": [*[_POINTER] * 4, *[_NUMBER] * 3],
     "read_logits": [_POINTER, _NUMBER, *[_POINTER] * 2, *[_NUMBER] * 2],
 }
 
@@ -136,6 +137,44 @@ def gate(gated: Tensor, up: Tensor, activation: str) -> Tensor:
         activation == "silu",
     )
     return output
+
+
+def multiply(states: Tensor, panels: Tensor, bias: Tensor | None, n_out: int) -> Tensor:
+    """The product of a linear layer: each output summed in float32, input by input, and rounded once.
+
+    What a row gets is the same bits whatever the other rows are.
+
+    Args:
+        states: [..., in features].
+        panels: [panels, in features, `panel_width()`], of the same dtype: the weights of as many outputs side by side.
+        bias: [out features], or none.
+        n_out: out features; the last panel may hold fewer than its width.
+
+    Returns:
+        [..., out features].
+    """
+    _check_alike(states, panels, *([] if bias is None else [bias]))
+    n_in = panels.shape[1]
+    if states.shape[-1] != n_in:
+        raise ValueError(f"states of {states.shape[-1]} features for weights of {n_in}")
+    states = states.contiguous()
+    output = torch.empty(*states.shape[:-1], n_out, dtype=states.dtype)
+    _kernel("multiply", states.dtype)(
+        states.data_ptr(),
+        panels.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        output.data_ptr(),
+        states.numel() // n_in,
+        n_in,
+        n_out,
+    )
+    return output
+
+
+@cache
+def panel_width() -> int:
+    """How many outputs lie side by side in `multiply`'s weights: as many as the processor's vectors are made for."""
+    return int(compiled(_SOURCE).panel_width())
 
 
 def read_logits(logits: Tensor, answers: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from rank1_hf.decoding.kernels import cpu, native, reference
 from tests.decoding.kernels.inputs import Attention, assert_keeps_the_contract, merged_product
+from tests.decoding.kernels.test_cpu_products import assert_multiplies
 
 HAS_GPU = torch.cuda.is_available()
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
@@ -56,13 +57,15 @@ def test_vectors_of_other_processors(lanes: int, monkeypatch: pytest.MonkeyPatch
     """With the vectors of AVX-512 and of Arm, which the compiler makes of what this processor has."""
     functions = native.compiled(cpu._SOURCE, f"-DLANES={lanes}")
     monkeypatch.setattr(cpu, "compiled", lambda source: functions)
-    monkeypatch.setattr(cpu, "_kernel", cpu._kernel.__wrapped__)
+    for name in ("_kernel", "panel_width"):
+        monkeypatch.setattr(cpu, name, getattr(cpu, name).__wrapped__)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert_attends(Attention([(1, 65), (20, 300), (1, 0)], 2, 7, 80, dtype), 100)
         test_the_norm(dtype, 24, residual=True)
         test_the_gate(dtype, "silu")
         test_rotation_and_writing(dtype, 3, 1, 24, 12)
         test_reading_logits(dtype, 20_001)
+        assert_multiplies(dtype, 29, 97, 161)
 
 
 def assert_attends(case: Attention, window: int | None = None, scaling: float = 0.3) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rank1_hf.models.packed import PackedLinear, PackedPart
+from rank1_hf.decoding.packed import PackedLinear, PackedPart
 
 Product = Callable[[Tensor], Sequence[Tensor]]
 """[tokens, in features] to [tokens, out features] of each layer; they may be views of one tensor."""
@@ -39,7 +39,7 @@ def merge_products(parent: nn.Module, names: Sequence[str]) -> Product:
     if all(isinstance(layer, PackedPart) for layer in layers):
         whole = layers[0].whole
     elif all(type(layer) is PackedLinear for layer in layers):
-        whole = PackedLinear(_concatenated([layer.unpacked() for layer in layers]))
+        whole = PackedLinear(_concatenated([layer.unpacked() for layer in layers]), layers[0].layout)
         start = 0
         for name, layer in zip(names, layers, strict=True):
             parent.register_module(name, PackedPart(whole, start, start + layer.out_features))
