@@ -41,7 +41,7 @@ class DecodingOptions:
         fuse: with kernels, fuse the model's layers, where they have the usual form; see `layers.py`.
         overlap: launch a step before the one before is read, where it can be planned without its tokens (SGLang:
             overlap scheduling).
-        pack: on a CPU, pack the weights of linear layers once into oneDNN's layout, in a model that `Rank1` loads.
+        pack: on a CPU, pack the weights of linear layers once, in a model that `Rank1` loads; see `packed.py`.
         reproducible: give every pair the same bits whatever else is in the batch; see `reproducible.py` for how.
 
     Raises:

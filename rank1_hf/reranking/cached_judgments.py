@@ -21,7 +21,7 @@ from rank1_hf.reranking.as_loaded import AsLoaded
 from rank1_hf.reranking.score_cache import ScoreCache
 from rank1_hf.results.judgment import Judgment, sigmoid
 
-RULES = 1
+RULES = 2
 """The version of what makes a judgment of a prompt: to be raised whenever the same prompt may get another one."""
 
 _NOT_IN_KEY = {"batch_size", "kv_cache_tokens", "gpu_memory_utilization", "step_overhead_tokens", "overlap"}

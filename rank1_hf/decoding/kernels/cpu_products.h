@@ -17,15 +17,17 @@ constexpr int COLUMNS = W == 16 ? 32 : 16;
 constexpr int V = COLUMNS / W;
 constexpr int ROWS = W == 16 ? 12 : W == 8 ? 6 : 4;  // ROWS * V sums stay in registers
 constexpr int64_t GROUP = 16 * ROWS;  // rows that a panel is read for, so that their inputs stay in the cache
-constexpr int64_t DEPTH = 512;        // inputs of a panel that are converted together: 32 KB
+constexpr int64_t DEPTH = 256;        // inputs of a panel that are converted together: 16 or 32 KB
 
-// sums[r] += inputs[.][r] * weights[.], for R rows and the outputs of a panel.
-template <int R, class T> void add_products(const float* inputs, const T* weights, float* sums, int64_t depth) {
+// sums[r] += inputs[.][r] * weights[.], for R rows and the outputs of a panel. `ahead` is what comes next from memory.
+template <int R, class T, class Stored>
+void add_products(const float* inputs, const T* weights, float* sums, int64_t depth, const Stored* ahead) {
     Vec sum[R][V];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) sum[r][v] = load(sums + r * COLUMNS + v * W);
     for (int64_t i = 0; i < depth; ++i) {
         Vec weight[V];
+        __builtin_prefetch(ahead + i * COLUMNS, 0, 2);
         for (int v = 0; v < V; ++v) weight[v] = load(weights + i * COLUMNS + v * W);
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) sum[r][v] += splat(inputs[i * R + r]) * weight[v];
@@ -34,9 +36,11 @@ template <int R, class T> void add_products(const float* inputs, const T* weight
         for (int v = 0; v < V; ++v) store(sums + r * COLUMNS + v * W, sum[r][v]);
 }
 
-template <class T> void add_products(int64_t n_rows, const float* inputs, const T* weights, float* sums, int64_t depth) {
+template <class T, class Stored>
+void add_products(int64_t n_rows, const float* inputs, const T* weights, float* sums, int64_t depth,
+                  const Stored* ahead) {
     switch (n_rows) {
-#define CASE(R) case R: return add_products<R>(inputs, weights, sums, depth);
+#define CASE(R) case R: return add_products<R>(inputs, weights, sums, depth, ahead);
         CASE(1) CASE(2) CASE(3) CASE(4)
 #if LANES >= 8
         CASE(5) CASE(6)
@@ -84,19 +88,19 @@ void multiply(const T* states, const T* panels, const T* bias, T* output, int64_
             const int64_t end = std::min(group + per_group, blocks.n), first = blocks.start(group);
 #pragma omp for nowait
             for (int64_t p = 0; p < n_panels; ++p) {
-                std::fill(sums.begin(), sums.end(), 0.0f);
+                std::fill_n(sums.begin(), (blocks.start(end) - first) * COLUMNS, 0.0f);
                 for (int64_t i = 0; i < n_in; i += DEPTH) {
                     const int64_t depth = std::min(DEPTH, n_in - i);
                     const T* panel = panels + (p * n_in + i) * COLUMNS;
-                    const bool converts = end - group > 1 && !std::is_same<T, float>::value;
+                    const bool converts = end - group > 2 && !std::is_same<T, float>::value;
                     if (converts)
                         for (int64_t j = 0; j < depth * COLUMNS; j += W) store(converted.data() + j, load(panel + j));
                     for (int64_t b = group; b < end; ++b) {
                         const int64_t start = blocks.start(b), size = blocks.size(b);
                         const float* block = inputs.data() + start * n_in + i * size;
                         float* target = sums.data() + (start - first) * COLUMNS;
-                        if (converts) add_products(size, block, converted.data(), target, depth);
-                        else add_products(size, block, panel, target, depth);
+                        if (converts) add_products(size, block, converted.data(), target, depth, panel + depth * COLUMNS);
+                        else add_products(size, block, panel, target, depth, panel + depth * COLUMNS);
                     }
                 }
                 for (int64_t row = first; row < blocks.start(end); ++row)
