@@ -109,7 +109,7 @@ class Ours:
         }
         model = checkpoint.copy_of_model()
         if options.pack:
-            pack_linear_layers(model)
+            pack_linear_layers(model, kernels=options.kernels)
         self._decoder = Decoder(
             model,
             rules,
