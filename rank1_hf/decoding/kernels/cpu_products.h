@@ -19,15 +19,18 @@ constexpr int ROWS = W == 16 ? 12 : W == 8 ? 6 : 4;  // ROWS * V sums stay in re
 constexpr int64_t GROUP = 16 * ROWS;  // rows that a panel is read for, so that their inputs stay in the cache
 constexpr int64_t DEPTH = 256;        // inputs of a panel that are converted together: 16 or 32 KB
 
-// sums[r] += inputs[.][r] * weights[.], for R rows and the outputs of a panel. `ahead` is what comes next from memory.
+// What is fetched into the cache meanwhile: an address for each input, `stride` elements apart.
+template <class T> struct Ahead { const T* start; int64_t stride; };
+
+// sums[r] += inputs[.][r] * weights[.], for R rows and the outputs of a panel.
 template <int R, class T, class Stored>
-void add_products(const float* inputs, const T* weights, float* sums, int64_t depth, const Stored* ahead) {
+void add_products(const float* inputs, const T* weights, float* sums, int64_t depth, Ahead<Stored> ahead) {
     Vec sum[R][V];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) sum[r][v] = load(sums + r * COLUMNS + v * W);
     for (int64_t i = 0; i < depth; ++i) {
         Vec weight[V];
-        __builtin_prefetch(ahead + i * COLUMNS, 0, 2);
+        __builtin_prefetch(ahead.start + i * ahead.stride, 0, 2);
         for (int v = 0; v < V; ++v) weight[v] = load(weights + i * COLUMNS + v * W);
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) sum[r][v] += splat(inputs[i * R + r]) * weight[v];
@@ -38,7 +41,7 @@ void add_products(const float* inputs, const T* weights, float* sums, int64_t de
 
 template <class T, class Stored>
 void add_products(int64_t n_rows, const float* inputs, const T* weights, float* sums, int64_t depth,
-                  const Stored* ahead) {
+                  Ahead<Stored> ahead) {
     switch (n_rows) {
 #define CASE(R) case R: return add_products<R>(inputs, weights, sums, depth, ahead);
         CASE(1) CASE(2) CASE(3) CASE(4)
@@ -72,21 +75,24 @@ template <class T> void interleave(const T* states, float* inputs, int64_t n_row
 }
 
 // sums[row] = the row's inputs * a panel, for the rows of blocks [first, last). Weights of 16 bits are converted once
-// for all of these, unless they are so few that converting them in registers takes less.
+// for all of these, unless they are so few that converting them in registers takes less. Each block fetches its share of
+// the weights that come next, so that memory is read all the time.
 template <class T>
 void sum_panel(const T* panel, const float* inputs, int64_t n_in, const Blocks& blocks, int64_t first, int64_t last,
                float* sums, float* converted) {
     const bool converts = !std::is_same<T, float>::value && last - first > 2;
+    const int64_t stride = (COLUMNS + last - first - 1) / (last - first);
     std::fill_n(sums, (blocks.start(last) - blocks.start(first)) * COLUMNS, 0.0f);
     for (int64_t i = 0; i < n_in; i += DEPTH) {
         const int64_t depth = std::min(DEPTH, n_in - i);
-        const T *weights = panel + i * COLUMNS, *ahead = weights + depth * COLUMNS;
+        const T *weights = panel + i * COLUMNS, *next = weights + depth * COLUMNS;
         if (converts)
             for (int64_t j = 0; j < depth * COLUMNS; j += W) store(converted + j, load(weights + j));
         for (int64_t b = first; b < last; ++b) {
             const int64_t start = blocks.start(b), size = blocks.size(b);
             const float* block = inputs + start * n_in + i * size;
             float* target = sums + (start - blocks.start(first)) * COLUMNS;
+            const Ahead<T> ahead{next + (b - first) * depth * stride, stride};
             if (converts) add_products(size, block, converted, target, depth, ahead);
             else add_products(size, block, weights, target, depth, ahead);
         }
