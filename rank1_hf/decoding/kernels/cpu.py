@@ -156,7 +156,7 @@ def multiply(states: Tensor, panels: Tensor, bias: Tensor | None, n_out: int) ->
     _check_alike(states, panels, *([] if bias is None else [bias]))
     n_in = panels.shape[1]
     if states.shape[-1] != n_in:
-        raise ValueError(f"states of {states.shape[-1]} features for weights of {n_in}")
+        raise RuntimeError(f"states of {states.shape[-1]} features for weights of {n_in}")  # as PyTorch's own
     states = states.contiguous()
     output = torch.empty(*states.shape[:-1], n_out, dtype=states.dtype)
     _kernel("multiply", states.dtype)(
