@@ -41,8 +41,8 @@ def compare(
         TableFormat,
         typer.Option(
             "--format",
-            help="LaTeX needs the package booktabs. JSON has every query and every chain, CSV the measures alone, with all "
-            "digits.",
+            help="LaTeX needs the package booktabs. JSON has every query and every chain, CSV the measures alone, with "
+            "all digits.",
         ),
     ] = TableFormat.TEXT,
     html: Annotated[

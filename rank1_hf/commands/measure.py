@@ -34,8 +34,8 @@ def measure(
         TableFormat,
         typer.Option(
             "--format",
-            help="LaTeX needs the package booktabs; json is --json. CSV is one table with all digits: of each query with "
-            "--per-query, else of the runs.",
+            help="LaTeX needs the package booktabs; json is --json. CSV is one table with all digits: of each query "
+            "with --per-query, else of the runs.",
         ),
     ] = TableFormat.TEXT,
     as_json: options.JsonOption = False,

@@ -159,12 +159,14 @@ def refuse_qrels(run: Run, qrels: Qrels, name: str) -> None:
         InputError: the run is the qrels, or a part of them.
     """
     are_grades = (
-        qrels.get(query, {}).get(document) == score for query, scores in run.items() for document, score in scores.items()
+        qrels.get(query, {}).get(document) == score
+        for query, scores in run.items()
+        for document, score in scores.items()
     )
     if any(run.values()) and all(are_grades):
         raise InputError(
-            f"{name} is no run but relevance judgments: each score is the grade that the qrels have; give a retriever's "
-            "run, such as that of BM25"
+            f"{name} is no run but relevance judgments: each score is the grade that the qrels have; give the "
+            "run of a retriever, such as BM25"
         )
 
 

@@ -171,7 +171,9 @@ def _pair(completion: Completion, encoder: PromptEncoder) -> tuple[str, str] | N
     if text is None:
         named = f"query {completion.query_id}, document {completion.document_id}: " if completion.query_id else ""
         missing = " and no ".join(name for name in ("query", "passage") if getattr(completion, name) is None)
-        raise ValueError(f"{named}there is no {missing}, and no prompt to read it from; give the collection, or a mapping")
+        raise ValueError(
+            f"{named}there is no {missing}, and no prompt to read it from; give the collection, or a mapping"
+        )
     if encoder.template is not None:
         raise ValueError(
             "there is only a prompt, which has its query filled in; load the model without prompt_template"

@@ -1,4 +1,4 @@
-"""Tables of results: in a terminal, in Markdown, in LaTeX, in CSV, and as the page takes them. Every text is escaped."""
+"""Tables of results: in a terminal, in Markdown, LaTeX and CSV, and as the page takes them. Every text is escaped."""
 
 import csv
 import io

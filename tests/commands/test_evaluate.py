@@ -537,7 +537,7 @@ def test_qrels_given_as_the_run_are_refused_before_any_work(
     elif form == "TREC":
         run.write_text("".join(f"{q} 0 {d} {grade}\n" for q, grades in qrels.items() for d, grade in grades.items()))
     result = Result("--corpus", collection, "--run", run, "--output", tmp_path / "output")
-    said = "it has 4 columns, as relevance judgments (qrels) have" if form == "TREC" else "is no run but relevance judgments"
+    said = "it has 4 columns, as relevance judgments" if form == "TREC" else "is no run but relevance judgments"
     assert (result.code, str(run) in result.err, said in result.err) == (2, True, True)
     assert not hasattr(model, "name")
     assert not (tmp_path / "output").exists()

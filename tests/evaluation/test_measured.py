@@ -159,7 +159,7 @@ def test_judgments_of_other_queries_are_refused(run: Run, said: str) -> None:
     [
         ({"q1": {"d1": 2.0, "d2": 0.0}, "q2": {"d1": 1.0}}, True),
         ({"q2": {"d1": 1.0}}, True),  # a part of the qrels
-        ({"q1": {"d1": 1.0, "d2": 0.0}, "q2": {"d1": 1.0}}, False),  # an oracle's, whose order alone is that of the grades
+        ({"q1": {"d1": 1.0, "d2": 0.0}, "q2": {"d1": 1.0}}, False),  # an oracle's: the order alone agrees
         ({"q1": {"d1": 2.0, "d2": 0.0, "d3": 0.0}}, False),  # a candidate that nobody has judged
         ({"q2": {"d1": 1.0}, "q3": {"d1": 1.0}}, False),  # a query that nobody has judged
         ({"q1": {}, "q2": {"d1": 0.5}}, False),
