@@ -22,7 +22,7 @@ _N_SHOWN = 10  # queries and chains in a table; the JSON has all
 _N_CHARACTERS = 40  # of either chain from where they part
 
 NO_T_TEST = "no p of a t-test: the differences do not vary, or there is one query"
-"""What a table says where its t-test has no p-value: the standard error is 0, by which t is divided (SciPy gives NaN)."""
+"""What a table says where its t-test has no p-value: t is divided by a standard error of 0 (SciPy gives NaN)."""
 
 
 @dataclass(frozen=True, slots=True)
