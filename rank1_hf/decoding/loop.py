@@ -35,6 +35,7 @@ from rank1_hf.decoding.kv_cache import KVCache
 from rank1_hf.decoding.layers import FusedLayers, fuse_layers
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.decoding.outcomes import not_finite, too_large, verdict
+from rank1_hf.decoding.packed import multiplies_rows_alone
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.probe import Probe
 from rank1_hf.decoding.reproducible import ReproducibleScheduler
@@ -93,7 +94,7 @@ class Decoder:
         )
         own = kernels_for(self._device, model.config, model.dtype) if self.options.kernels else None
         self._kernels: Kernels = own or pytorch
-        self._layers = FusedLayers({})
+        self._layers = FusedLayers({}, 0)
         if self.options.fuse:
             self._layers = fuse_layers(model, self._kernels, self.options.page_size)
         self._graphs: DecodeGraphs | None = None
@@ -176,12 +177,13 @@ class Decoder:
         self._cache.restore_budget()
         if self._device.type == "cuda":
             self._cache.reserve(max_rows * TYPICAL_TOKENS)
-        self._layers.begin()
+        all_fused = self._layers.begin()
         if self._graphs is not None:
             self._graphs.begin()
+        rows_are_alone = self._device.type == "cpu" and all_fused and multiplies_rows_alone(self.model)
         kind = (
             partial(ReproducibleScheduler, shares_steps=options.kernels)
-            if options.reproducible
+            if options.reproducible and not rows_are_alone
             else partial(Scheduler, prefill_chunk=options.prefill_chunk)
         )
         return kind(

@@ -1,7 +1,8 @@
 """Reproducible mode: what a pair gets is bit-identical, whatever else is in the batch.
 
-In low precision a sum depends on its order, the order on the kernel, and the kernel on the shape of the step. So here
-the shape of everything that touches a token follows from its own row alone:
+In low precision a sum depends on its order, the order on the kernel, and the kernel on the shape of the step. On a CPU
+whose layers are all fused and packed in panels (`packed.py`) it does not: our kernels compute every token by itself,
+and the ordinary scheduler runs. Elsewhere the shape of everything that touches a token follows from its own row alone:
 
 - Steps have two widths, and are padded to them: one for prompts and for what rules wrote into a chain, one for what the
   model decoded and for drafts of that. Which of them a token is computed in follows from what it is. A preempted row is

@@ -24,9 +24,9 @@ from benchmarking.workloads import Item, Workload, to_json
 from rank1_hf.chains.chain import ChainRules
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.packed import PackedLinear, pack_linear_layers
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.models.loading import eos_ids
-from rank1_hf.models.packed import PackedLinear, pack_linear_layers
 from rank1_hf.prompts.prompt import PromptEncoder
 
 Setting = dict[str, int | bool]
@@ -109,7 +109,7 @@ class Ours:
         }
         model = checkpoint.copy_of_model()
         if options.pack:
-            pack_linear_layers(model)
+            pack_linear_layers(model, kernels=options.kernels)
         self._decoder = Decoder(
             model,
             rules,

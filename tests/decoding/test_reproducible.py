@@ -10,9 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rank1_hf.decoding import packed
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
+from rank1_hf.decoding.packed import pack_linear_layers
+from rank1_hf.decoding.reproducible import ReproducibleScheduler
 from rank1_hf.decoding.requests import Decoded
 from tests.decoding.oracle import Oracle, assert_same
 
@@ -21,11 +24,20 @@ SLOW = "RANK1_SLOW" in os.environ
 
 
 def decoder(
-    oracle: Oracle, folder: Path, dtype: torch.dtype = torch.float32, *, rethinks: int = 0, **options: object
+    oracle: Oracle,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    rethinks: int = 0,
+    packed: bool = False,
+    **options: object,
 ) -> Decoder:
     """A reproducible decoder on a model of its own."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    if packed:
+        pack_linear_layers(model)
     return Decoder(
-        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype),
+        model,
         oracle.encoder.chain_rules(oracle.eos),
         true_id=oracle.encoder.true_id,
         false_id=oracle.encoder.false_id,
@@ -48,14 +60,24 @@ def test_chains_are_those_of_the_oracle(checkpoint: Callable[..., Path], kind: s
     assert_same(list(decoder(oracle, folder).run(requests, max_rows=4)), expected)
 
 
-@pytest.mark.parametrize(("dtype", "n_subsets"), [(torch.bfloat16, 20), (torch.float16, 20 if SLOW else 4)])
+@pytest.fixture
+def in_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of 16 bits are packed in panels on every processor."""
+    monkeypatch.setattr(packed, "_has_instructions", lambda dtype: False)
+
+
+@pytest.mark.usefixtures("in_panels")
+@pytest.mark.parametrize(
+    ("dtype", "is_packed", "n_subsets"),
+    [(torch.bfloat16, False, 20), (torch.bfloat16, True, 20), (torch.float16, False, 20 if SLOW else 4)],
+)
 def test_every_subset_in_every_order_gives_the_same_bits(
-    checkpoint: Callable[..., Path], dtype: torch.dtype, n_subsets: int
+    checkpoint: Callable[..., Path], dtype: torch.dtype, is_packed: bool, n_subsets: int
 ) -> None:
     """Subsets of one pair, of fewer than there are rows, and of several times as many."""
     folder = checkpoint("qwen2")
     oracle = Oracle.load(folder)
-    model = decoder(oracle, folder, dtype)
+    model = decoder(oracle, folder, dtype, packed=is_packed)
     n_rows, largest = (16, 60) if SLOW else (8, 20)
     requests = oracle.requests(200 if SLOW else 60, limit=12)
     expected = bits(list(model.run(requests, max_rows=n_rows)))
@@ -69,7 +91,9 @@ def test_every_subset_in_every_order_gives_the_same_bits(
         assert bits(results) == {request.index: expected[request.index] for request in subset}
 
 
-def test_preempted_and_rethinking_rows_get_the_same_bits(checkpoint: Callable[..., Path]) -> None:
+@pytest.mark.usefixtures("in_panels")
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_preempted_and_rethinking_rows_get_the_same_bits(checkpoint: Callable[..., Path], is_packed: bool) -> None:
     folder = checkpoint("qwen2")
     oracle = Oracle.load(folder)
     # Prompts that nearly fill a page, so that several rows start and then each needs another one.
@@ -78,8 +102,9 @@ def test_preempted_and_rethinking_rows_get_the_same_bits(checkpoint: Callable[..
         for request in oracle.requests(40, limit=30)
         if len(request.prompt) >= PAGE_SIZE
     ]
-    expected = bits(list(decoder(oracle, folder, torch.bfloat16, rethinks=1).run(requests, max_rows=9)))
-    tight = decoder(oracle, folder, torch.bfloat16, rethinks=1, kv_cache_tokens=5 * PAGE_SIZE)
+    model = decoder(oracle, folder, torch.bfloat16, rethinks=1, packed=is_packed)
+    expected = bits(list(model.run(requests, max_rows=9)))
+    tight = decoder(oracle, folder, torch.bfloat16, rethinks=1, packed=is_packed, kv_cache_tokens=5 * PAGE_SIZE)
     assert bits(list(tight.run(requests, max_rows=9))) == expected
     assert tight.stats.preemptions > 0
 
@@ -124,3 +149,21 @@ def test_the_step_is_as_wide_with_one_pair_as_with_many(
     list(model.run(oracle.requests(20), max_rows=7))
     assert widths == alone
     assert {width for width, _ in alone} == {7, 128}
+
+
+@pytest.mark.usefixtures("in_panels")
+def test_steps_are_padded_only_where_products_depend_on_their_shape(checkpoint: Callable[..., Path]) -> None:
+    """In panels they do not, while all layers are fused: a hook ends that."""
+    folder = checkpoint("qwen2")
+    oracle = Oracle.load(folder)
+
+    def pads(model: Decoder) -> bool:
+        return isinstance(model._new_scheduler(iter(()), None), ReproducibleScheduler)
+
+    assert pads(decoder(oracle, folder, torch.bfloat16))
+    assert pads(decoder(oracle, folder, torch.bfloat16, packed=True, fuse=False))
+    model = decoder(oracle, folder, torch.bfloat16, packed=True)
+    assert not pads(model)
+    with model.model.base_model.layers[0].mlp.register_forward_hook(lambda *_: None):
+        assert pads(model)
+    assert not pads(model)
