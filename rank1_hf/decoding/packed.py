@@ -131,7 +131,7 @@ def pack_linear_layers(model: nn.Module, *, kernels: bool = True) -> None:
 def multiplies_rows_alone(model: nn.Module) -> bool:
     """Whether all linear layers of a model give a row the same bits whatever the other rows are: all are in panels."""
     linear = [layer for layer in model.modules() if hasattr(layer, "in_features")]
-    return all(getattr(getattr(layer, "whole", layer), "layout", None) is PANELS for layer in linear)
+    return all(isinstance(getattr(getattr(layer, "whole", layer), "layout", None), _Panels) for layer in linear)
 
 
 def _layout(dtype: torch.dtype, *, kernels: bool) -> Layout | None:
