@@ -39,7 +39,11 @@ def compare(
     ] = None,
     form: Annotated[
         TableFormat,
-        typer.Option("--format", help="LaTeX needs the package booktabs. JSON has every query and every chain."),
+        typer.Option(
+            "--format",
+            help="LaTeX needs the package booktabs. JSON has every query and every chain, CSV the measures alone, with "
+            "all digits.",
+        ),
     ] = TableFormat.TEXT,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write one HTML page, too, with the judgments beside each other.")
@@ -58,8 +62,9 @@ def compare(
 
     Measures with paired tests, decisions, rankings, and where chains diverge.
 
-    For each measure: both means, the p-values of a two-sided paired t-test and of a two-sided paired permutation test,
-    each also corrected after Holm for the number of measures, and how many queries B wins, ties and loses.
+    For each measure: both means, the p-values of a two-sided paired t-test and of a two-sided paired permutation test
+    (whose random sign flips have the fixed seed 0), each also corrected after Holm for the number of measures, and how
+    many queries B wins, ties and loses.
     """
     options.check_files(a, b, qrels)
     try:
@@ -101,8 +106,12 @@ def _print(report: "ComparisonReport", form: TableFormat) -> None:
         for table in report.all_tables():
             console.print(table.to_rich())
     else:
-        text = report.to_markdown() if form is TableFormat.MARKDOWN else report.to_latex()
-        typer.echo(text.encode("utf-8", "replace"))
+        forms = {
+            TableFormat.MARKDOWN: report.to_markdown,
+            TableFormat.LATEX: report.to_latex,
+            TableFormat.CSV: report.to_csv,
+        }
+        typer.echo(forms[form]().encode("utf-8", "replace"), nl=form is not TableFormat.CSV)
 
 
 def _tokenize(name: str) -> "Tokenize":

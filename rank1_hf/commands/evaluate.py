@@ -224,7 +224,7 @@ def _dataset_prompt(chosen: ModelOptions, task: str | None, prompts: Path | None
 def _read_inputs(
     corpus: str, run: Path | None, qrels: Path | None, split: str | None, subset: str | None, top_k: int
 ) -> "Inputs":
-    from rank1_hf.evaluation.candidates import Inputs, check_order
+    from rank1_hf.evaluation.candidates import Inputs, check_order, refuse_qrels
     from rank1_hf.files.entries import has_subsets
     from rank1_hf.files.records import check_documents
     from rank1_hf.files.sources import open_source
@@ -239,6 +239,8 @@ def _read_inputs(
     if candidates is None:
         candidates = source.run()
         check_order(candidates or {}, top_k, corpus)
+    elif grades is not None:
+        refuse_qrels(candidates, grades, f"--run {run}")
     if not candidates:
         raise InputError(
             f"there is nothing to rerank: {run or corpus} has no candidates" + ("" if run else "; give --run")
@@ -285,7 +287,9 @@ def print_outcome(
         note("nothing is measured: the collection has no relevance judgments (qrels); give --qrels", quiet)
     for sentence in outcome.unmeasured:
         note(sentence)
-    note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score; the results are in {output}", quiet)
+    again = ", measured again" if outcome.metrics else ""
+    nothing = f" (nothing was left to judge{again})" if outcome.was_finished else ""
+    note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score{nothing}; the results are in {output}", quiet)
     if outcome.n_problems or outcome.n_failed:
         note(
             f"{outcome.n_failed} pairs could not be judged, {outcome.n_problems} queries and documents could not be "
@@ -304,11 +308,12 @@ def _facts(outcome: "Outcome") -> dict[str, Any]:
 
 
 def _table(metrics: "Sequence[Comparison]") -> "Table":
-    from rank1_hf.evaluation.comparison import p_value
+    from rank1_hf.evaluation.comparison import NO_T_TEST, p_value
     from rank1_hf.viewing.tables import Table
 
     rows = []
     for row in metrics:
         figures = f"{row.before:.4f}", f"{row.after:.4f}", f"{row.after - row.before:+.4f}"
         rows.append((row.measure, *figures, p_value(row.p_value), str(row.n)))
-    return Table("Measures", ("measure", "before", "after", "difference", "p", "queries"), rows)
+    remark = NO_T_TEST if any(row.p_value is None for row in metrics) else ""
+    return Table("Measures", ("measure", "before", "after", "difference", "p", "queries"), rows, note=remark)

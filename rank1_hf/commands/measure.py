@@ -31,7 +31,12 @@ def measure(
         str | None, typer.Option(help="The subset of MTEB's predictions, where there are several.")
     ] = None,
     form: Annotated[
-        TableFormat, typer.Option("--format", help="LaTeX needs the package booktabs; json is --json.")
+        TableFormat,
+        typer.Option(
+            "--format",
+            help="LaTeX needs the package booktabs; json is --json. CSV is one table with all digits: of each query "
+            "with --per-query, else of the runs.",
+        ),
     ] = TableFormat.TEXT,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -58,6 +63,8 @@ def measure(
         note(sentence, quiet)
     if as_json or form is TableFormat.JSON:
         options.print_json(found.to_dict(per_query=per_query))
+    elif form is TableFormat.CSV:
+        typer.echo(found.to_csv(per_query=per_query).encode("utf-8", "replace"), nl=False)
     else:
         _print(found.tables(per_query=per_query), form)
 

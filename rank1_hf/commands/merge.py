@@ -25,7 +25,8 @@ def merge(
 
     They must be of one job (the same inputs, options and weights), all there and finished; what is missing is named.
     Neither the collection nor the model is needed. With --reproducible shards, every file is byte for byte that of a
-    job without --shard. `evaluate` can go on in OUTPUT, with a larger --top-k for example.
+    job without --shard, except for environment.json, which says how the shards were made, and journal.jsonl, whose
+    lines stand in the order of finishing. `evaluate` can go on in OUTPUT, with a larger --top-k for example.
     """
     try:
         from rank1_hf.evaluation.journal import JournalError

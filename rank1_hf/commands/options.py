@@ -165,6 +165,7 @@ class TableFormat(StrEnum):
     TEXT = "text"
     MARKDOWN = "markdown"
     LATEX = "latex"
+    CSV = "csv"
     JSON = "json"
 
 

@@ -146,6 +146,30 @@ def check_judged(run: Run, qrels: Qrels, name: str = "the run") -> None:
         )
 
 
+def refuse_qrels(run: Run, qrels: Qrels, name: str) -> None:
+    """Refuse qrels in the place of a run: each candidate is judged, and its score is its grade.
+
+    Where only the order agrees with the grades, the run may be an oracle's, which is a run.
+
+    Args:
+        run, qrels: the rankings and the relevance judgments.
+        name: what the run is called.
+
+    Raises:
+        InputError: the run is the qrels, or a part of them.
+    """
+    are_grades = (
+        qrels.get(query, {}).get(document) == score
+        for query, scores in run.items()
+        for document, score in scores.items()
+    )
+    if any(run.values()) and all(are_grades):
+        raise InputError(
+            f"{name} is no run but relevance judgments: each score is the grade that the qrels have; give the "
+            "run of a retriever, such as BM25"
+        )
+
+
 def check_order(run: Run, top_k: int, name: str) -> None:
     """Refuse to rerank only the first candidates of each query where all have one score, which says no order.
 

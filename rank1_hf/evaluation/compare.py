@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rank1_hf.evaluation import provenance, significance
 from rank1_hf.evaluation.agreement import Tokenize, agreement, kendall_taus, partings
-from rank1_hf.evaluation.candidates import check_judged
+from rank1_hf.evaluation.candidates import check_judged, refuse_qrels
 from rank1_hf.evaluation.comparison import ComparisonReport, PairedMeasure
 from rank1_hf.evaluation.metrics import MEASURES, Values, aggregate, check_measures, coverage, measure, of_run
 from rank1_hf.evaluation.sides import Side, by_ids, read_side
@@ -46,8 +46,8 @@ def compare(
             what is measured is then the queries that both sides have. Needs `qrels`.
 
     Raises:
-        InputError: a side or the qrels cannot be read, the sides have nothing in common, or a measure cannot be
-            computed.
+        InputError: a side or the qrels cannot be read, a side is the qrels, the sides have nothing in common, or a
+            measure cannot be computed.
     """
     if measures is not None:
         check_measures(measures)
@@ -64,6 +64,9 @@ def compare(
             f"{names[1]}" + ("" if corpus is not None else "; a collection would tell which text has which id")
         )
     grades = read_qrels(Path(qrels)) if isinstance(qrels, str | Path) else qrels
+    if grades is not None:
+        for side, name, given in zip(sides, names, (a, b), strict=True):
+            refuse_qrels(side.run, grades, f"{name} ({_source(given)})")
     notes = list(_notes(sides, grades, names, only_run_queries))
     values = _measured(sides, grades, measures, names, only_run_queries)
     if values is None:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from rank1_hf.evaluation.agreement import Agreement, Difference, Parting
-from rank1_hf.evaluation.significance import N_RESAMPLES
+from rank1_hf.evaluation.significance import N_RESAMPLES, SEED
 from rank1_hf.evaluation.writing import finite
 from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Qrels
@@ -16,10 +16,13 @@ from rank1_hf.viewing.printable import one_line, start
 from rank1_hf.viewing.provenance import Environment, without_folders
 from rank1_hf.viewing.report import write_html
 from rank1_hf.viewing.saved import Places, ids_of, pairs_of
-from rank1_hf.viewing.tables import Table
+from rank1_hf.viewing.tables import Table, csv_text
 
 _N_SHOWN = 10  # queries and chains in a table; the JSON has all
 _N_CHARACTERS = 40  # of either chain from where they part
+
+NO_T_TEST = "no p of a t-test: the differences do not vary, or there is one query"
+"""What a table says where its t-test has no p-value: t is divided by a standard error of 0 (SciPy gives NaN)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,16 @@ class ComparisonReport:
         comments = [f"% {one_line(line)}" for line in ("needs \\usepackage{booktabs}", *sources)]
         return "\n".join([*comments, *(table.to_latex() for table in self.tables())])
 
+    def to_csv(self) -> str:
+        """The measures alone, a line for each, with all digits."""
+        tests = ("t_test", "t_test_holm", "permutation_test", "permutation_test_holm")
+        columns = ("measure", *self.names, "difference", *tests, "wins", "ties", "losses", "queries")
+        rows = [
+            (row.measure, row.a, row.b, row.b - row.a, *_p_values(row), row.wins, row.ties, row.losses, row.n)
+            for row in self.measures
+        ]
+        return csv_text(columns, rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON: what is not finite becomes None."""
         found: dict[str, Any] = finite(
@@ -162,12 +175,15 @@ class ComparisonReport:
             (row.measure, f"{row.a:.4f}", f"{row.b:.4f}", f"{row.b - row.a:+.4f}", *map(p_value, _p_values(row)))
             for row in self.measures
         ]
+        all_ = f"{len(rows)} measure{'' if len(rows) == 1 else 's'}"
         note = (
             f"t-test: p of a two-sided paired t-test; perm.: p of a two-sided paired permutation test of the mean "
-            f"({N_RESAMPLES:,} sign flips, or all); Holm: the p before it, corrected for {len(rows)} "
-            f"measure{'' if len(rows) == 1 else 's'}"
+            f"({N_RESAMPLES:,} sign flips from seed {SEED}, or all); Holm t, Holm perm.: these, corrected for {all_}"
         )
-        return Table("Measures", ("measure", a, b, "diff.", "t-test", "Holm", "perm.", "Holm"), rows, note=note)
+        if any(row.t_test is None for row in self.measures):
+            note += f"; {NO_T_TEST}"
+        columns = ("measure", a, b, "diff.", "t-test", "Holm t", "perm.", "Holm perm.")
+        return Table("Measures", columns, rows, note=note)
 
     def _wins_table(self) -> Table:
         rows = [(row.measure, str(row.wins), str(row.ties), str(row.losses), str(row.n)) for row in self.measures]

@@ -100,6 +100,7 @@ def run_job(
                         {**inputs.digests(), "documents": documents.digest, "qrels": inputs.qrels_digest()}
                     )
                 pending = Candidates(inputs, places, documents, journal)
+                was_finished = not len(pending)
                 measured: Sequence[Comparison] = ()
                 unmeasured: Sequence[str] = ()
                 with stoppable() as ending:
@@ -120,7 +121,7 @@ def run_job(
                 n_scored = sum(journal.has_score(candidate.index) for candidate in inputs.candidates(places))
                 said = task.coverage() if measured else ()
                 counts = len(places), n_scored, errors.n_pairs, errors.n_inputs
-                return Outcome(*counts, ending.stopped, measured, unmeasured, said)
+                return Outcome(*counts, ending.stopped, measured, unmeasured, said, was_finished)
 
 
 class Candidates(Pending[Candidate]):

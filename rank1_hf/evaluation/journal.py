@@ -58,7 +58,8 @@ class Journal:
         self.n_scored = 0
         refuse_others(path, settings)
         if not path.exists() or not _has_judgments(path):
-            _create(path, {"journal": FORMAT, "settings": dict(settings)})
+            settings = dict(sorted(settings.items()))  # merged shards have them in another order
+            _create(path, {"journal": FORMAT, "settings": settings})
         self._reader = path.open("rb")
         try:
             self._lines = AppendedFile(path, self._scan())

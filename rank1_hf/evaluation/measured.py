@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rank1_hf.evaluation.candidates import check_judged
+from rank1_hf.evaluation.candidates import check_judged, refuse_qrels
 from rank1_hf.evaluation.metrics import MEASURES, Values, aggregate, check_measures, coverage, measure, of_run
 from rank1_hf.files.trec import Qrels, Run
-from rank1_hf.viewing.tables import Table
+from rank1_hf.viewing.tables import Table, csv_text
+
+_Row = tuple[str | float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +51,37 @@ class MeasuredRuns:
 
     def tables(self, *, per_query: bool = False) -> list[Table]:
         """A table with a line for each run, and one with a line for each query of each run."""
-        names = list(dict.fromkeys(name for run in self.runs for name in run.values))
-        rows = [
-            (run.name, *_cells(run.of_all_queries(), names), str(max(map(len, run.values.values()), default=0)))
-            for run in self.runs
-        ]
-        found = [Table("Measures", ("run", *names, "queries"), rows)]
+        names = self._names()
+        found = [Table("Measures", ("run", *names, "queries"), _shown(self._of_runs(names)))]
         if per_query:
-            of_queries = [
-                (query, run.name, *_cells(values, names))
-                for run in self.runs
-                for query, values in run.by_query().items()
-            ]
-            order = {query: place for place, query in enumerate(dict.fromkeys(row[0] for row in of_queries))}
-            of_queries.sort(key=lambda row: order[row[0]])  # a query's runs below each other
-            found.append(Table("Queries", ("query", "run", *names), of_queries, n_texts=2))
+            found.append(Table("Queries", ("query", "run", *names), _shown(self._of_queries(names)), n_texts=2))
         return found
+
+    def to_csv(self, *, per_query: bool = False) -> str:
+        """One table, with all digits: a line for each run, or for each query of each run."""
+        names = self._names()
+        if per_query:
+            return csv_text(("query", "run", *names), self._of_queries(names))
+        return csv_text(("run", *names, "queries"), self._of_runs(names))
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for run in self.runs for name in run.values))
+
+    def _of_runs(self, names: Sequence[str]) -> list[_Row]:
+        rows: list[_Row] = []
+        for run in self.runs:
+            means, n_queries = run.of_all_queries(), max(map(len, run.values.values()), default=0)
+            rows.append((run.name, *(means.get(name) for name in names), n_queries))
+        return rows
+
+    def _of_queries(self, names: Sequence[str]) -> list[_Row]:
+        rows: list[_Row] = [
+            (query, run.name, *(values.get(name) for name in names))
+            for run in self.runs
+            for query, values in run.by_query().items()
+        ]
+        order = {query: place for place, query in enumerate(dict.fromkeys(row[0] for row in rows))}
+        return sorted(rows, key=lambda row: order[row[0]])  # a query's runs below each other
 
     def to_dict(self, *, per_query: bool = False) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -88,11 +105,12 @@ def measure_runs(
             as 0, as with trec_eval -c.
 
     Raises:
-        InputError: a run and the qrels have no query in common, or a measure cannot be computed.
+        InputError: a run and the qrels have no query in common, a run is the qrels, or a measure cannot be computed.
     """
     check_measures(measures)
     for name, run in runs:
         check_judged(run, qrels, name)
+        refuse_qrels(run, qrels, name)
     measured = [
         MeasuredRun(name, measure(of_run(qrels, run) if only_run_queries else qrels, run, measures))
         for name, run in runs
@@ -105,8 +123,12 @@ def _notes(runs: Sequence[tuple[str, Run]], qrels: Qrels, only_run_queries: bool
         yield from coverage(qrels, run, "the run" if len(runs) == 1 else name, only_run_queries=only_run_queries)
 
 
-def _cells(values: dict[str, float], names: Sequence[str]) -> list[str]:
-    return [f"{values[name]:.4f}" if name in values else "" for name in names]
+def _shown(rows: Sequence[_Row]) -> list[tuple[str, ...]]:
+    return [tuple(map(_cell, row)) for row in rows]
+
+
+def _cell(value: str | float | None) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _facts(run: MeasuredRun, per_query: bool) -> dict[str, Any]:

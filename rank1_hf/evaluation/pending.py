@@ -70,7 +70,7 @@ class Outcome:
         metrics: the comparison; empty without qrels, and where the job was stopped.
         unmeasured: what is wrong with the measures that could not be computed of the new ranking, a sentence each.
         coverage: which queries only the run or only the qrels have, a sentence each, where something was measured.
-        was_finished: whether all had been done before, so that nothing was.
+        was_finished: whether nothing was left to judge; of a file of pairs, also nothing to write.
     """
 
     n_pairs: int

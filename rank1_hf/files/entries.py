@@ -7,7 +7,7 @@ or JSON rows. Which one it is follows from how it starts.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -40,12 +40,14 @@ class Content(Generic[Value]):
         columns: of a line without a header: the places of query, document and value, by the number of columns.
         names: what the value may be called.
         check: gives the value, or raises `InputError`.
+        others: the end of an error about a line that has the columns of another kind of file, by their number.
     """
 
     form: str
     columns: Mapping[int, tuple[int, int, int]]
     names: tuple[str, ...]
     check: Callable[[object, str], Value]
+    others: Mapping[int, str] = field(default_factory=dict)
 
 
 def read_values(
@@ -143,7 +145,8 @@ def _line_entries(name: str, lines: Iterator[tuple[int, str]], content: Content[
     for where, cells in rows:
         places = columns.get(len(cells))
         if places is None:
-            raise InputError(f"{where}: must be: {expected}; it has {len(cells)} columns")
+            other = "" if header else content.others.get(len(cells), "")
+            raise InputError(f"{where}: must be: {expected}; it has {len(cells)} columns{other}")
         yield Entry(where, *(cells[place] for place in places))
 
 

@@ -19,13 +19,20 @@ Qrels = dict[str, dict[str, int]]
 TAG = "rank1-hf"
 """What a run's last column says where nothing else is asked for."""
 
-_RUN = Content("query Q0 document rank score tag", {6: (0, 2, 4)}, fields.SCORE, fields.score_of)
+_RUN = Content(
+    "query Q0 document rank score tag",
+    {6: (0, 2, 4)},
+    fields.SCORE,
+    fields.score_of,
+    dict.fromkeys((3, 4), ", as relevance judgments (qrels) have"),
+)
 _QRELS = Content(
     "a query id, a document id and a whole number (BEIR), or a query id, an iteration, a document id and a whole "
     "number (TREC)",
     {3: (0, 1, 2), 4: (0, 2, 3)},
     fields.GRADE,
     fields.grade_of,
+    {6: ", as a run has"},
 )
 
 

@@ -170,7 +170,10 @@ def _pair(completion: Completion, encoder: PromptEncoder) -> tuple[str, str] | N
     text = bare_text(completion, encoder)
     if text is None:
         named = f"query {completion.query_id}, document {completion.document_id}: " if completion.query_id else ""
-        raise ValueError(f"{named}there are neither query and passage nor a prompt; give the collection, or a mapping")
+        missing = " and no ".join(name for name in ("query", "passage") if getattr(completion, name) is None)
+        raise ValueError(
+            f"{named}there is no {missing}, and no prompt to read it from; give the collection, or a mapping"
+        )
     if encoder.template is not None:
         raise ValueError(
             "there is only a prompt, which has its query filled in; load the model without prompt_template"

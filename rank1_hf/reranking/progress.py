@@ -37,7 +37,7 @@ class Progress:
         # miniters=0: however fast the pairs before were, the bar is drawn again while none is finished
         self._bar: Any = tqdm(
             total=total,
-            desc="Reranking",
+            desc="Pairs",
             unit="pair",
             disable=None if show is None else not show,
             mininterval=0.2,
@@ -91,7 +91,7 @@ class Progress:
 
     def _of_all(self) -> str:
         n = self._counts["pairs"]
-        return f"{n:,} pairs judged" if self._total is None else f"{n:,} of {self._total:,} pairs judged"
+        return f"{n:,} pairs done" if self._total is None else f"{n:,} of {self._total:,} pairs done"
 
     def _time_left(self, now: float) -> str:
         n = self._counts["pairs"]

@@ -1,7 +1,9 @@
-"""Tables of results: in a terminal, in Markdown, in LaTeX, and as the page takes them. Every text is escaped."""
+"""Tables of results: in a terminal, in Markdown, LaTeX and CSV, and as the page takes them. Every text is escaped."""
 
+import csv
+import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,6 +92,15 @@ class Table:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as CSV: its columns in the first line, numbers with all their digits, nothing for None."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def _cells(row: Sequence[str], escape: Callable[[str], str]) -> list[str]:

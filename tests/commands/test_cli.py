@@ -258,7 +258,7 @@ def test_what_is_logged_is_said_on_stderr_while_the_command_runs(model: Path) ->
     before = logger.level, list(logger.handlers)
     said = run("rerank", QUERY, *DOCS, *options).err.splitlines()
     assert said[0].startswith(f"rank1-hf: model {model.name}, dtype float32, device cpu")
-    assert said[-1].startswith("rank1-hf: 3 of 3 pairs judged in ")
+    assert said[-1].startswith("rank1-hf: 3 of 3 pairs done in ")
     assert run("rerank", QUERY, *DOCS, *options, "--quiet").err == ""
     assert (logger.level, logger.handlers) == before
 

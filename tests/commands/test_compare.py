@@ -1,5 +1,6 @@
 """`rank1-hf compare`: what goes in, what comes out, and the exit codes."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -83,6 +84,18 @@ def test_tables_to_paste(folders: tuple[Path, Path], form: str) -> None:
     expected = report.to_markdown() if form == "markdown" else report.to_latex()
     result = Result(*folders, "--format", form, "--names", "bf16", "4bit")
     assert (result.code, result.out) == (0, f"{expected}\n")
+
+
+def test_csv_has_the_measures_with_all_digits(folders: tuple[Path, Path]) -> None:
+    heading, *rows = csv.reader(Result(*folders, "--format", "csv", "--names", "bf16", "4,bit").out.splitlines())
+    tests = ["t_test", "t_test_holm", "permutation_test", "permutation_test_holm"]
+    assert heading == ["measure", "bf16", "4,bit", "difference", *tests, "wins", "ties", "losses", "queries"]
+    measures = compare(*folders).measures
+    found = [(row.measure, row.a, row.b, row.b - row.a, *(getattr(row, test) for test in tests)) for row in measures]
+    assert [row[:8] for row in rows] == [["" if cell is None else str(cell) for cell in row] for row in found]
+    counts = [(row.wins, row.ties, row.losses, row.n) for row in measures]
+    assert [tuple(map(int, row[8:])) for row in rows] == counts
+    assert any(row[4] == "" for row in rows), "of some measure all differences are 0"
 
 
 def test_runs_need_qrels_for_measures(folders: tuple[Path, Path]) -> None:

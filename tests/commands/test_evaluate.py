@@ -25,7 +25,7 @@ from rank1_hf.evaluation.candidates import queries_are_documents
 from rank1_hf.evaluation.metrics import Comparison
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.files.sources import BeirFolder
-from rank1_hf.files.trec import read_run
+from rank1_hf.files.trec import read_qrels, read_run, write_run
 from rank1_hf.models import identity
 from rank1_hf.results.judgment import Judgment
 from tests.evaluation.repository import write_repository
@@ -53,9 +53,12 @@ def test_it_writes_what_the_job_writes_and_shows_the_metrics(collection: Path, t
     assert results(tmp_path / "output") == results(tmp_path / "expected")
     _, heading, *rows = result.out.splitlines()
     assert heading.split() == ["measure", "before", "after", "difference", "p", "queries"]
-    shown = [row.split()[:3] for row in rows if row]
+    shown = [row.split()[:3] for row in rows[: len(metrics)]]
     assert shown == [[m.measure, f"{m.before:.4f}", f"{m.after:.4f}"] for m in metrics]
-    assert "90 of 90 pairs have a score" in result.err
+    assert "90 of 90 pairs have a score; the results are in" in result.err
+    again = Result(*given(collection, tmp_path / "output", "--qrels", collection / "qrels.tsv", "--top-k", 15))
+    assert (again.code, again.out) == (0, result.out)
+    assert "90 of 90 pairs have a score (nothing was left to judge, measured again); the results are in" in again.err
 
 
 @pytest.mark.parametrize(("p_value", "shown"), [(0.04321, "0.0432"), (1e-9, "<0.0001"), (None, "225")])
@@ -517,6 +520,25 @@ def test_a_column_that_is_missing_is_said_before_a_model_is_loaded(
     result = Result(*given(collection, tmp_path / "output"))
     assert (result.code, said in result.err) == (2, True)
     assert ("did you mean 'body_text'?" in result.err) is (part != "qrels")
+    assert not hasattr(model, "name")
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("form", ["BEIR", "a run in TREC", "a run in JSON", "TREC"])
+def test_qrels_given_as_the_run_are_refused_before_any_work(
+    collection: Path, tmp_path: Path, model: Any, form: str
+) -> None:
+    qrels = read_qrels(collection / "qrels.tsv")
+    run = collection / "qrels.tsv" if form == "BEIR" else collection / "mine"
+    if form == "a run in TREC":
+        write_run(run, {query: dict(grades) for query, grades in qrels.items()})
+    elif form == "a run in JSON":
+        run.write_text(json.dumps(qrels))
+    elif form == "TREC":
+        run.write_text("".join(f"{q} 0 {d} {grade}\n" for q, grades in qrels.items() for d, grade in grades.items()))
+    result = Result("--corpus", collection, "--run", run, "--output", tmp_path / "output")
+    said = "it has 4 columns, as relevance judgments" if form == "TREC" else "is no run but relevance judgments"
+    assert (result.code, str(run) in result.err, said in result.err) == (2, True, True)
     assert not hasattr(model, "name")
     assert not (tmp_path / "output").exists()
 

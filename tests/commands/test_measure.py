@@ -1,5 +1,6 @@
 """`rank1-hf measure`: finished runs, without a model."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -80,6 +81,20 @@ def test_tables_to_paste(collection: Path, runs: list[Path], given: list[object]
     assert Result(*given, "--measure", "AP", "--format", form).out == f"{text}\n"
 
 
+def test_csv_is_one_table_with_all_digits(collection: Path, runs: list[Path], given: list[object]) -> None:
+    found = expected(collection, runs, "AP").runs
+    out = Result(*given, "--measure", "AP", "--format", "csv").out
+    assert out.endswith(",6\n")
+    assert list(csv.DictReader(out.splitlines())) == [
+        {"run": run.name, "AP": str(run.of_all_queries()["AP"]), "queries": "6"} for run in found
+    ]
+    rows = list(csv.DictReader(Result(*given, "--measure", "AP", "--format", "csv", "--per-query").out.splitlines()))
+    assert [list(row) for row in rows] == [["query", "run", "AP"]] * 12
+    assert {(row["query"], row["run"]): float(row["AP"]) for row in rows} == {
+        (query, run.name): value for run in found for query, value in run.values["AP"].items()
+    }
+
+
 def test_queries_that_the_run_lacks_are_told(collection: Path, runs: list[Path], given: list[object]) -> None:
     lines = runs[0].read_text().splitlines(keepends=True)
     runs[0].write_text("".join(line for line in lines if not line.startswith(("q0 ", "q1 "))))
@@ -93,7 +108,7 @@ def test_queries_that_the_run_lacks_are_told(collection: Path, runs: list[Path],
 
 
 def test_a_part_of_mtebs_predictions(collection: Path) -> None:
-    parts = {"fas": {"test": {"q0": {"d0": 1.0}}, "dev": {"q1": {"d7": 1.0}}}, "rus": {"test": {"q2": {"d1": 1.0}}}}
+    parts = {"fas": {"test": {"q0": {"d0": 1.0}}, "dev": {"q1": {"d7": 0.9}}}, "rus": {"test": {"q2": {"d1": 1.0}}}}
     file = collection / "predictions.json"
     file.write_text(json.dumps({"mteb_model_meta": {}} | parts))
     given = ("--run", file, "--qrels", collection / "qrels.tsv", "--measure", "P@1", "--json", "--quiet", "--per-query")

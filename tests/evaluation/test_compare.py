@@ -12,9 +12,11 @@ import ir_measures
 import pytest
 from scipy import stats
 
+from rank1_hf.commands.compare import compare as command
 from rank1_hf.evaluation.agreement import Difference
 from rank1_hf.evaluation.compare import compare, paired_measures
-from rank1_hf.evaluation.significance import holm
+from rank1_hf.evaluation.comparison import NO_T_TEST
+from rank1_hf.evaluation.significance import SEED, holm
 from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import open_source
 from rank1_hf.files.trec import read_qrels, read_run, write_run
@@ -97,6 +99,17 @@ def test_runs_are_measured_as_ir_measures_does_and_tested_as_scipy_does(
     assert [row.permutation_test_holm for row in report.measures] == holm(
         [row.permutation_test for row in report.measures]
     )
+
+
+def test_the_tests_are_named_apart_and_a_table_says_their_seed_and_why_one_is_blank(folders: tuple[Path, Path]) -> None:
+    run = {"q": {"d1": 9.0, "d2": 8.0}, "r": {"d1": 9.0, "d2": 8.0}}
+    equal, *_ = compare(run, run, qrels={"q": {"d1": 1}, "r": {"d2": 1}}, measures=["AP"]).tables()
+    assert len(set(equal.columns)) == len(equal.columns)
+    assert equal.rows[0][4:] == ("", "", "1.0000", "1.0000")
+    assert NO_T_TEST in equal.note
+    assert f"from seed {SEED}" in equal.note
+    assert f"seed {SEED}" in str(command.__doc__)
+    assert NO_T_TEST not in compare(*folders, measures=["AP"]).tables()[0].note
 
 
 def test_two_folders_have_their_own_measures(folders: tuple[Path, Path]) -> None:
@@ -344,6 +357,7 @@ def test_what_has_nothing_in_common_or_cannot_be_read(folders: tuple[Path, Path]
     for arguments, options, said in (
         ((one, other), {}, "no query in common: the first is 'q1' in A, 'q2' in B"),
         ((one, one), {"qrels": {"q3": {"d": 1}}}, "the qrels judge none of A's queries"),
+        ((one, one), {"qrels": {"q1": {"d": 1}}}, r"A \(given in Python\) is no run but relevance judgments"),
         ((one, one), {"measures": ["AP"]}, "need qrels"),
         ((one, one), {"measures": ["nDCG@ten"]}, "no measure"),
         (folders, {"measures": ["P@7"]}, "A has no P@7"),

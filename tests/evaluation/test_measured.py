@@ -1,5 +1,6 @@
 """Finished runs, measured: against pytrec_eval, whose convention about queries is trec_eval's."""
 
+from contextlib import nullcontext
 from statistics import fmean
 
 import pytest
@@ -151,3 +152,26 @@ def test_json_has_every_figure(qrels: Qrels, part: Run) -> None:
 def test_judgments_of_other_queries_are_refused(run: Run, said: str) -> None:
     with pytest.raises(InputError, match=said):
         measure_runs([("mine", run)], {"1": {"d": 1}})
+
+
+@pytest.mark.parametrize(
+    ("run", "is_refused"),
+    [
+        ({"q1": {"d1": 2.0, "d2": 0.0}, "q2": {"d1": 1.0}}, True),
+        ({"q2": {"d1": 1.0}}, True),  # a part of the qrels
+        ({"q1": {"d1": 1.0, "d2": 0.0}, "q2": {"d1": 1.0}}, False),  # an oracle's: the order alone agrees
+        ({"q1": {"d1": 2.0, "d2": 0.0, "d3": 0.0}}, False),  # a candidate that nobody has judged
+        ({"q2": {"d1": 1.0}, "q3": {"d1": 1.0}}, False),  # a query that nobody has judged
+        ({"q1": {}, "q2": {"d1": 0.5}}, False),
+    ],
+)
+def test_qrels_in_the_place_of_a_run_are_refused(run: Run, is_refused: bool) -> None:
+    qrels = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}}
+    other = {query: {"d1": 0.5} for query in run}
+    said = "{} is no run but relevance judgments: each score is the grade that the qrels have"
+    for name, measured in (
+        ("mine", lambda: measure_runs([("mine", run)], qrels, ["RR"])),
+        (r"B \(given in Python\)", lambda: compare(other, run, qrels=qrels, measures=["RR"])),
+    ):
+        with pytest.raises(InputError, match=said.format(name)) if is_refused else nullcontext():
+            measured()

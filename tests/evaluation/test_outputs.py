@@ -1,5 +1,6 @@
 """The files of a finished job."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rank1_hf.evaluation import outputs
 from rank1_hf.evaluation.outputs import with_scores
 from rank1_hf.evaluation.writing import replacing
 
@@ -45,3 +47,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"first"]
+
+
+def test_the_page_names_the_columns_of_a_judgment() -> None:
+    page = Path(outputs.__file__).with_name("README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^A line of `judgments.jsonl` has .*?\.\n", page, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"`(\w+)`", line) == [*outputs._COLUMNS, *outputs._TRACED]

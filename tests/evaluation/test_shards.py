@@ -124,6 +124,10 @@ def test_a_shard_judges_its_own_pairs_and_writes_no_ranking(collection: Path, sh
 def test_merged_shards_are_the_files_of_one_job(shards: list[Path], whole: Path, tmp_path: Path):
     outcome = merge(shards, tmp_path)
     assert results(tmp_path) == results(whole)
+    (header, *judged), (expected_header, *expected) = (
+        (folder / "journal.jsonl").read_bytes().splitlines() for folder in (tmp_path, whole)
+    )
+    assert (header, sorted(judged)) == (expected_header, sorted(expected))
     assert (outcome.n_pairs, outcome.n_scored, outcome.n_failed, outcome.n_problems) == (90, 90, 0, 2)
     assert [row.measure for row in outcome.metrics] == ["AP", "nDCG@10"]
 

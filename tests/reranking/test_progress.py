@@ -61,23 +61,23 @@ def test_a_line_every_minute_where_there_is_no_terminal(clock: Clock, caplog: py
         stats.accepted_tokens += 10_000
         progress.step(stats)
         progress.step(stats)
-        assert said(caplog) == ["0 of 3,000 pairs judged, 2,000 tokens/s"]
+        assert said(caplog) == ["0 of 3,000 pairs done, 2,000 tokens/s"]
         for _ in range(1_000):
             progress.done(judged())
         clock.now += 60
         stats.decode_tokens += 60
         progress.step(stats)
-        assert said(caplog)[1:] == ["1,000 of 3,000 pairs judged, 1 tokens/s, about 04:00 left"]
+        assert said(caplog)[1:] == ["1,000 of 3,000 pairs done, 1 tokens/s, about 04:00 left"]
         clock.now += 120  # in which nothing was decoded: all came from a cache
         progress.done(judged())
-        assert said(caplog)[2:] == ["1,001 of 3,000 pairs judged, 0 tokens/s, about 07:59 left"]
+        assert said(caplog)[2:] == ["1,001 of 3,000 pairs done, 0 tokens/s, about 07:59 left"]
 
 
 def test_how_many_pairs_there_are_may_be_unknown(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with Progress(None, None, Stats(), clock=clock) as progress:
         clock.now += 60
         progress.done(judged())
-    assert said(caplog)[0] == "1 pairs judged"  # and the decoder counts no tokens
+    assert said(caplog)[0] == "1 pairs done"  # and the decoder counts no tokens
     assert said(caplog)[1].endswith("pairs/s): 0 chains closed by force, 0 passages cut, 0 from the cache, 0 failed")
 
 
@@ -97,7 +97,7 @@ def test_the_totals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
             progress.done(one)
         clock.now += 2
     assert said(caplog) == [
-        "5 of 8 pairs judged in 10.0 s (0.50 pairs/s): 2,000 tokens (200 tokens/s), 3 chains closed by force, "
+        "5 of 8 pairs done in 10.0 s (0.50 pairs/s): 2,000 tokens (200 tokens/s), 3 chains closed by force, "
         "1 passages cut, 1 from the cache, 1 failed"
     ]
 
@@ -109,7 +109,7 @@ def test_a_call_that_is_ended_early_has_totals_too(
     with suppress(error), Progress(2, None, Stats(), clock=clock) as progress:
         progress.done(judged())
         raise error
-    assert said(caplog)[0].startswith("1 of 2 pairs judged")
+    assert said(caplog)[0].startswith("1 of 2 pairs done")
 
 
 def test_nothing_is_said_where_it_is_to_be_quiet_or_there_is_nothing(
@@ -143,7 +143,7 @@ def test_the_bar_counts_prompts_and_is_drawn_anew_while_no_pair_is_finished(
             assert "5/9" in terminal.getvalue()
             assert f"{tokens} tokens/s, 2 rows" in terminal.getvalue()
         assert said(caplog) == []  # a bar is enough
-    assert "5 of 9 pairs judged" in said(caplog)[0]
+    assert "5 of 9 pairs done" in said(caplog)[0]
 
 
 def test_a_call_of_a_model_counts_its_prompts(checkpoint, caplog: pytest.LogCaptureFixture) -> None:
@@ -152,7 +152,7 @@ def test_a_call_of_a_model_counts_its_prompts(checkpoint, caplog: pytest.LogCapt
     n_prompt = sum(len(reranker.encode("wings", passage).ids) for passage in ("air", "Bread."))
     shared = reranker.encode("wings", "air").n_shared
     (line,) = said(caplog)
-    assert line.startswith("3 of 3 pairs judged in ")
+    assert line.startswith("3 of 3 pairs done in ")
     n_tokens = int(line.split("): ")[1].split(" tokens")[0])
     assert n_prompt - shared < n_tokens <= n_prompt + sum(each.n_chain_tokens for each in judgments) + 20
     n_forced = sum(each.ended not in ("closed", None) for each in judgments)

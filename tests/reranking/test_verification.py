@@ -259,6 +259,19 @@ def test_what_is_wrong_with_one_record_costs_that_record(model, judged):
     assert "give the collection, or a mapping" in bad[0].faults[0].detail
 
 
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"query": "what flies?"}, "there is no passage, and no prompt"),
+        ({"passage": "A wing."}, "there is no query, and no prompt"),
+        ({"query_id": "q1", "docid": "d1"}, "query q1, document d1: there is no query and no passage, and no prompt"),
+    ],
+)
+def test_what_a_record_lacks_is_named(model, record: Record, said: str):
+    (found,) = model.verify([{**record, "completion": "It is.", "score": 0.1}], show_progress_bar=False)
+    assert found.faults[0].detail.startswith(said)
+
+
 def test_a_chain_that_no_tokenizer_takes_costs_its_own_record(model):
     pair = {"query": "what flies?", "document": "A wing."}
     bad, good = model.verify(

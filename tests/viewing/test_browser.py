@@ -398,7 +398,7 @@ def test_paper_is_white_and_has_no_controls(opened: Open):
     assert page.locator(".chain").is_visible()
 
 
-COLUMNS = ("measure", "a", "b", "diff.", "t-test", "Holm", "perm.", "Holm")
+COLUMNS = ("measure", "a", "b", "diff.", "t-test", "Holm t", "perm.", "Holm perm.")
 WIDE = Table("Measures", COLUMNS, [("nDCG@10", *["0.1234"] * 7)])
 
 
