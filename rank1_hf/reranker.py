@@ -5,7 +5,6 @@
 import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -71,7 +70,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         decoding: what the engine does beyond the plain loop, as `DecodingOptions` or as text ("speculate=off"); for
             example `DecodingOptions(kv_cache_tokens=100_000, reproducible=True)`.
         engine: "paged", many pairs at a time; or "plain", one pair at a time by `decoding/plain.py`, which is what
-            everything else is compared with. It has no traces, observers, lens or streams of tokens.
+            everything else is compared with. It has no traces, observers, lens, streams of tokens or `decoding`.
         cache: a file of judgments, or a `ScoreCache`: a pair that was judged before, and all the same, is not decoded
             again. See `deciding_facts` for what must be the same.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.
@@ -118,10 +117,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         allow_pickles: bool = False,
         **old_options: Any,  # noqa: ANN401
     ) -> None:
-        if engine not in ("paged", "plain"):
-            raise ValueError(f"engine must be 'paged' or 'plain', not {engine!r}")
         decoding = DecodingOptions.of(decoding)
-        decoding = decoding.with_old_names(without_cross_encoder_options(old_options), "Rank1")
+        decoding = decoding.with_old_names(without_cross_encoder_options(old_options), "Rank1").for_engine(engine)
         max_length = whole_number("max_length", max_length, least=1)
         rethink = whole_number("rethink", rethink, least=0)
         min_thinking_tokens = whole_number("min_thinking_tokens", min_thinking_tokens, least=0)
@@ -159,7 +156,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         self._lock = threading.RLock()
         # Last, since it takes longest: errors in the other arguments have been raised by now.
         self._weights = "" if self._cache is None else source.fingerprint()  # before they are packed
-        self.model = source.load(replace(decoding, pack=False, kernels=False) if engine == "plain" else decoding)
+        self.model = source.load(decoding)
         rules = self.encoder.chain_rules(eos_ids(self.model, self.tokenizer), self.model.config.vocab_size)
         answers = {"true_id": self.encoder.true_id, "false_id": self.encoder.false_id}
         self.decoder: Decoder | PlainDecoder
@@ -252,7 +249,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             show_progress_bar: None: on a terminal; elsewhere a line is logged every minute. False: neither.
             stream: True: yield judgments as they finish, each with its `index`, taking pairs as there is room for
                 them. A function: call it with each then, and return them all in the end.
-            options: instruction, think, rule, logits_processor, trace, observers, resume_from: see `PairOptions`.
+            options: instruction, think, rule, logits_processor, trace, observers, resume_from: see
+                `rank1_hf.reranking.call_options.PairOptions`.
 
         Returns:
             A list in input order, which can also write itself as a table or an HTML page, or with `stream=True` an

@@ -286,8 +286,8 @@ def test_what_a_logits_processor_does_wrong_costs_its_own_pair(
 
 
 def test_processors_and_needs_that_are_none_are_refused_before_any_work(reranker):
-    for processor in ("sample", [SuppressTokensLogitsProcessor([1], device="cpu")], {1: 0.7}):
-        with pytest.raises(TypeError, match="a logits processor is one of Transformers' type"):
+    for processor in ("sample", [SuppressTokensLogitsProcessor([1], device="cpu")], {1: 0.7}, Sampler, {0: Sampler}):
+        with pytest.raises(TypeError, match="a logits processor is an object of Transformers' type"):
             reranker.judge(PAIRS, logits_processor=processor)
 
     class Vague(Observer):

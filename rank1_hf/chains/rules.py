@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rank1_hf.chains.beliefs import BeliefAt, BeliefPoint
+from rank1_hf.inputs.choices import refuse_misspelt
 from rank1_hf.inputs.values import is_number, is_whole_number, token_ids, truth_value
 
 
@@ -42,6 +43,11 @@ class Rule:
     reads_beliefs: bool = False
     belief_at: BeliefAt = "sentences"
 
+    def __init_subclass__(cls) -> None:
+        """Refuse attributes that are misspelt."""
+        super().__init_subclass__()
+        refuse_misspelt(cls, ("reads_beliefs", "belief_at"))
+
     def for_pair(self, index: int) -> "Rule":
         """The rule of one pair's chain, asked for once, when the pair's turn comes; itself, unless it is overridden.
 
@@ -56,7 +62,8 @@ class Rule:
 
         Args:
             thought: the chain's token ids so far; empty at the first call.
-            beliefs: the verdict at the start and at each place so far, in order; empty without `reads_beliefs`.
+            beliefs: the verdict at the start and at each place so far, in order; empty without `reads_beliefs`. Each is
+                read while the chain takes its next token, and is here one token later: the first call has none.
         """
         return False
 
@@ -81,6 +88,9 @@ class DoNotThink(Rule):
 @dataclass(frozen=True)
 class EarlyExit(Rule):
     """Stops a chain once its belief is beyond a threshold, on the same side, at consecutive sentence ends.
+
+    Marks with no letter or digit between them ("...", `."`) are one end. A "." right behind a digit is none while
+    it may be the point of a number.
 
     Attributes:
         log_odds: how far from 0 the belief must be.

@@ -144,6 +144,24 @@ class DecodingOptions:
             )
         return dataclasses.replace(self, **values)
 
+    def for_engine(self, engine: str) -> Self:
+        """These options as an engine takes them. The plain loop has none: it takes what is off, and `reproducible`.
+
+        Raises:
+            ValueError: there is no such engine; or "plain" is to do what it cannot.
+        """
+        if engine not in ("paged", "plain"):
+            raise ValueError(f"engine must be 'paged' or 'plain', not {engine!r}")
+        if engine == "paged":
+            return self
+        defaults = type(self)(reproducible=self.reproducible)
+        useless = [name for name in FIELDS if getattr(self, name) not in (False, getattr(defaults, name))]
+        if useless:
+            raise ValueError(
+                f"engine='plain' decodes one pair at a time and has no {', '.join(useless)}; leave out engine, or these"
+            )
+        return dataclasses.replace(self, pack=False, kernels=False)
+
     def __str__(self) -> str:
         """As `parse` reads it, whole."""
         return ",".join(f"{name}={_written(getattr(self, name))}" for name in FIELDS)

@@ -62,14 +62,14 @@ class PlainDecoder:
                 return Decoded(request.index, chain.thought, chain.ended, true_logit, false_logit, None, chain.beliefs)
             try:
                 branch = chain.branch()  # the chain closed here, where its belief is to be read
-                if branch is not None:
-                    true_logit, false_logit = self._next_logits(branch.tokens, DynamicCache())[self._answers].tolist()
-                    if math.isfinite(true_logit - false_logit):
-                        chain.believe(len(branch.thought), true_logit - false_logit)
                 unchanged = chain.advance(chosen_by(request.processor, chain.tokens, logits))
             except SteeringError as error:
                 return request.failed(chain, str(error))
-            if unchanged < cache.get_seq_length():  # of a rewritten context only the beginning is still cached
+            if branch is not None:  # behind `advance`, so that a rule knows a belief one token later, as in the engine
+                true_logit, false_logit = self._next_logits(branch.tokens, DynamicCache())[self._answers].tolist()
+                if math.isfinite(true_logit - false_logit):
+                    chain.believe(len(branch.thought), true_logit - false_logit)
+            if unchanged < cache.get_seq_length():  # so many leading tokens stayed as they were; drop the KV of others
                 cache.crop(unchanged - cache.get_seq_length())
 
     def _next_logits(self, tokens: Sequence[int], cache: DynamicCache) -> Tensor:

@@ -50,9 +50,20 @@ def read_run(path: Path, split: str | None = None, subset: str | None = None) ->
 
 
 def write_run(path: Path, run: Run, tag: str = TAG) -> None:
-    """Write a run, each query's documents best first."""
+    """Write a run, each query's documents best first.
+
+    Raises:
+        InputError: an id or a score is none that could be read back; nothing is written.
+    """
+    checked = {
+        fields.id_of(query, "the run"): {
+            fields.id_of(document, query): fields.score_of(score, f"{query}, {document}")
+            for document, score in scores.items()
+        }
+        for query, scores in run.items()
+    }
     with path.open("w", encoding="utf-8") as file:
-        for query, scores in run.items():
+        for query, scores in checked.items():
             for rank, (document, score) in enumerate(best_first(scores).items(), start=1):
                 file.write(run_line(query, document, rank, repr(score), tag))
 

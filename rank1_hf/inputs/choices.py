@@ -1,9 +1,10 @@
 """What is said where a name is none of those there are."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _SHOWN = 20
+_MISSPELT = 0.91  # a letter too few or too many, and nothing that could be meant as it is
 
 
 def must_be_one_of(what: str, given: object, choices: Iterable[str]) -> str:
@@ -25,6 +26,18 @@ def must_be_one_of(what: str, given: object, choices: Iterable[str]) -> str:
 def did_you_mean(given: str, choices: Iterable[str]) -> str:
     """The end of a sentence: "; did you mean 'test'?", or nothing where no name is spelled much like it."""
     return "".join(f"; did you mean {name!r}?" for name in _nearest(given, choices)[:1])
+
+
+def refuse_misspelt(owner: type, names: Sequence[str]) -> None:
+    """Refuse a class with an attribute whose name is nearly one of these, which nobody would read.
+
+    Raises:
+        TypeError: it has one.
+    """
+    for name in vars(owner):
+        near = difflib.get_close_matches(name, names, n=1, cutoff=_MISSPELT)
+        if near and name not in names and not name.startswith("_"):
+            raise TypeError(f"{owner.__name__}.{name} has no meaning; did you mean {near[0]!r}?")
 
 
 def _nearest(given: str, choices: Iterable[str]) -> list[str]:

@@ -30,6 +30,17 @@ class Markers:
     false: str = " false"
 
 
+def as_markers(given: object) -> Markers:
+    """The markers that a caller gave; None: rank1's.
+
+    Raises:
+        TypeError: they are no `Markers`.
+    """
+    if given is not None and not isinstance(given, Markers):
+        raise TypeError(f"markers must be Markers, as in Markers(true=' yes', false=' no'), not {given!r}")
+    return given or Markers()
+
+
 def check_markers(markers: Markers, added_tokens: Iterable[str]) -> None:
     """Refuse markers that are no text, an empty `close`, and those that contain an added token without being one.
 

@@ -76,6 +76,7 @@ class PairEncoder:
 
         Raises:
             ContractError: the tokenizer cannot express the prompt contract.
+            TypeError: `markers` are no `Markers`.
             ValueError: as above; or the template lacks its place for the query.
         """
         return cls(

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rank1_hf.chains.chain import ChainRules, common_prefix_length
 from rank1_hf.inputs.values import is_missing
-from rank1_hf.prompts.chain_text import TextStream, cut_to_last_sentence
-from rank1_hf.prompts.markers import ContractError, Markers, check_markers
+from rank1_hf.prompts.chain_text import SentenceEnds, TextStream, cut_to_last_sentence
+from rank1_hf.prompts.markers import ContractError, Markers, as_markers, check_markers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -87,6 +87,7 @@ class PromptEncoder:
 
     Raises:
         ContractError: the tokenizer cannot express the contract; the message lists every reason.
+        TypeError: `markers` are no `Markers`.
         ValueError: the template lacks `FILL_QUERY_HERE`.
     """
 
@@ -95,7 +96,7 @@ class PromptEncoder:
     ) -> None:
         if template is not None:
             check_template(template)
-        self.markers = markers or Markers()
+        self.markers = as_markers(markers)
         self._instruction = HEAD.format(true=self.markers.true.strip(), false=self.markers.false.strip())
         self.template = template
         self._tokenizer = tokenizer
@@ -112,7 +113,7 @@ class PromptEncoder:
         self._check_answers(true_ids, false_ids)
         self.true_id, self.false_id = true_ids[0], false_ids[0]
         self._check_against_plain_tokenization()
-        self._ends_sentence: dict[int, bool] = {}
+        self._sentence_ends = SentenceEnds(self.decode)
         self._head: tuple[str, list[int]] = ("", [])  # the last query's share of the prompt, and its ids
 
     @property
@@ -217,11 +218,9 @@ class PromptEncoder:
         """The ids of a chain that a caller has written, as they stand behind `<think>`."""
         return self._plain_ids(text) if self._one_think_id else self.ids_behind_text(text)
 
-    def ends_sentence(self, token: int) -> bool:
-        """Whether a token's text ends a sentence: as in `cut_to_last_sentence`, so the point in 3.14 does too."""
-        if token not in self._ends_sentence:
-            self._ends_sentence[token] = self.decode([token]).rstrip().endswith((".", "!", "?"))
-        return self._ends_sentence[token]
+    def ends_sentence(self, thought: Sequence[int]) -> bool:
+        """Whether a sentence ends behind a chain's tokens so far; see `SentenceEnds` for what counts as one."""
+        return self._sentence_ends.behind(thought)
 
     def text_stream(self, before: Sequence[int]) -> TextStream:
         """Turns the tokens that follow these into text, one by one."""

@@ -175,9 +175,9 @@ class CallOptions:
                 raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
         processors = self.logits_processor
         for processor in processors.values() if isinstance(processors, Mapping) else [processors]:
-            if processor is not None and not callable(processor):
+            if processor is not None and (isinstance(processor, type) or not callable(processor)):
                 raise TypeError(
-                    f"a logits processor is one of Transformers' type, or a dict of them, not {processor!r}"
+                    f"a logits processor is an object of Transformers' type, or a dict of them, not {processor!r}"
                 )
         if self.rule is not None and self.rule.reads_beliefs:
             check_belief_at(self.rule.belief_at)

@@ -171,7 +171,7 @@ class CrossEncoderMethods(ABC):
             convert_to_tensor: a tensor, on the CPU.
             device: the model's own, or None.
             pool, chunk_size: None, or without effect; see `start_multi_process_pool`.
-            options: instruction, think, rule, logits_processor and observers: see `PairOptions`.
+            options: instruction, think, rule, logits_processor and observers: see `Rank1.judge`.
 
         Returns:
             float32 [pairs], in the order given; for one pair alone a single float32. A pair without a score is NaN, and
@@ -231,7 +231,7 @@ class CrossEncoderMethods(ABC):
             show_progress_bar: None: only on a terminal.
             activation_fn: as in `predict`; then the ranking is by what it gives.
             prompt_name, prompt, device, pool, chunk_size: as in `predict`.
-            options: instruction, think, rule, logits_processor, trace and observers: see `PairOptions`. Traces are in
+            options: instruction, think, rule, logits_processor, trace and observers: see `Rank1.judge`. Traces are in
                 `Ranking.judgments`.
 
         Returns:

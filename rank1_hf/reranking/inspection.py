@@ -97,7 +97,7 @@ class InspectionMethods(ABC):
         attention: bool = True,
         **options: Unpack[PairOptions],
     ) -> Trace:
-        """Judge one pair and record its trace; see `TraceOptions` for what the arguments mean, and `PairOptions`.
+        """Judge one pair and record its trace; see `TraceOptions` for what the arguments mean, and `Rank1.judge`.
 
         Raises:
             PairError: the pair cannot be judged.
@@ -115,7 +115,7 @@ class InspectionMethods(ABC):
 
         Raises:
             PairError: the pair cannot be judged.
-            TypeError, ValueError: an option makes no sense; see `PairOptions`.
+            TypeError, ValueError: an option makes no sense; see `Rank1.judge`.
         """
         asked = call_options("lens", self.decoder, options, unsupported=_TRACES, watches=True)
         observer = LensObserver(self.model, self.encoder.true_id, self.encoder.false_id)
@@ -140,7 +140,7 @@ class InspectionMethods(ABC):
                 are), without markers.
             resume: let the model think on from the end of the chain, instead of closing it there.
             close: as in `score_chains`; not with `resume`.
-            options: see `PairOptions`; rule, logits_processor and think only with `resume`.
+            options: see `Rank1.judge`; rule, logits_processor and think only with `resume`.
 
         Returns:
             The judgment; its chain is the whole one, a text as it was given.
@@ -212,7 +212,7 @@ class InspectionMethods(ABC):
                 sentence and closed, as the official code closes a chain that ran out of tokens. So a chain gets the
                 score that it had there.
             batch_size, show_progress_bar, stream: as in `judge`.
-            options: instruction, trace and observers: see `PairOptions`.
+            options: instruction, trace and observers: see `Rank1.judge`.
 
         Returns:
             A judgment for each pair, with the chain as it was given, which counts as "closed", or as "stopped" where it
@@ -267,7 +267,7 @@ class InspectionMethods(ABC):
 
         Raises:
             PairError: the pair cannot be judged.
-            TypeError, ValueError: an option makes no sense; see `PairOptions`.
+            TypeError, ValueError: an option makes no sense; see `Rank1.judge`.
         """
         asked = call_options("stream", self.decoder, options, unsupported=_RESUMES, watches=True)
         return self.locked_per_step(self._stream((query, passage), asked))

@@ -126,14 +126,17 @@ _COLUMNS = {
 }
 
 
-def write_traces(traces: Iterable[Trace], path: str | Path) -> None:
+def write_traces(traces: Iterable[Trace] | Trace, path: str | Path) -> None:
     """Save traces, a line or a row each, as the file's name says: .jsonl, or .parquet (which needs pyarrow).
 
+    Nothing is written where one of them is no trace.
+
     Raises:
+        TypeError: one is none; the message says which.
         ValueError: another name.
         ImportError: pyarrow is missing.
     """
-    path = Path(path)
+    path, traces = Path(path), _checked(traces)
     unfinished = path.with_name(f"{path.name}.new")  # a file that is there is whole
     if _format(path) == "jsonl":
         with unfinished.open("w", encoding="utf-8") as file:
@@ -163,15 +166,16 @@ def read_traces(path: str | Path) -> list[Trace]:
     return [Trace.from_dict(row) for row in pq.read_table(path).to_pylist()]
 
 
-def to_arrow(traces: Iterable[Trace]) -> "pa.Table":
+def to_arrow(traces: Iterable[Trace] | Trace) -> "pa.Table":
     """A row for each token of each trace: index, position (in the chain, from 0), and the lists of `Trace`.
 
     Raises:
+        TypeError: one is no trace; the message says which.
         ImportError: pyarrow is missing.
     """
     with from_extra("tracing", "tables"):
         import pyarrow as pa
-    traces = list(traces)
+    traces = _checked(traces)
     columns: dict[str, Any] = {
         "index": pa.array([trace.index for trace in traces for _ in trace.token_ids], pa.int64()),
         "position": pa.array([at for trace in traces for at in range(len(trace.token_ids))], pa.int64()),
@@ -182,16 +186,33 @@ def to_arrow(traces: Iterable[Trace]) -> "pa.Table":
     return pa.table(columns)
 
 
-def to_pandas(traces: Iterable[Trace]) -> "pd.DataFrame":
+def to_pandas(traces: Iterable[Trace] | Trace) -> "pd.DataFrame":
     """The table of `to_arrow` as a data frame.
 
     Raises:
+        TypeError: one is no trace; the message says which.
         ImportError: pyarrow or pandas is missing.
     """
     with from_extra("tracing", "data frames"):
         import pandas as pd
     frame: pd.DataFrame = to_arrow(traces).to_pandas()
     return frame
+
+
+def _checked(traces: object) -> list[Trace]:
+    """Traces in a list, one alone too.
+
+    Raises:
+        TypeError: there is something else.
+    """
+    many: list[Any] = list(traces) if isinstance(traces, Iterable) else [traces]
+    for place, each in enumerate(many):
+        if each is None:
+            raise TypeError(f"element {place} is None: judge with trace=True, and leave out the pairs with an error")
+        if not isinstance(each, Trace):
+            name = type(each).__name__
+            raise TypeError(f"element {place} is a {name}: give traces, as in [j.trace for j in judgments]")
+    return many
 
 
 def _schema() -> "pa.Schema":

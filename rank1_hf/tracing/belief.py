@@ -14,5 +14,5 @@ def belief_at(every: BeliefAt | None, encoder: "PromptEncoder") -> Callable[[Seq
     if every is None:
         return None
     if every == "sentences":
-        return lambda thought: not thought or encoder.ends_sentence(thought[-1])
+        return lambda thought: not thought or encoder.ends_sentence(thought)
     return lambda thought: len(thought) % every == 0

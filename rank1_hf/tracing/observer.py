@@ -3,10 +3,11 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence, Set
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rank1_hf.chains.chain import Chain, Ended
 from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading
+from rank1_hf.inputs.choices import refuse_misspelt
 from rank1_hf.inputs.values import is_whole_number
 
 if TYPE_CHECKING:
@@ -16,7 +17,16 @@ logger = logging.getLogger(__name__)
 
 _ANY = -sys.maxsize  # whether the model has such a layer is another question
 
-_EMPTY = Reading(scores=None, logits=None, hidden_states={}, attention={}, kv=None)
+
+class _Asked(dict[Any, Any]):
+    """What was asked for, by layer or by (layer, head); whatever else is looked up is an error that says so."""
+
+    def __missing__(self, key: object) -> None:
+        what = "(layer, head)" if isinstance(key, tuple) else "layer"
+        raise KeyError(f"{what} {key} was not asked for: set step_needs, or verdict_needs for the verdict")
+
+
+_EMPTY = Reading(scores=None, logits=None, hidden_states=_Asked(), attention=_Asked(), kv=None)
 
 
 class WatchedPair:
@@ -77,6 +87,11 @@ class Observer:
 
     step_needs: Needs = NOTHING
     verdict_needs: Needs = NOTHING
+
+    def __init_subclass__(cls) -> None:
+        """Refuse attributes that are misspelt."""
+        super().__init_subclass__()
+        refuse_misspelt(cls, ("step_needs", "verdict_needs"))
 
     def admitted(self, pair: WatchedPair) -> None:
         """The pair has a place among those that are decoded now, for the first time or again."""
@@ -195,8 +210,8 @@ class Observed:
         return Reading(
             scores=reading.scores if needs.scores else None,
             logits=reading.logits if needs.logits else None,
-            hidden_states={layer: reading.hidden_states[layer] for layer in needs.hidden_states},
-            attention={head: reading.attention[head] for head in needs.attention},
+            hidden_states=_Asked({layer: reading.hidden_states[layer] for layer in needs.hidden_states}),
+            attention=_Asked({head: reading.attention[head] for head in needs.attention}),
             kv=reading.kv if needs.kv else None,
         )
 

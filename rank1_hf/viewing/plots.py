@@ -68,7 +68,8 @@ def chain_lengths(runs: Mapping[str, Sequence[Judgment]]) -> Figure:
 
 
 def belief_curves(judgments: Sequence[Judgment]) -> Figure:
-    """The log-odds along each chain, ending in its verdict (the dot), whose colour the whole curve has.
+    """The log-odds along each chain, with a mark where each was read, ending in its verdict (the dot), whose colour the
+    whole curve has.
 
     Args:
         judgments: those with a belief curve are drawn.
@@ -86,7 +87,7 @@ def belief_curves(judgments: Sequence[Judgment]) -> Figure:
     for judgment, points in curves:
         colour = _TRUE if judgment.label else _FALSE
         tokens, log_odds = zip(*points, strict=True)
-        axes.plot(tokens, log_odds, color=colour, alpha=opacity, linewidth=1.2)
+        axes.plot(tokens, log_odds, marker="|", color=colour, alpha=opacity, linewidth=1.2)
         axes.plot(tokens[-1:], log_odds[-1:], "o", color=colour, alpha=max(opacity, 0.4), markersize=4)
     n_true = sum(bool(judgment.label) for judgment, _ in curves)
     _explain(
@@ -94,6 +95,7 @@ def belief_curves(judgments: Sequence[Judgment]) -> Figure:
         [
             (Line2D([], [], color=_TRUE), f"judged relevant ({n_true})"),
             (Line2D([], [], color=_FALSE), f"judged not relevant ({len(curves) - n_true})"),
+            (_mark("|", _GREY), "a belief"),
             (_mark("o", _GREY), "the verdict"),
             (undecided, "undecided"),
         ],

@@ -1,4 +1,4 @@
-"""Watch hidden states: an observer keeps what a layer says behind every token, and shows where along a chain it turns.
+"""Watch hidden states: an observer keeps a layer's state at every token, and shows where along a chain it turns.
 
 python scripts/examples/hidden_states.py [MODEL]
 """
@@ -11,7 +11,7 @@ from rank1_hf import Observer, Rank1
 from rank1_hf.tracing import Needs, Reading, WatchedPair
 
 PAIR = ("what carries the weight of an aircraft in flight", "The wing carries the weight of the aircraft in flight.")
-LAYER = 2
+LAYER = 2  # from 0; with output_hidden_states Transformers has it as hidden_states[LAYER + 1]
 
 
 class LayerStates(Observer):  # noqa: D101
@@ -28,9 +28,9 @@ def main(model: str | None = None) -> None:
     """Judge one pair, and print how far the layer moves from token to token."""
     observer = LayerStates()
     trace = Rank1(model).trace(*PAIR, observers=[observer])
-    states = torch.stack(observer.states)  # [tokens of the chain and its close, hidden size]
+    states = torch.stack(observer.states)[: len(trace.texts) + 1]  # at the prompt's last token, then at the chain's
     cosines = torch.cosine_similarity(states[1:], states[:-1])
-    print(f"layer {LAYER}: {len(states)} states; the largest turns are behind")
+    print(f"layer {LAYER}: {len(states)} states; the largest turns are at")
     for cosine, place in zip(*(each.tolist() for each in cosines.topk(3, largest=False)), strict=True):
         print(f"{cosine:8.3f}  {trace.texts[place]!r}")
 

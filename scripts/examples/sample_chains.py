@@ -26,7 +26,7 @@ class Sampler(LogitsProcessor):  # type: ignore[misc]
 
 
 def main(model: str | None = None) -> None:
-    """Judge the pair greedily, and by samples."""
+    """Judge the pair greedily, and by samples; where the model is sure of itself, all seeds give the same chain."""
     reranker = Rank1(model)
     print(f"greedy {reranker.judge([PAIR], show_progress_bar=False)[0].score:.3f}")
     by_seed = {seed: Sampler(seed) for seed in range(16)}

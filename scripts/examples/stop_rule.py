@@ -18,7 +18,7 @@ class OneSentence(Rule):
         self._ends_sentence = reranker.encoder.ends_sentence
 
     def stop(self, thought: Sequence[int], beliefs: Sequence[BeliefPoint]) -> bool:  # noqa: D102, the rule's
-        return bool(thought) and self._ends_sentence(thought[-1])
+        return self._ends_sentence(thought)
 
     def force(self, thought: Sequence[int], token: int) -> Sequence[int]:  # noqa: D102, the rule's
         return [token] if thought else self._opening

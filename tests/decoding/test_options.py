@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rank1_hf import Rank1
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import FIELDS, DecodingOptions
 from tests.decoding.oracle import SHAPES, assert_same
@@ -65,6 +66,26 @@ def test_what_is_in_force_leaves_nothing_open(case):
     assert None not in [getattr(options, name) for name in FIELDS]
     assert not options.graphs, "there is no CUDA device"
     assert not oracle.decoder(folder, reproducible=True, kernels=False).options.speculate
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("kv_cache_tokens=4096,batch_size=1", "batch_size, kv_cache_tokens"),
+        ("page_size=32", "page_size"),
+        ("gpu_memory_utilization=0.5,speculate=off", "gpu_memory_utilization"),
+        ("overlap=on", "overlap"),
+    ],
+)
+def test_the_plain_loop_refuses_what_it_does_not_have(given: str, named: str):
+    with pytest.raises(ValueError, match=f"engine='plain' .* has no {named}; leave out engine, or these"):
+        Rank1(engine="plain", decoding=given)
+
+
+@pytest.mark.parametrize("given", [DecodingOptions(), ALL_OFF, DecodingOptions(reproducible=True)])
+def test_what_the_plain_loop_does_anyway_is_taken(given: DecodingOptions):
+    assert given.for_engine("plain") == replace(given, pack=False, kernels=False)
+    assert given.for_engine("paged") == given
 
 
 def test_old_names_still_work_and_say_what_they_became(case):

@@ -84,6 +84,13 @@ class Silent(LogitsProcessor):
         return torch.full_like(scores, -math.inf)
 
 
+class BehindThreeBeliefs(Rule):
+    reads_beliefs = True
+
+    def stop(self, thought, beliefs):
+        return len(beliefs) == 3
+
+
 class AfterFour(Rule):
     def stop(self, thought, beliefs):
         return len(thought) >= 4
@@ -97,6 +104,7 @@ def test_it_is_steered_as_the_engine_is(case):
         replace(requests[3], steering=Steering(rule=AfterFour())),
         replace(requests[3], steering=Steering(belief_at=lambda thought: len(thought) % 5 == 0)),
         replace(requests[3], steering=Steering(min_tokens=12)),
+        replace(requests[3], steering=Steering(rule=BehindThreeBeliefs(), belief_at=lambda thought: len(thought) < 9)),
     ]
     steered = [replace(request, index=i) for i, request in enumerate(steered)]
     plain = [oracle.plain().decode(request) for request in steered]
@@ -107,3 +115,4 @@ def test_it_is_steered_as_the_engine_is(case):
         for a, b in zip(ours.beliefs, theirs.beliefs, strict=True):
             assert abs(a.log_odds - b.log_odds) < 1e-3
     assert len(plain[3].beliefs) > 1
+    assert (plain[5].ended, len(plain[5].thought)) == ("stopped", 3), "the first call knows no belief"

@@ -1,7 +1,9 @@
 """TREC runs and qrels."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,28 @@ def test_a_written_run_is_read_back_to_the_last_bit(tmp_path_factory: pytest.Tem
     path = tmp_path_factory.getbasetemp() / "run.trec"
     write_run(path, run)
     assert read_run(path) == run
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"q1": {"d1": math.nan}},
+        {"q1": {"d1": 1.0, "d\n2": 1.0}},
+        {"q\t1": {"d1": 1.0}},
+        {"q1": {"": 1.0}},
+        {"q1": {"d1": None}},
+    ],
+    ids=str,
+)
+def test_a_run_that_could_not_be_read_back_is_not_written(tmp_path: Path, run: Run) -> None:
+    with pytest.raises(InputError):
+        write_run(tmp_path / "run.trec", run)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numpys_scores_are_written_as_numbers(tmp_path: Path) -> None:
+    write_run(tmp_path / "run.trec", {"q1": {"d1": np.float32(0.5)}})
+    assert read_run(tmp_path / "run.trec") == {"q1": {"d1": 0.5}}
 
 
 @pytest.mark.parametrize("line", ["q1 Q0 d1 1 0.5", "q1 Q0 d1 1 high tag", "q1 Q0 d1 1 nan tag", "q1 Q0 d1 1 1 t more"])

@@ -49,6 +49,12 @@ def test_a_marker_that_is_no_text_is_refused(tokenizer, name, marker):
         PromptEncoder(tokenizer("qwen2"), markers=Markers(**{name: marker}))
 
 
+@pytest.mark.parametrize("given", ["x", "", {}, {"true": " yes"}, Markers], ids=repr)
+def test_markers_of_another_type_are_refused_with_what_to_give(tokenizer, given: object):
+    with pytest.raises(TypeError, match=r"markers must be Markers, as in Markers\(true=' yes', false=' no'\), not "):
+        PromptEncoder(tokenizer("qwen2"), markers=given)
+
+
 def test_added_white_space_may_be_in_a_marker():
     check_markers(Markers(), ["\n", "  ", "<think>", "</think>"])
 

@@ -165,6 +165,26 @@ def test_a_subclass_that_is_never_called_is_warned_of_once(model):
     assert len(warned) == 1
 
 
+@pytest.mark.parametrize(
+    ("base", "name", "meant"),
+    [
+        (Rule, "reads_belief", "reads_beliefs"),
+        (EarlyExit, "read_belief", "reads_beliefs"),
+        (Rule, "beliefs_at", "belief_at"),
+        (Observer, "step_need", "step_needs"),
+        (Counting, "verdicts_needs", "verdict_needs"),
+    ],
+)
+def test_an_attribute_that_is_nearly_one_of_the_base_is_refused(base: type, name: str, meant: str):
+    with pytest.raises(TypeError, match=rf"Mine\.{name} has no meaning; did you mean '{meant}'\?"):
+        type("Mine", (base,), {name: True})
+
+
+@pytest.mark.parametrize("name", ["belief_at", "_step_needs", "beliefs", "steps", "stops", "needs", "verdicts"])
+def test_other_attributes_are_the_callers_own(name: str):
+    type("Mine", (EarlyExit, Observer), {name: 3})
+
+
 def test_who_overrides_something_is_not_warned_of(model, recwarn):
     class Later(Observer):
         def __init__(self) -> None:

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from rank1_hf import Observer, Rank1
+from rank1_hf.chains.chain import Chain
 from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.requests import Request
 from rank1_hf.decoding.watcher import Needs, Reading
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.observer import Observed, WatchedPair, check_observers
 from tests import tiny_models
+from tests.chains.made import rules
 from tests.decoding.oracle import SHAPES, Oracle, assert_same
 from tests.decoding.test_graphs import Recorder, recorder  # noqa: F401, a fixture
 from tests.decoding.test_reproducible import decoder as reproducible_decoder
@@ -383,3 +385,19 @@ def test_needs_that_become_wrong_cost_the_observer_and_no_pair(checkpoint, caplo
     assert reranker.judge(PAIRS[:3], observers=[Changing(Needs(), wrong), other]) == plain
     assert "the observer Changing failed at pair" in caplog.text
     assert len(other.readings) >= sum(judgment.n_chain_tokens for judgment in plain)
+
+
+def test_what_was_not_asked_for_is_named_where_it_is_read():
+    asked = Reading(None, None, {1: torch.ones(1)}, {(0, 3): torch.ones(1)}, None)
+    observer = Counting()
+    observed = Observed([observer], 0, [5])
+    chain = Chain([5], rules(), limit=4)
+    for needs in (Needs(), Needs(hidden_states=frozenset({1}), attention=frozenset({(0, 3)}))):
+        observer.step_needs = needs
+        observed.needs(verdict=False)
+        observed.notify("step", chain, 1, 7, asked)
+        with pytest.raises(KeyError, match="layer 2 was not asked for: set step_needs"):
+            observer.readings[-1].hidden_states[2]
+        with pytest.raises(KeyError, match=r"\(layer, head\) \(1, 0\) was not asked for"):
+            observer.readings[-1].attention[1, 0]
+    assert observer.readings[-1].hidden_states == asked.hidden_states

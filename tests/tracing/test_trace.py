@@ -21,6 +21,7 @@ from tests import tiny_models
 
 PAIRS = [("how do wings carry an aeroplane?", line) for line in tiny_models.TEXT.splitlines()[:6] if line]
 LISTS = ("texts", "logprobs", "alternative_ids", "alternative_texts", "margins", "entropies", "seconds")
+EMPTY = Trace(3, *([] for _ in range(8)))
 
 
 @pytest.fixture
@@ -111,6 +112,14 @@ def test_beliefs_stand_behind_sentences(checkpoint):
         assert reranker.encoder.decode(closed).endswith(f"\n{cut.strip()}\n</think>")
 
 
+def test_a_run_of_end_marks_is_one_sentence_end_and_the_point_of_a_number_none(reranker):
+    chain = ' It is... "No." So 3.14 is true. The end'
+    (judgment,) = reranker.score_chains(PAIRS[:1], [chain], trace=TraceOptions(belief="sentences"))
+    texts = judgment.trace.texts
+    before = ["".join(texts[: point.n_tokens]).rstrip('."') for point in judgment.trace.belief]
+    assert before == ["", " It is", ' It is... "No', ' It is... "No." So 3.14 is true']
+
+
 def test_beliefs_every_so_many_tokens(reranker):
     judgments = reranker.judge(PAIRS, trace=TraceOptions(belief=5))
     for judgment in judgments:
@@ -177,6 +186,31 @@ def test_other_files_are_refused(tmp_path):
             write_traces([], tmp_path / name)
     with pytest.raises(ValueError, match=r"saved as \.jsonl or \.parquet"):
         read_traces(tmp_path / "traces.csv")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda judgment: [judgment], r"element 0 is a Judgment: give traces, as in \[j\.trace for j in judgments\]"),
+        (lambda judgment: judgment, "element 0 is a Judgment"),
+        (lambda judgment: [judgment.trace, None], "element 1 is None: judge with trace=True"),
+        (lambda judgment: None, "element 0 is None"),
+        (lambda judgment: "traces", "element 0 is a str"),
+    ],
+)
+def test_nothing_is_saved_that_is_no_trace(tmp_path, suffix: str, wrong, message: str):
+    pytest.importorskip("pyarrow")
+    saved = wrong(replace(Judgment.failed(0, "no"), trace=EMPTY))
+    for make in (lambda: write_traces(saved, tmp_path / f"traces.{suffix}"), lambda: to_arrow(saved)):
+        with pytest.raises(TypeError, match=message):
+            make()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_trace_alone_is_saved_as_a_list_of_one(tmp_path):
+    write_traces(EMPTY, tmp_path / "trace.jsonl")
+    assert read_traces(tmp_path / "trace.jsonl") == [EMPTY]
 
 
 def test_a_file_that_was_gzipped_since_is_read(reranker, tmp_path):

@@ -146,10 +146,17 @@ def test_legends_say_what_every_colour_and_mark_is():
     assert handles(lengths)[3].get_marker() == lengths.axes[0].lines[1].get_marker() == "x"
 
     beliefs = FIGURES["belief_curves"]()
-    assert explained(beliefs) == ["judged relevant (1)", "judged not relevant (1)", "the verdict", "undecided"]
+    assert explained(beliefs) == [
+        "judged relevant (1)",
+        "judged not relevant (1)",
+        "a belief",
+        "the verdict",
+        "undecided",
+    ]
     true, false = (line.get_color() for line in beliefs.axes[0].lines[1::2])
     assert [handle.get_color() for handle in handles(beliefs)[:2]] == [true, false]
-    assert handles(beliefs)[2].get_marker() == beliefs.axes[0].lines[2].get_marker() == "o"
+    assert handles(beliefs)[2].get_marker() == beliefs.axes[0].lines[1].get_marker() == "|"
+    assert handles(beliefs)[3].get_marker() == beliefs.axes[0].lines[2].get_marker() == "o"
 
     assert explained(FIGURES["calibration"]())[1:] == ["perfect", "how many in a bin"]
     assert explained(FIGURES["agreement"]()) == [
