@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from transformers import AutoModelForCausalLM
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
@@ -528,7 +529,7 @@ def test_info_says_what_a_checkpoint_is(checkpoint: Callable[..., Path]) -> None
         {
             "model": str(folder),
             "architecture": "llama",
-            "parameters": loaded.model.num_parameters(),
+            "parameters": AutoModelForCausalLM.from_pretrained(folder).num_parameters(),
             "layers": 2,
             "hidden_size": 64,
             "attention_heads": 4,
