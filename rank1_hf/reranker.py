@@ -28,7 +28,7 @@ from rank1_hf.reranking.caching import CachingMethods
 from rank1_hf.reranking.call import Call, collect
 from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
 from rank1_hf.reranking.cross_encoder import CrossEncoderMethods, without_cross_encoder_options
-from rank1_hf.reranking.in_force import in_force, model_name
+from rank1_hf.reranking.in_force import description, in_force
 from rank1_hf.reranking.inspection import InspectionMethods
 from rank1_hf.reranking.locking import Locking
 from rank1_hf.reranking.model_source import ModelSource
@@ -117,8 +117,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         allow_pickles: bool = False,
         **old_options: Any,  # noqa: ANN401
     ) -> None:
-        decoding = DecodingOptions.of(decoding)
-        decoding = decoding.with_old_names(without_cross_encoder_options(old_options), "Rank1").for_engine(engine)
+        old_options = without_cross_encoder_options(old_options, known=Rank1.__init__.__kwdefaults__ or ())
+        decoding = DecodingOptions.of(decoding).with_old_names(old_options, "Rank1").for_engine(engine)
         max_length = whole_number("max_length", max_length, least=1)
         rethink = whole_number("rethink", rethink, least=0)
         min_thinking_tokens = whole_number("min_thinking_tokens", min_thinking_tokens, least=0)
@@ -171,13 +171,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             logger.info("%s", line)
 
     def __repr__(self) -> str:
-        """Which model, in what dtype, where, and with what budget."""
-        engine = "plain" if isinstance(self.decoder, PlainDecoder) else "paged"
-        dtype = str(self.model.dtype).removeprefix("torch.")
-        return (
-            f"Rank1({model_name(self.model)!r}, dtype={dtype!r}, device={str(self.model.device)!r}, engine={engine!r}, "
-            f"max_new_tokens={self.max_new_tokens})"
-        )
+        """Which model, in what precision, where, and with what limits."""
+        return description(self.decoder, self.pair_encoder)
 
     @property
     def stats(self) -> Stats:
@@ -246,7 +241,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
                 frame, an Arrow table, a `datasets.Dataset`). A query is text or {"text", "instruction"}, a passage is
                 text or {"title", "text"}. The same pair twice is decoded once, unless a logits processor may sample.
             batch_size: how many pairs decode together at most. None: what is fast on the device.
-            show_progress_bar: None: on a terminal; elsewhere a line is logged every minute. False: neither.
+            show_progress_bar: None: on a terminal. Where there is no bar, a line is logged at INFO every minute.
             stream: True: yield judgments as they finish, each with its `index`, taking pairs as there is room for
                 them. A function: call it with each then, and return them all in the end.
             options: instruction, think, rule, logits_processor, trace, observers, resume_from: see
@@ -265,7 +260,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             Interrupted: Ctrl-C. Its `judgments`, and any error's, are what was finished (not of a stream) or begun.
         """
         every = PairOptions(**options, stream=False if stream is True else stream)
-        asked, many = call_options("judge", self.decoder, every), as_pairs(pairs)
+        asked, many = call_options(self.judge, self.decoder, every), as_pairs(pairs)
         if stream is True:
             return self._stream_all(many, batch_size, show_progress_bar, asked)
         many = many if isinstance(many, Sequence) else list(many)
@@ -321,7 +316,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         call = Call(self.pair_encoder, self.decoder, pairs, options, cached=self.cached_judgments(options, batch_size))
         speaks = self._processes is None or self._processes.index == 0
         budget = BudgetCheck(call.n_ended, self.max_new_tokens, self.encoder.markers.close, speaks=speaks)
-        with Progress(total, show, self.decoder.stats) as progress, call.interruptible():
+        progress = Progress(total, show, self.decoder.stats, speaks=speaks)
+        with progress, call.interruptible():
 
             def after_step(stats: Stats) -> None:
                 progress.step(stats)

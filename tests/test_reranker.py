@@ -113,6 +113,18 @@ class TestPredict:
             warnings.simplefilter("error")
             reranker.predict(PAIRS[:2])
 
+    def test_a_ranking_warns_of_passages_without_a_score(self, reranker):
+        with pytest.warns(UserWarning, match=r"1 of 2 pairs have no score \(pair 0: the passage has no 'text'") as said:
+            hits = reranker.rank("wings", [{"id": 1, "content": "The wing"}, "air"])
+        assert len(said) == 1
+        assert said[0].filename == __file__
+        assert hits[-1]["corpus_id"] == 0
+
+    @pytest.mark.parametrize("queries", [["wings", "bread"], ("wings",), np.array(["wings", "bread"])])
+    def test_a_ranking_is_of_one_query(self, reranker, queries):
+        with pytest.raises(PairError, match=r"rank takes one query .*; judge\(pairs\) takes pairs of several queries"):
+            reranker.rank(queries, ["air"])
+
     @pytest.mark.parametrize("pairs", ["a query", b"bytes", {"query": "passage"}, 7, None])
     def test_what_is_no_list_of_pairs(self, reranker, pairs):
         with pytest.raises(TypeError, match=r"pairs must be a list of \(query, passage\)"):
@@ -348,6 +360,10 @@ class TestLimits:
     def test_budgets_that_make_no_sense(self, checkpoint, value):
         with pytest.raises(ValueError, match=r"max_new_tokens must be a whole number of at least 1, not"):
             Rank1(checkpoint("qwen2"), max_new_tokens=value)
+
+    def test_an_argument_that_is_misspelt(self):
+        with pytest.raises(TypeError, match=r"^Rank1\(\) got an unexpected .*; did you mean 'max_new_tokens'\?$"):
+            Rank1(max_tokens=40)
 
     def test_other_counts_that_make_no_sense(self, checkpoint):
         with pytest.raises(ValueError, match="max_length must be a whole number of at least 1"):
@@ -601,6 +617,8 @@ class TestWhatItSaysOfItself:
         model = Rank1(folder, device="cpu", dtype="float32", max_new_tokens=7, engine=engine)
         expected = f"Rank1({folder.name!r}, dtype='float32', device='cpu', engine={engine!r}, max_new_tokens=7)"
         assert repr(model) == expected
+        shorter = Rank1(folder, device="cpu", dtype="float32", max_new_tokens=7, max_length=200, engine=engine)
+        assert repr(shorter) == f"{expected[:-1]}, max_length=200)"
 
     def test_its_stats(self, checkpoint):
         model = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=7, decoding="speculate=off")

@@ -116,7 +116,7 @@ def rerank(
         note("there are no passages to rank", quiet)
         return
     reranker = chosen.load(quiet, **arguments)
-    outcome = judging.judge(reranker, [(asked, passage.passage) for passage in passages], chosen.batch_size, quiet)
+    outcome = judging.judge(reranker, [(asked, passage.passage) for passage in passages], quiet)
     ranking = Ranking.of(outcome.judgments, top_k)
     if as_json:
         _print_json(ranking, passages)

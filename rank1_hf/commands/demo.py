@@ -52,7 +52,7 @@ def demo(
     candidates = [(query, document) for query, scores in before.items() for document in scores]
     documents = [collection.corpus[document] for _, document in candidates]
     pairs = [(collection.queries[query], collection.corpus[document].passage) for query, document in candidates]
-    outcome = judging.judge(chosen.load(**arguments), pairs, chosen.batch_size)
+    outcome = judging.judge(chosen.load(**arguments), pairs)
 
     console = options.plain_console()
     judged: dict[str, list[Judgment]] = {query: [] for query in before}
@@ -102,8 +102,9 @@ def _print_next(console: Console, model: str | None) -> None:
     if model is None:
         console.print(f"\n{_OWN_MODEL}", soft_wrap=True)
     console.print("\nNext, what fits your GPU, and your own passages with it:", soft_wrap=True)
-    console.print("  rank1-hf plan --gpu 24GiB")
-    console.print(f'  rank1-hf rerank "a query" --file passages.txt --model {model or _SMALLEST}', soft_wrap=True)
+    program = options.program()
+    console.print(f"  {program} plan --gpu 24GiB", soft_wrap=True)
+    console.print(f'  {program} rerank "a query" --file passages.txt --model {model or _SMALLEST}', soft_wrap=True)
 
 
 def _text(document: Document) -> str:

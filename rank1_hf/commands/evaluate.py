@@ -188,7 +188,6 @@ def evaluate(
             output,
             decisive,
             jobs.loading(chosen, arguments, output, quiet),
-            batch_size=chosen.batch_size,
             shard=part,
             costs=lambda pairs: _costs(pairs, chosen, arguments),
             measures=measures,

@@ -93,7 +93,7 @@ def explain(
 
     everything = TraceOptions(belief="sentences", lens=True, attention=True)
     try:
-        outcome = judging.judge(reranker, pairs, chosen.batch_size, quiet, trace=everything if trace else False)
+        outcome = judging.judge(reranker, pairs, quiet, trace=everything if trace else False)
     except ValueError as error:
         fail(f"{error}; with --no-trace chains and scores are shown all the same", options.BAD_INPUT)
     if html is not None:

@@ -30,7 +30,7 @@ def decisive(chosen: ModelOptions, dataset_prompt: str | None = None) -> dict[st
     found, decoding = chosen.decisive(dataset_prompt), chosen.engine()
     if "markers" in found:
         found["markers"] = asdict(found["markers"])
-    width = (chosen.batch_size or decoding.batch_size) if decoding.reproducible else None
+    width = decoding.batch_size if decoding.reproducible else None
     if found["dtype"] is None:
         found["dtype"] = _substituted_dtype(chosen)
     return {**found, "reproducible": decoding.reproducible, "batch_size": width}

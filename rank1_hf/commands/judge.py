@@ -65,7 +65,6 @@ def judge(
             output,
             {"model": identity, **jobs.decisive(chosen)},
             jobs.loading(chosen, arguments, output, quiet),
-            batch_size=chosen.batch_size,
             show_progress=False if quiet else None,
             provenance=provenance,
         )

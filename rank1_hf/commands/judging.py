@@ -52,7 +52,6 @@ class Outcome:
 def judge(
     reranker: "Rank1",
     pairs: Sequence[tuple[str, Passage]],
-    batch_size: int | None,
     quiet: bool = False,
     **more: Any,  # noqa: ANN401
 ) -> Outcome:
@@ -62,7 +61,7 @@ def judge(
         if quiet:
             warnings.simplefilter("ignore")
         try:
-            judgments = reranker.judge(pairs, batch_size=batch_size, show_progress_bar=show, **more)
+            judgments = reranker.judge(pairs, show_progress_bar=show, **more)
         except (Interrupted, Exception) as error:
             finished = [judgment for judgment in carried_by(error) if not judgment.unfinished]
             if not finished and not isinstance(error, Interrupted):

@@ -131,7 +131,11 @@ class ModelOptions:
         Raises:
             InputError: an option makes no sense, or `--decoding` contradicts another.
         """
-        own = _given(gpu_memory_utilization=self.gpu_memory_utilization, kv_cache_tokens=self.kv_cache_tokens)
+        own = _given(
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            kv_cache_tokens=self.kv_cache_tokens,
+            batch_size=self.batch_size,
+        )
         return options.decoding(self.decoding, self.reproducible, own)
 
     def arguments(self, dataset_prompt: str | None = None) -> dict[str, Any]:

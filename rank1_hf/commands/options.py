@@ -2,7 +2,11 @@
 
 import json
 import os
+import shlex
+import shutil
+import sysconfig
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
@@ -66,7 +70,10 @@ BudgetOption = Annotated[
 BatchOption = Annotated[
     int | None,
     typer.Option(
-        "--batch-size", min=1, help="How many pairs decode together. Default: chosen for the device and the model."
+        "--batch-size",
+        min=1,
+        help="The most pairs that decode together. Default: chosen for the device and the model. Short for --decoding "
+        "batch_size=N; another number there is refused.",
     ),
 ]
 DtypeOption = Annotated[
@@ -108,8 +115,8 @@ DecodingOption = Annotated[
     typer.Option(
         "--decoding",
         metavar="NAME=VALUE,...",
-        help=f"How chains are decoded, as in speculate=off,batch_size=32: {', '.join(FIELDS)}. rank1-hf info shows "
-        "what is in force.",
+        help=f"How chains are decoded, as in speculate=off,batch_size=32: {', '.join(FIELDS)}. rank1-hf info, "
+        "which takes this and the options of dtype, quantization and device, shows what is then in force.",
     ),
 ]
 CacheOption = Annotated[
@@ -167,6 +174,17 @@ class TableFormat(StrEnum):
     LATEX = "latex"
     CSV = "csv"
     JSON = "json"
+
+
+def program() -> str:
+    """What runs this program from a shell here: `rank1-hf`, or the path to it where PATH has none or another."""
+    folder = sysconfig.get_path("scripts")
+    own, found = shutil.which("rank1-hf", path=folder), shutil.which("rank1-hf")
+    if own is None or (found is not None and Path(found).samefile(own)):
+        return "rank1-hf"
+    with suppress(ValueError):  # Windows: another drive
+        own = min(own, f"{os.path.relpath(folder)}{os.sep}{Path(own).name}", key=len)
+    return shlex.quote(own)
 
 
 def n_processes() -> int:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 _OWNER = "jhu-clsp/"
+_COLUMNS = (
+    "weights: how they are stored, and what they take. reserve: what steps take besides, with the CUDA context and the "
+    "10% that is left to others. KiB/token: of the KV cache. pairs: that decode together. pairs/min: at most."
+)
 
 
 def plan(
@@ -67,7 +71,7 @@ def plan(
         loadable = [(name, each) for name, each in loadable if each == kind]
     if not loadable:
         fail(f"{model} is quantized already; leave --quantization out", BAD_INPUT)
-    typical = device if device.speed else replace(device, speed=cards.TYPICAL_SPEED)
+    typical = device if device.speed else replace(device, speed=cards.typical_speed(device.memory))
     sizes = {name: planning.Size.of(config) for name, config in configs.items()}
     ways = [
         recommendation.Way.of(
@@ -89,7 +93,7 @@ def plan(
             print_json({**about, **asdict(way.plan), "best": way is best, "fastest": way is fastest})
         return
     _print_plans(device, ways)
-    typer.echo(_assumptions(device, prompt_tokens, chain_tokens))
+    typer.echo(textwrap.fill(_COLUMNS, _WIDTH) + "\n" + _assumptions(device, prompt_tokens, chain_tokens))
     if best is None or fastest is None:
         typer.echo("\nnone of them fits" if len(ways) > 1 else "\nit does not fit")
         return
@@ -104,23 +108,24 @@ def _answer(what: str, way: "Way", *, of_the_family: bool) -> str:
     kind = way.quantization or "16bit"
     together = f"{way.plan.rows} pair{'' if way.plan.rows == 1 else 's'} together"
     speed = f"at most {way.plan.pairs_per_minute:,.0f} a minute"
-    command = f"rank1-hf demo -m {shlex.quote(_full(way.model))}" + (
+    command = f"{options.program()} demo -m {shlex.quote(_full(way.model))}" + (
         f" --quantization {way.quantization}" if way.quantization in ("8bit", "4bit") else ""
     )
     return printable(f"{what}: {name}, {kind}: {together}, {speed}") + "\n    " + printable(command)
 
 
 def _assumptions(device: "Gpu", prompt_tokens: int, chain_tokens: int) -> str:
-    from rank1_hf.models.cards import GIB, TYPICAL_SPEED, other_sizes
+    from rank1_hf.models.cards import GIB, other_sizes, typical_speed
 
-    speed = device.speed or TYPICAL_SPEED
+    speed = device.speed or typical_speed(device.memory)
     figures = f"{speed.bandwidth / 1e9:,.0f} GB/s and {speed.operations / 1e12:,.0f} TFLOPS"
     sentences = [
         f"Assumed: prompts of {prompt_tokens} tokens, chains of {chain_tokens}; nothing else on the GPU, 90% of its "
         f"{device.memory / GIB:g} GiB in use;",
         f"its full speed, {figures} in 16 bits by NVIDIA's data sheet."
         if device.speed
-        else f"a typical card's full speed, {figures} in 16 bits, since the size alone tells none: name the card.",
+        else f"the full speed of a typical card of this size, {figures} in 16 bits, since the size alone tells none: "
+        "name the card.",
     ]
     if others := other_sizes(device):
         names = " and ".join(each.name for each in others)
@@ -132,7 +137,7 @@ def _print_plans(gpu: "Gpu", ways: "list[Way]") -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title=f"On {gpu.name}", title_justify="left")
     table.add_column("model", no_wrap=True, overflow="fold")
     table.add_column("weights", no_wrap=True)
-    for heading in ("weights GiB", "reserve GiB", "KV KiB a token", "pairs together", "a minute at most"):
+    for heading in ("GiB", "reserve GiB", "KiB/token", "pairs", "pairs/min"):
         table.add_column(heading, justify="right")
     for way in ways:
         found, speed = way.plan, way.plan.pairs_per_minute

@@ -69,7 +69,7 @@ def serve(
             f"anybody who reaches {host} may use the model: there is no API key ({KEY_VARIABLE}, --api-key-file)", quiet
         )
     reranker = chosen.load(quiet, **arguments)
-    with Engine(reranker, max_pairs=max_queue, batch_size=chosen.batch_size) as engine:
+    with Engine(reranker, max_pairs=max_queue) as engine:
         limits = Limits(max_documents, max_characters)
         app = make_app(engine, model=chosen.model or "rank1-tiny", api_key=key, limits=limits)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning" if quiet else "info"))

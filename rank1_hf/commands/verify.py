@@ -112,7 +112,6 @@ def verify(
             completions,
             dtype=dtype_of_records,
             rounding=rounding,
-            batch_size=chosen.batch_size,
             show_progress_bar=False if quiet else None,
         )
     except ValueError as error:

@@ -28,6 +28,11 @@ def did_you_mean(given: str, choices: Iterable[str]) -> str:
     return "".join(f"; did you mean {name!r}?" for name in _nearest(given, choices)[:1])
 
 
+def made(given: object) -> str:
+    """The end of a sentence: "; write EarlyExit()" where a class was given instead of an object of it, or nothing."""
+    return f"; write {given.__name__}()" if isinstance(given, type) else ""
+
+
 def refuse_misspelt(owner: type, names: Sequence[str]) -> None:
     """Refuse a class with an attribute whose name is nearly one of these, which nobody would read.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.inputs.values import is_missing, is_whole_number
-from rank1_hf.integrations.ranking import metadata, ranked
+from rank1_hf.integrations.ranking import check_documents, metadata, ranked
 from rank1_hf.prompts.prompt import Passage
 from rank1_hf.reranker import Rank1
 
@@ -134,12 +134,14 @@ class Rank1Ranker:
 
         Raises:
             PairError: the query is not usable text.
+            TypeError: `documents` are no documents of Haystack.
             ValueError: `top_k` is not above 0.
         """
         top_k = self.top_k if top_k is None else top_k
         _check_top_k(top_k)
         if not documents:
             return {"documents": []}
+        check_documents(documents, Document)
         candidates = _deduplicated(documents)
         passages = [self._passage(document) for document in candidates]
         judgments = ranked(self._warm(), query, passages, top_n=top_k, instruction=self.instruction)

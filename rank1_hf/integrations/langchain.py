@@ -6,13 +6,14 @@
     compressor = Rank1Rerank(model=Rank1("jhu-clsp/rank1-7b"), top_n=3)
     compressor.compress_documents(documents, query)
 
-It is a `BaseDocumentCompressor`, so `ContextualCompressionRetriever` takes it as its `base_compressor`.
+It is a `BaseDocumentCompressor`, so the `ContextualCompressionRetriever` of langchain-classic takes it as its
+`base_compressor`.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rank1_hf.integrations.ranking import metadata, ranked
+from rank1_hf.integrations.ranking import check_documents, metadata, ranked
 from rank1_hf.reranker import Rank1
 
 try:
@@ -54,7 +55,9 @@ class Rank1Rerank(BaseDocumentCompressor):
 
         Raises:
             PairError: the query is not usable text.
+            TypeError: `documents` are no documents of LangChain.
         """
+        check_documents(documents, Document)
         passages = [document.page_content for document in documents]
         best = ranked(self.model, query, passages, top_n=self.top_n, instruction=self.instruction)
         return [_with_metadata(documents[judgment.index], metadata(judgment)) for judgment in best]

@@ -12,7 +12,7 @@ It is a `BaseNodePostprocessor`, which every retriever and query engine takes.
 from typing import Any
 
 from rank1_hf.inputs.values import is_missing
-from rank1_hf.integrations.ranking import KEYS, metadata, ranked
+from rank1_hf.integrations.ranking import KEYS, check_documents, metadata, ranked
 from rank1_hf.reranker import Rank1
 from rank1_hf.results.judgment import Judgment
 
@@ -60,6 +60,7 @@ class Rank1Rerank(BaseNodePostprocessor):
             raise ValueError("a reranker needs the query: give postprocess_nodes a query_bundle or a query_str")
         if not nodes:
             return []
+        check_documents(nodes, NodeWithScore)
         query = query_bundle.query_str
         payload = {
             EventPayload.NODES: nodes,

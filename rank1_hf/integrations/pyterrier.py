@@ -12,8 +12,9 @@ It needs no Java, which PyTerrier itself needs for Terrier's indexes only.
 
 from typing import TYPE_CHECKING
 
-from rank1_hf.integrations.ranking import KEYS, failures_last, metadata, warn_of_failures
+from rank1_hf.integrations.ranking import KEYS, failures_last, metadata
 from rank1_hf.reranker import Rank1
+from rank1_hf.reranking.remarks import warn_of_failures
 
 try:
     import pyterrier as pt

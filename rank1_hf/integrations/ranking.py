@@ -1,7 +1,6 @@
 """What the adapters of retrieval frameworks share: ranking, and the metadata that documents get."""
 
 import inspect
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +47,18 @@ def metadata(judgment: Judgment) -> dict[str, Any]:
     return dict(zip(KEYS, (fields["score"], *(fields[name] for name in _TOLD)), strict=True))
 
 
+def check_documents(documents: Iterable[object], kind: type) -> None:
+    """Refuse a list that has something else than a framework's documents.
+
+    Raises:
+        TypeError: it has; the message says which class is needed.
+    """
+    for each in documents:
+        if not isinstance(each, kind):
+            needed = f"{kind.__name__} of {kind.__module__.partition('.')[0]}"
+            raise TypeError(f"this takes a list of objects of the class {needed}, not of {type(each).__name__}")
+
+
 def ranked(
     model: Rank1, query: str, passages: Sequence[Passage], *, top_n: int | None, instruction: str | None
 ) -> list[Judgment]:
@@ -61,8 +72,7 @@ def ranked(
     """
     if not passages:
         return []
-    hits = model.rank(query, passages, top_n, instruction=instruction, show_progress_bar=False)
-    warn_of_failures(hits.judgments)
+    hits = model.rank(query, passages, top_n, instruction=instruction, show_progress_bar=False)  # warns of failures
     return [hits.judgments[hit["corpus_id"]] for hit in hits]
 
 
@@ -70,10 +80,3 @@ def failures_last(scores: Sequence[float]) -> NDArray[np.float64]:
     """The scores, where what has none (NaN) gets one below all others and below 0, so that it ranks last."""
     known = np.array(scores, dtype=np.float64)
     return np.where(np.isnan(known), np.nanmin(known, initial=0) - 1, known)
-
-
-def warn_of_failures(judgments: Iterable[Judgment]) -> None:
-    """Say so where documents have no score, since a pipeline's metadata is seldom looked at."""
-    errors = [judgment.error for judgment in judgments if judgment.error is not None]
-    if errors:
-        warnings.warn(f"{len(errors)} documents have no score and come last ({errors[0]})", stacklevel=4)

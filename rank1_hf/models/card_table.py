@@ -1,4 +1,4 @@
-"""The NVIDIA cards that are known by name: those for consumers, workstations and data centers since 2018.
+"""The NVIDIA cards that are known by name: those for consumers, laptops, workstations and data centers since 2018.
 
 Memory and speed from NVIDIA's product pages, data sheets and architecture whitepapers: gigabytes of memory (as vendors
 count them, 2**30 bytes), its gigabytes a second, and 16-bit operations of the tensor cores in 10**12 a second, without
@@ -120,4 +120,31 @@ CARDS = (
     ("RTX5080", 16, 960, 113, (8, 23, 256, 8)),
     ("RTX5090", 32, 1792, 209, (8, 23, 64, 8)),
     ("RTX5090D", 32, 1792, 209, (8, 23, 64, 8)),
+    # Laptops: at the highest boost clock that NVIDIA names, which few of them have the power for
+    ("RTX2050Laptop", 4, 112, 12, (128, 16, 128, 128)),
+    ("RTX2060Laptop", 6, 336, 24, (64, 64, 128, 64)),
+    ("RTX2070Laptop", 8, 448, 27, (64, 64, 128, 64)),
+    ("RTX2070SuperLaptop", 8, 448, 28, (64, 64, 128, 64)),
+    ("RTX2080Laptop", 8, 448, 37, (64, 64, 128, 64)),
+    ("RTX2080SuperLaptop", 8, 448, 38, (64, 64, 128, 64)),
+    ("RTX3050Laptop", 4, 192, 14, (128, 16, 128, 128)),
+    ("RTX3050Laptop 6GB", 6, 144, 15, (128, 16, 128, 128)),
+    ("RTX3050TiLaptop", 4, 192, 17, (128, 16, 128, 128)),
+    ("RTX3060Laptop", 6, 336, 26, (128, 16, 128, 128)),
+    ("RTX3070Laptop", 8, 448, 33, (128, 23, 128, 128)),
+    ("RTX3070TiLaptop", 8, 448, 35, (128, 23, 128, 128)),
+    ("RTX3080Laptop", 8, 448, 42, (128, 23, 128, 128)),
+    ("RTX3080Laptop 16GB", 16, 448, 42, (128, 23, 128, 128)),
+    ("RTX3080TiLaptop", 16, 512, 47, (64, 23, 128, 64)),
+    ("RTX4050Laptop", 6, 192, 24, (128, 16, 256, 128)),
+    ("RTX4060Laptop", 8, 256, 29, (128, 16, 256, 128)),
+    ("RTX4070Laptop", 8, 256, 40, (32, 23, 256, 128)),
+    ("RTX4080Laptop", 12, 432, 68, (32, 23, 256, 128)),
+    ("RTX4090Laptop", 16, 576, 79, (32, 23, 256, 64)),
+    ("RTX5050Laptop", 8, 384, 27, (128, 16, 256, 128)),
+    ("RTX5060Laptop", 8, 384, 33, (128, 16, 256, 128)),
+    ("RTX5070Laptop", 8, 384, 43, (96, 23, 256, 96)),
+    ("RTX5070TiLaptop", 12, 672, 52, (96, 23, 256, 96)),
+    ("RTX5080Laptop", 16, 896, 70, (96, 23, 256, 96)),
+    ("RTX5090Laptop", 24, 896, 91, (8, 23, 256, 8)),
 )

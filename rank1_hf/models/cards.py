@@ -3,6 +3,7 @@
 import difflib
 import re
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -75,6 +76,7 @@ _MAKERS_WORDS = {
     *("nvidia", "geforce", "tesla", "generation", "blackwell", "workstation", "edition", "graphics", "gpu", "ac"),
     *("sxm", "sxm2", "sxm3", "sxm4", "sxm5", "sxm6", "hbm2", "hbm2e", "hbm3", "hbm3e"),
 }
+_LAPTOPS_WORDS = {"mobile": "laptop", "notebook": "laptop"}
 
 
 def parse_gpu(text: str) -> Gpu:
@@ -95,14 +97,22 @@ def parse_gpu(text: str) -> Gpu:
         raise ValueError(_unknown(text, name, bare_number=size is not None and "." not in text and float(size[1]) > 0))
     found = variants[0] if gib is None else next((gpu for gpu in variants if gpu.memory == gib * GIB), None)
     if found is None:
-        sizes = " and ".join(f"{gpu.memory // GIB}GiB" for gpu in variants)
-        raise ValueError(f"{text!r}: {variants[0].name} is sold with {sizes}; give one of these, or a size like 24GiB")
+        there = dict.fromkeys([*variants, *_variants(f"{name}laptop")])
+        sizes = " and ".join(f"{gpu.name} ({gpu.memory // GIB} GiB)" for gpu in there)
+        raise ValueError(f"{text!r}: none of these has {gib} GiB: there is {sizes}; give one, or a size like 24GiB")
     return found
 
 
 def other_sizes(gpu: Gpu) -> list[Gpu]:
     """The cards of the same name that have more or less memory."""
     return [each for each in _variants(_key(gpu.name.split()[0])) if each.name != gpu.name]
+
+
+def typical_speed(memory: int) -> Speed:
+    """That of a card of which only the memory is known: the medians of the known cards with the nearest memory."""
+    nearest = min(abs(gpu.memory - memory) for gpu in GPUS.values())
+    speeds = [gpu.speed for gpu in GPUS.values() if gpu.speed and abs(gpu.memory - memory) == nearest]
+    return Speed(median(each.bandwidth for each in speeds), median(each.operations for each in speeds))
 
 
 def gpu_here(device: torch.device | None = None) -> Gpu:
@@ -138,17 +148,19 @@ def has_bfloat16(device: torch.device) -> bool:
 def _name_and_gib(text: str) -> tuple[str, int | None]:
     """A card's name as `_key` has it, by whatever people and drivers call it; and the memory that is named with it."""
     words = [
-        word
+        _LAPTOPS_WORDS.get(word, word)
         for word in re.findall(r"[a-z0-9]+", re.sub(r"(?<=\d) +(?=gi?b\b)", "", text.lower()))
         if word not in _MAKERS_WORDS
     ]
+    words.sort(key=lambda word: word == "laptop")  # which then stands last
     sizes = [int(word.rstrip("gib")) for word in words if re.fullmatch(r"\d+(g|gb|gib)", word)]
     return "".join(word for word in words if not re.fullmatch(r"\d+(g|gb|gib)", word)), sizes[-1] if sizes else None
 
 
 def _variants(name: str) -> list[Gpu]:
     """The cards of a name, one for each size of memory; the usual one first."""
-    for key in (name, f"rtx{name}", f"gtx{name}", f"titan{name}", name.replace("pcie", "")):
+    names = (name, f"rtx{name}", f"gtx{name}", f"titan{name}", name.replace("pcie", ""))
+    for key in (*names, f"{name}laptop", f"rtx{name}laptop"):  # what only laptops have needs no word for that
         if key in GPUS:
             return [gpu for gpu in GPUS.values() if _key(gpu.name.split()[0]) == key]
     return []

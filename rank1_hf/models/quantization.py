@@ -65,6 +65,13 @@ def stored_quantization(config: PretrainedConfig) -> str | None:
     return str(getattr(method, "value", method or "unknown"))
 
 
+def quantization_of(config: PretrainedConfig) -> str | None:
+    """How a model's weights are quantized: "4bit" or "8bit" by bitsandbytes, else as they are stored ("awq", ...)."""
+    stored = getattr(config, "quantization_config", None)
+    named = stored.to_dict() if isinstance(stored, QuantizationConfigMixin) else stored or {}
+    return next((kind for kind in ("4bit", "8bit") if named.get(f"load_in_{kind}")), stored_quantization(config))
+
+
 def check_batch_invariance(quantization: Quantization | Mapping[str, Any] | None) -> None:
     """Refuse what is known, before any weights are read, to let the rows of a step change each other's products.
 

@@ -320,8 +320,7 @@ def query_text(query: Query) -> str:
         PairError: it is not text, or blank.
     """
     if isinstance(query, Mapping):
-        text = checked_text(query.get("text"), "the query's 'text'")
-        instruction = _optional_text(query.get("instruction"), "the query's 'instruction'")
+        text, instruction = _field(query, "text", "the query"), _field(query, "instruction", "the query")
         text += f" {instruction}" if instruction and instruction != text else ""
     else:
         text = checked_text(query, "the query")
@@ -338,13 +337,16 @@ def passage_text(passage: Passage) -> str:
     """
     if not isinstance(passage, Mapping):
         return checked_text(passage, "the passage")
-    text = checked_text(passage.get("text"), "the passage's 'text'")
-    title = _optional_text(passage.get("title"), "the passage's 'title'")
+    text, title = _field(passage, "text", "the passage"), _field(passage, "title", "the passage")
     return f"{title} {text}" if title else text
 
 
-def _optional_text(value: object, name: str) -> str:
-    return "" if is_missing(value) else checked_text(value, name)
+def _field(record: Mapping[str, Any], name: str, owner: str) -> str:
+    if name != "text" and is_missing(record.get(name)):
+        return ""
+    if name not in record:
+        raise PairError(f"{owner} has no {name!r}; it has {', '.join(map(str, record)) or 'nothing'}")
+    return checked_text(record[name], f"{owner}'s {name!r}")
 
 
 def checked_text(value: object, name: str) -> str:
@@ -387,8 +389,7 @@ def _without_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer"
 
 def _leading_special_ids(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, ...]:
     """The special ids (a BOS, or none) that the tokenizer puts before a text by itself."""
-    bare = tokenizer("a", add_special_tokens=False).input_ids
-    full = tokenizer("a").input_ids
+    bare, full = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
     n_leading = len(full) - len(bare)
     if full[n_leading:] != bare:
         raise ContractError(

@@ -1,5 +1,6 @@
 """The options of a call: one set, which all methods that judge pairs take."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from rank1_hf.chains.rules import DoNotThink, Rule
 from rank1_hf.chains.steering import Steering
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
+from rank1_hf.inputs.choices import did_you_mean, made
 from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.pair_encoder import PairEncoder
 from rank1_hf.prompts.pairs import with_instruction
@@ -70,7 +72,7 @@ class PairOptions(JudgingOptions, total=False):
 
 
 def call_options(
-    method: str,
+    method: Callable[..., Any],
     decoder: Decoder | PlainDecoder,
     options: PairOptions,
     *,
@@ -79,10 +81,10 @@ def call_options(
     watches: bool = False,
     warns: bool = True,
 ) -> "CallOptions":
-    """The options that a method was called with, checked before any work.
+    """The options that a method of `Rank1` was called with, checked before any work.
 
     Args:
-        method: its name.
+        method: the method itself.
         decoder: what observers are checked against.
         options: its keyword arguments.
         unsupported: the options that it does not take, and what to use instead.
@@ -102,11 +104,11 @@ def call_options(
         chosen["resume_from"] = judgments_to_resume(chosen["resume_from"])
     for name, value in chosen.items():
         if name == "stream" and value is True:
-            raise TypeError(f"{method} takes no stream=True: {_NO_ITERATOR}")
+            raise TypeError(f"{method.__name__} takes no stream=True: {_NO_ITERATOR}")
         if name in unsupported and value != getattr(found, name):
-            raise TypeError(f"{method} takes no {name}: {unsupported[name]}")
+            raise TypeError(f"{method.__name__} takes no {name}: {unsupported[name]}")
         if name not in PairOptions.__annotations__:
-            raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
+            raise TypeError(_unexpected(method, name, PairOptions.__annotations__.keys() - unsupported.keys()))
     found = replace(found, **chosen)
     if (watches or found.watches) and isinstance(decoder, PlainDecoder):
         raise ValueError(
@@ -118,6 +120,16 @@ def call_options(
         for steers, base in [(found.rule, Rule), *((observer, Observer) for observer in found.observers)]:
             warn_of_no_methods(steers, base)
     return found
+
+
+def _unexpected(method: Callable[..., Any], name: str, options: Iterable[str]) -> str:
+    """What to say of an argument that a method does not take: whose it is, or what it may be misspelt for."""
+    owner = type(getattr(method, "__self__", None))
+    of_owner = inspect.signature(owner).parameters
+    if name in of_owner:
+        return f"{method.__name__}() takes no {name}, which is an argument of the class: {owner.__name__}({name}=...)"
+    meant = did_you_mean(name, [*inspect.signature(method).parameters, *options, *of_owner])
+    return f"{method.__name__}() got an unexpected keyword argument {name!r}{meant}"
 
 
 def _observers(value: object) -> tuple[Observer, ...]:
@@ -159,7 +171,7 @@ class CallOptions:
         if not isinstance(self.think, bool):
             raise TypeError(f"think is True or False, not {self.think!r}")
         if self.trace is not None and not isinstance(self.trace, bool | TraceOptions):
-            raise TypeError(f"trace is True, False or TraceOptions(...), not {self.trace!r}")
+            raise TypeError(f"trace is True, False or TraceOptions(...), not {self.trace!r}{made(self.trace)}")
         if self.keeper is not None and not all(
             callable(getattr(self.keeper, name, None)) for name in ("generated", "keep")
         ):
@@ -172,12 +184,13 @@ class CallOptions:
             if not self.think:
                 raise ValueError("think=False is a rule by itself; leave out rule, or think=False")
             if not isinstance(self.rule, Rule):
-                raise TypeError(f"a rule is an object of a subclass of rank1_hf.Rule, not {self.rule!r}")
+                raise TypeError(f"a rule is an object of a subclass of Rule, not {self.rule!r}{made(self.rule)}")
         processors = self.logits_processor
         for processor in processors.values() if isinstance(processors, Mapping) else [processors]:
             if processor is not None and (isinstance(processor, type) or not callable(processor)):
                 raise TypeError(
                     f"a logits processor is an object of Transformers' type, or a dict of them, not {processor!r}"
+                    f"{made(processor)}"
                 )
         if self.rule is not None and self.rule.reads_beliefs:
             check_belief_at(self.rule.belief_at)

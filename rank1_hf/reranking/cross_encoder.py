@@ -5,7 +5,7 @@ mean nothing have no effect, as there; those that would mean something else are 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, TypeAlias, Unpack, overload
 
 import numpy as np
@@ -14,10 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rank1_hf.decoding.loop import Decoder
+from rank1_hf.decoding.options import OLD_NAMES
 from rank1_hf.decoding.plain import PlainDecoder
+from rank1_hf.inputs.choices import did_you_mean
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.prompts.pairs import Pairs, is_pair
-from rank1_hf.prompts.prompt import Passage, Query, query_text
+from rank1_hf.prompts.prompt import PairError, Passage, Query, query_text
 from rank1_hf.reranking.call_options import PairOptions, call_options
 from rank1_hf.reranking.remarks import warn_of_failures
 from rank1_hf.reranking.resuming import carrying
@@ -55,8 +57,12 @@ _OF_CONSTRUCTOR = {
 """What `CrossEncoder` is made with and `Rank1` is not, and what to do instead."""
 
 
-def without_cross_encoder_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor that are not `CrossEncoder`'s alone.
+def without_cross_encoder_options(options: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """The other arguments of `Rank1` that are not `CrossEncoder`'s alone, all of them old ones.
+
+    Args:
+        options: what it was given besides.
+        known: the names of its arguments.
 
     Raises:
         TypeError: one of them means something else here, or nothing.
@@ -66,6 +72,8 @@ def without_cross_encoder_options(options: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError(f"Rank1 has no argument {name!r}: {instead}")
     if options.get("num_labels") not in (None, 1):
         raise TypeError(f"num_labels must be 1, not {options['num_labels']!r}: there is one score for a pair")
+    for name in options.keys() - {"num_labels", *OLD_NAMES}:
+        raise TypeError(f"Rank1() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
     return {name: value for name, value in options.items() if name != "num_labels"}
 
 
@@ -184,7 +192,7 @@ class CrossEncoderMethods(ABC):
         if pairs is not None and inputs is not None:
             raise TypeError("pairs and inputs are two names of one argument; give one of them")
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
-        asked = call_options("predict", self.decoder, options, unsupported=_ONLY_SCORES, warns=False)  # judge warns
+        asked = call_options(self.predict, self.decoder, options, unsupported=_ONLY_SCORES, warns=False)  # judge warns
         options["observers"], options["resume_from"] = asked.observers, asked.resume_from  # they may be iterators
         given = inputs if pairs is None else pairs
         single = is_pair(given)
@@ -235,9 +243,10 @@ class CrossEncoderMethods(ABC):
                 `Ranking.judgments`.
 
         Returns:
-            Dicts, best first by log_odds, ties in the order given, passages without a score last: "corpus_id" (the
-            place in `documents`), "score", "log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated",
-            "error". The list shows itself in a notebook, and its `judgments` can be written as an HTML page.
+            Dicts, best first by log_odds, ties in the order given, passages without a score last, and a warning says
+            why: "corpus_id" (the place in `documents`), "score", "log_odds", "label", "chain", "n_chain_tokens",
+            "ended", "truncated", "error". The list shows itself in a notebook, and its `judgments` can be written as an
+            HTML page.
 
         Raises:
             PairError: the query is not usable text.
@@ -247,7 +256,7 @@ class CrossEncoderMethods(ABC):
         self._check_options(prompt_name, prompt, device, pool, activation_fn)
         if top_k is not None:
             top_k = whole_number("top_k", top_k, least=1)
-        asked = call_options("rank", self.decoder, options, warns=False)  # judge warns
+        asked = call_options(self.rank, self.decoder, options, warns=False)  # judge warns
         options["resume_from"], observers = asked.resume_from, asked.observers  # they may be iterators
         exit_rule = top_k_exit_rule(top_k, early_exit)
         if exit_rule is not None and options.get("rule") is not None:
@@ -257,6 +266,8 @@ class CrossEncoderMethods(ABC):
         documents = list(documents)
         if top_k is not None and top_k >= len(documents):
             exit_rule = None  # all are among the best
+        if isinstance(query, list | tuple | Set | np.ndarray):
+            raise PairError("rank takes one query and its passages; judge(pairs) takes pairs of several queries")
         query_text(query)  # raises where it is none
         if exit_rule is not None:
             options["rule"], observers = exit_rule, (*observers, exit_rule)
@@ -265,10 +276,11 @@ class CrossEncoderMethods(ABC):
         judgments = self.judge(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)
         scores = [judgment.score for judgment in judgments]
         order = sorted(judgments, key=ranking_key)
-        if activation_fn is not None:
-            with carrying(judgments):
+        with carrying(judgments):
+            warn_of_failures(judgments)
+            if activation_fn is not None:
                 scores = _scores(judgments, activation_fn).tolist()
-            order.sort(key=lambda judgment: (judgment.error is not None, -scores[judgment.index]))
+                order.sort(key=lambda judgment: (judgment.error is not None, -scores[judgment.index]))
         results = [_hit(judgment, scores[judgment.index]) for judgment in order[:top_k]]
         if return_documents:
             for result in results:

@@ -103,7 +103,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense.
         """
-        asked = call_options("trace", self.decoder, options, unsupported=_TRACES, watches=True)
+        asked = call_options(self.trace, self.decoder, options, unsupported=_TRACES, watches=True)
         wanted = TraceOptions(belief, lens=lens, attention=attention)
         judgment = self._judge_one(query, passage, replace(asked, trace=wanted))
         if judgment.trace is None:
@@ -117,7 +117,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense; see `Rank1.judge`.
         """
-        asked = call_options("lens", self.decoder, options, unsupported=_TRACES, watches=True)
+        asked = call_options(self.lens, self.decoder, options, unsupported=_TRACES, watches=True)
         observer = LensObserver(self.model, self.encoder.true_id, self.encoder.false_id)
         judgment = self._judge_one(query, passage, replace(asked, observers=(*asked.observers, observer)))
         return observer.lens(judgment, self.encode(*unpack(asked.instructed((query, passage)))), self.encoder)
@@ -155,7 +155,7 @@ class InspectionMethods(ABC):
             )
         given = GivenChains([chain], None if resume else close)
         unsupported = _RESUMES if resume else _DECODES
-        asked = call_options("score_chain", self.decoder, options, unsupported=unsupported, given=given)
+        asked = call_options(self.score_chain, self.decoder, options, unsupported=unsupported, given=given)
         (judgment,) = self._judge_all([(query, passage)], None, False, asked)
         if judgment.error is not None:
             raise PairError(judgment.error)
@@ -226,7 +226,7 @@ class InspectionMethods(ABC):
         many = many if isinstance(many, Sequence) else list(many)
         given = GivenChains.of(chains, close, n_pairs=len(many))
         every = PairOptions(**options, stream=False if stream is True else stream)
-        asked = call_options("score_chains", self.decoder, every, unsupported=_DECODES, given=given)
+        asked = call_options(self.score_chains, self.decoder, every, unsupported=_DECODES, given=given)
         return (self._stream_all if stream is True else self._judge_all)(many, batch_size, show_progress_bar, asked)
 
     def verify(
@@ -269,7 +269,7 @@ class InspectionMethods(ABC):
             PairError: the pair cannot be judged.
             TypeError, ValueError: an option makes no sense; see `Rank1.judge`.
         """
-        asked = call_options("stream", self.decoder, options, unsupported=_RESUMES, watches=True)
+        asked = call_options(self.stream, self.decoder, options, unsupported=_RESUMES, watches=True)
         return self.locked_per_step(self._stream((query, passage), asked))
 
     def _stream(self, pair: Pair, asked: CallOptions) -> Generator[TokenEvent | Judgment]:

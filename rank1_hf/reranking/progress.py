@@ -25,14 +25,21 @@ class Progress:
 
     Args:
         total: how many pairs there are, or None where that is unknown.
-        show: True: the bar, wherever that is; None: the bar on a terminal, else a line at INFO every minute; False:
-            nothing.
+        show: True: the bar, wherever that is; None: the bar on a terminal; False: no bar. Where there is none, a line
+            at INFO every minute.
         stats: what the decoder has counted so far.
+        speaks: whether this process is the one that says what all do; another logs nothing.
         clock: the time in seconds.
     """
 
     def __init__(
-        self, total: int | None, show: bool | None, stats: Stats, *, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int | None,
+        show: bool | None,
+        stats: Stats,
+        *,
+        speaks: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # miniters=0: however fast the pairs before were, the bar is drawn again while none is finished
         self._bar: Any = tqdm(
@@ -43,7 +50,7 @@ class Progress:
             mininterval=0.2,
             miniters=0,
         )
-        self._is_quiet = show is False
+        self._speaks = speaks
         self._total, self._clock = total, clock
         self._start = self._last_line = clock()
         self._first_tokens, self._tokens, self._tokens_at_last_line = _n_tokens(stats), 0, 0
@@ -76,13 +83,13 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if not self._is_quiet and (self._counts or self._total):
+        if self._speaks and (self._counts or self._total):
             self._log_totals()
 
     def _speak_each_minute(self) -> None:
         now = self._clock()
         seconds = now - self._last_line
-        if self._is_quiet or not self._bar.disable or seconds < _SECONDS_A_LINE:
+        if not self._speaks or not self._bar.disable or seconds < _SECONDS_A_LINE:
             return
         rate = _rate(self._tokens - self._tokens_at_last_line, seconds)
         speed = f", {rate:,.0f} tokens/s" if self._tokens else ""

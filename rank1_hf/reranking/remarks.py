@@ -13,7 +13,7 @@ _NEARLY_ALL = 0.9
 
 
 def warn_of_failures(judgments: Sequence[Judgment]) -> None:
-    """Say which pairs have no score, for callers that are given scores alone."""
+    """Say which pairs have no score, for callers that are given scores or a ranking."""
     failed = [judgment for judgment in judgments if judgment.error is not None]
     if failed:
         shown = "; ".join(f"pair {judgment.index}: {judgment.error}" for judgment in islice(failed, 3))

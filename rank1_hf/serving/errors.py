@@ -53,7 +53,7 @@ UNAUTHORIZED: dict[int | str, dict[str, Any]] = {401: DOCUMENTED[401]}
 _MESSAGE_OF_STATUS = {
     400: "the body cannot be read as JSON: it is not UTF-8, or something in it is too deep or too long",
     404: "there is no such address; /docs lists those that there are",
-    405: "this address does not take this method; /docs says which one it takes",
+    405: "this address does not take this method",
 }
 """What we never raise ourselves, in our words."""
 
@@ -91,8 +91,9 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        message = _MESSAGE_OF_STATUS.get(error.status_code, error.detail)
-        return response(error.status_code, message, **(error.headers or {}))
+        message, headers = _MESSAGE_OF_STATUS.get(error.status_code, error.detail), error.headers or {}
+        it_takes = f"; it takes {headers['Allow']}" if "Allow" in headers else ""
+        return response(error.status_code, message + it_takes, **headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

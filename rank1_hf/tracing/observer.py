@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rank1_hf.chains.chain import Chain, Ended
 from rank1_hf.decoding.watcher import NOTHING, Event, Needs, Reading
-from rank1_hf.inputs.choices import refuse_misspelt
+from rank1_hf.inputs.choices import made, refuse_misspelt
 from rank1_hf.inputs.values import is_whole_number
 
 if TYPE_CHECKING:
@@ -225,7 +225,9 @@ def check_observers(observers: Iterable[Observer], *, n_layers: int, n_heads: in
     """
     for observer in observers:
         if not isinstance(observer, Observer):
-            raise TypeError(f"an observer is an object of a subclass of rank1_hf.tracing.Observer, not {observer!r}")
+            raise TypeError(
+                f"an observer is an object of a subclass of rank1_hf.tracing.Observer, not {observer!r}{made(observer)}"
+            )
         check_needs(observer, n_layers=n_layers, n_heads=n_heads)
 
 

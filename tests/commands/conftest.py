@@ -1,5 +1,7 @@
 """What the tests of the commands share."""
 
+import os
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,12 @@ import pytest
 from rank1_hf import reranker
 from rank1_hf.models import identity
 from tests.evaluation.stub import Stub, write_collection
+
+
+@pytest.fixture(autouse=True)
+def our_program_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an activated environment, so that what is printed to paste does not depend on where the tests run."""
+    monkeypatch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
 
 
 @pytest.fixture(autouse=True)

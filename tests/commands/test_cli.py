@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from rank1_hf import Markers, Rank1, reranker
-from rank1_hf.commands import cli, judging
+from rank1_hf.commands import cli, judging, options
 from rank1_hf.decoding.options import FIELDS, DecodingOptions
 from rank1_hf.evaluation.metrics import ndcg
 from rank1_hf.files.beir import SAMPLE, read_beir
@@ -341,11 +343,11 @@ def test_every_option_reaches_the_reranker(script: Script) -> None:
         "quantization": "4bit",
         "prompt_template": "Find FILL_QUERY_HERE only new ones",
         "markers": Markers(true=" yes"),
-        "decoding": DecodingOptions(reproducible=True, speculate=False),
+        "decoding": DecodingOptions(reproducible=True, speculate=False, batch_size=3),
         "num_gpus": 1,
     }
     assert script.pairs == [("q", {"title": "", "text": "d"})]
-    assert script.judge_options == {"batch_size": 3, "show_progress_bar": None}
+    assert script.judge_options == {"show_progress_bar": None}
 
 
 def test_a_prompt_template_comes_from_a_file(script: Script, tmp_path: Path) -> None:
@@ -522,7 +524,7 @@ def test_ctrl_c_while_the_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_info_says_what_a_checkpoint_is(checkpoint: Callable[..., Path]) -> None:
     folder = checkpoint("llama")
-    loaded = Rank1(folder)
+    loaded = Rank1(folder, decoding="pack=off")  # which fills panels up with zeros
     result = run("info", folder, "--json")
     assert result.code == 0
     assert result.objects == [
@@ -566,6 +568,16 @@ def test_info_prints_the_options_as_decoding_takes_them(model: Path) -> None:
     assert [line.partition("=")[0] for line in lines] == list(FIELDS)
     assert {"speculate=off", "kv_cache_tokens=4096", "share_prefixes=on"} <= set(lines)
     assert run("info", model, "--decoding", ",".join(lines)).out == out
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "nf4"])
+def test_info_of_weights_that_are_quantized_as_they_are_read(model: Path, quantization: str) -> None:
+    given = ("--quantization", quantization, "--dtype", "bfloat16", "--batch-size", 5)
+    (facts,) = run("info", model, "--json", *given).objects
+    loaded = Rank1(model, quantization=quantization, dtype="bfloat16", decoding="batch_size=5")
+    assert facts["quantization"] == {"8bit": "8bit", "nf4": "4bit"}[quantization]
+    told = DecodingOptions(**facts["decoding"])
+    assert replace(told, kv_cache_tokens=1) == replace(loaded.decoder.options, kv_cache_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -668,8 +680,7 @@ def test_demo_ranks_the_sample_and_measures_it(script: Script) -> None:
     assert result.code == 0
     assert "demonstration model, not a reranker" in result.err
     given = {name: value for name, value in script.options.items() if value is not None}
-    assert given == {"max_new_tokens": 9, "num_gpus": 1, "decoding": DecodingOptions()}
-    assert script.judge_options["batch_size"] == 4
+    assert given == {"max_new_tokens": 9, "num_gpus": 1, "decoding": DecodingOptions(batch_size=4)}
     assert len(script.pairs) == 3 * 20
     for query in list(qrels)[:2]:
         assert collection.queries[query] in result.out
@@ -680,6 +691,27 @@ def test_demo_ranks_the_sample_and_measures_it(script: Script) -> None:
     assert figures["reranked"] == pytest.approx(ndcg(qrels, perfect), abs=1e-4)
     assert figures["at random"] < figures["BM25"] < figures["reranked"]
     assert "--model jhu-clsp/rank1-0.5b" in result.out.splitlines()[-1]
+
+
+def test_what_to_type_next_runs_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "of mine" / ".venv" / "bin" / "rank1-hf"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\necho it runs\n")
+    script.chmod(0o755)
+    other = tmp_path / "elsewhere" / "rank1-hf"
+    other.parent.mkdir()
+    shutil.copy(script, other)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(script.parent))
+    for folder, path, expected in [
+        (tmp_path, script.parent, "rank1-hf"),
+        (script.parents[2], other.parent, ".venv/bin/rank1-hf"),
+        (script.parent, "/nowhere", "./rank1-hf"),
+        (Path("/"), "/nowhere", shlex.quote(str(script).removeprefix("/"))),
+    ]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
+        assert options.program() == expected
+        assert subprocess.check_output(["/bin/sh", "-c", options.program()], text=True) == "it runs\n"
 
 
 def demo_figures(out: str) -> dict[str, float]:

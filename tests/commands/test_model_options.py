@@ -86,7 +86,7 @@ GIVEN: dict[str, tuple[list[object], dict[str, Any]]] = {
         {"decoding": DecodingOptions(gpu_memory_utilization=0.5)},
     ),
     "kv_cache_tokens": (["--kv-cache-tokens", 5000], {"decoding": DecodingOptions(kv_cache_tokens=5000)}),
-    "batch_size": (["--batch-size", 3], {}),  # of the call, not of the model
+    "batch_size": (["--batch-size", 3], {"decoding": DecodingOptions(batch_size=3)}),
     "max_new_tokens": (["--max-new-tokens", 7], {"max_new_tokens": 7}),
     "max_length": (["--max-length", 900], {"max_length": 900}),
     "min_thinking_tokens": (["--min-thinking-tokens", 4], {"min_thinking_tokens": 4}),
@@ -168,6 +168,7 @@ def test_an_instruction_stands_behind_the_query_as_a_query_s_own_does():
         (["--device", "cpu", "--device-map", "auto"], "not both"),
         (["--gpu-memory-utilization", "1.5"], "gpu_memory_utilization must be above 0 and at most 1"),
         (["--kv-cache-tokens", "5", "--decoding", "kv_cache_tokens=6"], "--kv-cache-tokens contradicts --decoding"),
+        (["--batch-size", "4", "--decoding", "batch_size=8"], "--batch-size contradicts --decoding batch_size=8"),
         (["--reproducible", "--decoding", "reproducible=off"], "--reproducible contradicts --decoding"),
         (["--truncation", "sentence"], "--truncation must be passage or error"),
         (["--instruction", "FILL_QUERY_HERE!"], "--instruction has FILL_QUERY_HERE in it"),

@@ -82,6 +82,10 @@ def test_it_fits_80_columns_and_nothing_is_cut(gpu: str) -> None:
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
     assert max(map(len, run("--gpu", "list").stdout.splitlines())) <= 80
+    for table in (out, run("rank1-7B", "--gpu", gpu).stdout):
+        headings = table.splitlines()[1].split()
+        assert headings == ["model", "weights", "GiB", "reserve", "GiB", "KiB/token", "pairs", "pairs/min"]
+        assert "reserve: what steps take besides, with" in " ".join(table.split())
 
 
 def test_what_is_assumed_is_said() -> None:
@@ -91,7 +95,7 @@ def test_what_is_assumed_is_said() -> None:
     assert "360 GB/s and 25 TFLOPS in 16 bits by NVIDIA's data sheet" in out
     assert "This is the card with 12 GiB; there is RTX3060 8GB too." in out
     unknown = " ".join(run("--gpu", "12GiB").stdout.split())
-    assert "a typical card's full speed, 1,000 GB/s and 150 TFLOPS" in unknown
+    assert "the full speed of a typical card of this size, 504 GB/s and 61 TFLOPS in 16 bits" in unknown
     assert "This is the card" not in unknown
 
 
@@ -119,6 +123,7 @@ def test_where_nothing_fits_it_says_so() -> None:
         (["--gpu", "24"], 2, "write 24GiB"),
         (["--gpu", "24GiB", "--quantization", "5bit"], 2, "quantization must be one of"),
         (["--gpu", "24GiB", "/no/such/folder"], 3, "no folder"),
+        (["--gpu", "24GiB", "rank1-9b"], 3, "there is no rank1-9b, "),
         (["--gpu", "24GiB", "rank1-7b-awq", "--quantization", "4bit"], 2, "quantized already"),
     ],
 )

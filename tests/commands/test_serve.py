@@ -76,7 +76,7 @@ def test_it_serves_until_it_is_told_to_stop_and_finishes_what_runs(tmp_path: Pat
                 *_, last = lines
             assert "index" in first
             assert len(json.loads(last)["results"]) == 41
-        process.wait(PATIENCE)
+        assert process.wait(PATIENCE) == -signal.SIGTERM  # which a shell calls 143
         reading.join(PATIENCE)
     finally:
         process.kill()

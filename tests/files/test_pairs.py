@@ -56,7 +56,7 @@ def test_a_title_and_an_instruction_stand_with_their_texts_as_in_the_prompt(tmp_
         ('{"query": "q", "passage": NaN}', "passage must be a string, not float"),
         ('{"query": "q", "passage": 7}', "passage must be a string, not int"),
         ('{"query": "q", "passage": ["p"]}', "passage must be a string, not list"),
-        ('{"query": "q", "passage": {"title": "t"}}', "passage's 'text' must be a string"),
+        ('{"query": "q", "passage": {"title": "t"}}', "the passage has no 'text'; it has title"),
         ('{"query": "q", "passage": "p", "title": 3}', "passage's 'title' must be a string"),
         ('{"query": "q", "passage": "p \\ud83d"}', "lone surrogate"),
         ('{"query": "q \\udc00", "passage": "p"}', "lone surrogate"),

@@ -126,7 +126,7 @@ def test_nothing_is_loaded_to_rank_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_documents_that_cannot_be_judged_come_last(ranker: Rank1Ranker) -> None:
-    with pytest.warns(UserWarning, match="2 documents have no score"):
+    with pytest.warns(UserWarning, match=r"2 of \d+ pairs have no score"):
         found = ranker.run(QUERY, documents(None, TOO_LONG, *PASSAGES))["documents"]
     assert places(found)[-2:] == [0, 1]
     assert [document.score for document in found[-2:]] == [None, None]
@@ -252,3 +252,9 @@ def test_the_model_is_loaded_once_and_not_before_it_is_needed(reranker: Rank1, m
         thread.join()
     ranker.run(QUERY, documents(PASSAGES[0]))
     assert loaded == [(("some/model",), {"device": "cuda:1", "token": None, "max_new_tokens": 8})]
+
+
+def test_what_is_no_document_is_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integration, "Rank1", lambda *arguments, **options: pytest.fail("it was loaded"))
+    with pytest.raises(TypeError, match="the class Document of haystack, not of str"):
+        Rank1Ranker().run(QUERY, ["a text"])

@@ -74,7 +74,7 @@ def test_top_n(reranker: Rank1) -> None:
 
 def test_a_document_that_cannot_be_judged_comes_last(reranker: Rank1) -> None:
     compressor = Rank1Rerank(model=reranker, top_n=None)
-    with pytest.warns(UserWarning, match="1 documents have no score"):
+    with pytest.warns(UserWarning, match=r"1 of \d+ pairs have no score"):
         found = compressor.compress_documents(documents(TOO_LONG, *PASSAGES), QUERY)
     assert places(found)[-1] == 0
     assert found[-1].metadata["relevance_score"] is None
@@ -143,3 +143,9 @@ def test_nothing_found_is_nothing_ranked(reranker: Rank1) -> None:
     """As in CohereRerank of langchain-cohere, which then asks nobody."""
     for query in (QUERY, ""):
         assert Rank1Rerank(model=reranker).compress_documents([], query) == []
+
+
+@pytest.mark.parametrize("given", [["a text"], "a text", [*documents(*PASSAGES), {"page_content": "a text"}]])
+def test_what_is_no_document_is_said(reranker: Rank1, given: object) -> None:
+    with pytest.raises(TypeError, match=r"the class Document of langchain_core, not of (str|dict)"):
+        Rank1Rerank(model=reranker).compress_documents(given, QUERY)

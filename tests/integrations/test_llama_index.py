@@ -76,7 +76,7 @@ def test_top_n_and_what_is_missing(reranker: Rank1) -> None:
 
 
 def test_a_node_that_cannot_be_judged_comes_last(reranker: Rank1) -> None:
-    with pytest.warns(UserWarning, match="1 documents have no score"):
+    with pytest.warns(UserWarning, match=r"1 of \d+ pairs have no score"):
         found = Rank1Rerank(model=reranker, top_n=5).postprocess_nodes(nodes(TOO_LONG, *PASSAGES), query_str=QUERY)
     assert places(found)[-1] == 0
     assert found[-1].score is None
@@ -169,3 +169,8 @@ def test_metadata_without_a_value_are_not_judged(reranker: Rank1, nothing: objec
     (judgment,) = reranker.judge([(QUERY, f"year: 0\n\n{PASSAGES[2]}")])
     assert found.score == judgment.score
     assert found.metadata["title"] is nothing, "what the document says of itself is left alone"
+
+
+def test_what_is_no_node_is_said(reranker: Rank1) -> None:
+    with pytest.raises(TypeError, match="the class NodeWithScore of llama_index, not of str"):
+        Rank1Rerank(model=reranker).postprocess_nodes(["a text"], query_str=QUERY)

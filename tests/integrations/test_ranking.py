@@ -67,7 +67,7 @@ def test_an_instruction_stands_behind_the_query(reranker: Rank1) -> None:
 
 
 def test_a_bad_passage_comes_last_is_told_and_harms_no_other(reranker: Rank1) -> None:
-    with pytest.warns(UserWarning, match="2 documents have no score and come last .*string"):
+    with pytest.warns(UserWarning, match=r"2 of \d+ pairs have no score .*string"):
         judgments = ranked(reranker, QUERY, [None, TOO_LONG, *PASSAGES], top_n=None, instruction=None)  # type: ignore[list-item]
     assert [judgment.index for judgment in judgments[-2:]] == [0, 1]
     good = ranked(reranker, QUERY, PASSAGES, top_n=None, instruction=None)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rank1_hf.models.cards import GIB, GPUS, Gpu, gpu_here, has_bfloat16, other_sizes, parse_gpu
+from rank1_hf.models.cards import GIB, GPUS, Gpu, Speed, gpu_here, has_bfloat16, other_sizes, parse_gpu, typical_speed
 from tests.cards import DRIVERS
 
 
@@ -42,6 +42,14 @@ def test_gpus_are_named_or_measured(text: str, gib: float) -> None:
         ("Quadro RTX 8000", "QuadroRTX8000"),
         ("5090", "RTX5090"),
         ("B200", "B200"),
+        ("RTX 3050 Laptop", "RTX3050Laptop"),
+        ("3050 mobile", "RTX3050Laptop"),
+        ("RTX 3050 mobile 4GB", "RTX3050Laptop"),
+        ("rtx 3050 notebook 6 gb", "RTX3050Laptop 6GB"),
+        ("RTX 3080 Laptop GPU 16GB", "RTX3080Laptop 16GB"),
+        ("laptop 4070", "RTX4070Laptop"),
+        ("4050", "RTX4050Laptop"),
+        ("RTX 3050 Ti", "RTX3050TiLaptop"),
     ],
 )
 def test_cards_have_the_names_that_people_use(text: str, name: str) -> None:
@@ -53,10 +61,12 @@ def test_every_card_is_known_by_its_name_and_by_its_driver_s(name: str, monkeypa
     known = GPUS[name.lower().replace(" ", "")]
     assert parse_gpu(name) == known
     driver = DRIVERS[name][0]
+    desktop = GPUS.get(name.lower().removesuffix("laptop"), known)
+    taken_for = desktop if DRIVERS[desktop.name][0] == driver else known  # Turing's laptops have the desktop's names
     properties = SimpleNamespace(name=driver, total_memory=known.memory - GIB // 4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    assert gpu_here() == Gpu(driver, known.memory - GIB // 4, known.speed, known.fused_4bit)
+    assert gpu_here() == Gpu(driver, known.memory - GIB // 4, taken_for.speed, taken_for.fused_4bit)
 
 
 def test_a_card_of_several_sizes_knows_the_others() -> None:
@@ -65,7 +75,13 @@ def test_a_card_of_several_sizes_knows_the_others() -> None:
     assert other_sizes(parse_gpu("3090")) == other_sizes(parse_gpu("12GiB")) == []
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 KiB", "4090 laptop", "0GiB", "Radeon"])
+@pytest.mark.parametrize(("gib", "gigabytes", "teraflops"), [(4, 160, 9), (3.8, 160, 9), (24, 768, 130)])
+def test_a_size_is_as_fast_as_a_typical_card_that_has_it(gib: float, gigabytes: float, teraflops: float) -> None:
+    """Nine cards have 4 GiB, from a T400 with 80 GB/s to laptops with 192; fifteen have 24, from an L4 to a 4090."""
+    assert typical_speed(int(gib * GIB)) == Speed(gigabytes * 1e9, teraflops * 1e12)
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 KiB", "A4000 laptop", "0GiB", "Radeon"])
 def test_what_is_no_gpu_is_an_error_that_names_some(text: str) -> None:
     with pytest.raises(ValueError, match=r"no GPU known here.*like .*(RTX4090|RTX)|0GiB"):
         parse_gpu(text)
@@ -77,8 +93,9 @@ def test_what_is_no_gpu_is_an_error_that_names_some(text: str) -> None:
         ("24", "write 24GiB"),
         ("8", "write 8GiB"),
         ("RTX 6000", "QuadroRTX6000, .*RTXA6000, RTX6000Ada, RTXPRO6000"),
-        ("RTX 4090 48GB", "RTX4090 is sold with 24GiB"),
-        ("3060 6GB", "RTX3060 is sold with 12GiB and 8GiB"),
+        ("RTX 4090 48GB", r"there is RTX4090 \(24 GiB\) and RTX4090Laptop \(16 GiB\);"),
+        ("3060 6GB", r"there is RTX3060 \(12 GiB\) and RTX3060 8GB \(8 GiB\) and RTX3060Laptop \(6 GiB\);"),
+        ("3050 Laptop 8GB", r"has 8 GiB: there is RTX3050Laptop \(4 GiB\) and RTX3050Laptop 6GB \(6 GiB\);"),
     ],
 )
 def test_what_is_not_plain_is_asked_back(text: str, said: str) -> None:
@@ -87,7 +104,7 @@ def test_what_is_not_plain_is_asked_back(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "driver", ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA L4 vGPU", "NVIDIA GeForce RTX 6090", "Quadro P2000"]
+    "driver", ["NVIDIA RTX A4000 Laptop GPU", "NVIDIA L4 vGPU", "NVIDIA GeForce RTX 6090", "Quadro P2000"]
 )
 def test_other_cards_here_have_their_memory_alone(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     properties = SimpleNamespace(name=driver, total_memory=GIB)

@@ -192,6 +192,17 @@ def test_a_member_of_the_family_named_otherwise_is_asked_for_at_once(name: str) 
         hub_of_models.check_available(name)
 
 
+@pytest.mark.parametrize("name", ["rank1-9b", "jhu-clsp/rank1-9b", "RANK1-9B"])
+def test_a_name_like_a_member_s_that_is_none_is_refused_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_of_models, "_answers", lambda endpoint: pytest.fail("the hub was asked"))
+    said = rf"there is no {name}, .* the family, which is rank1-0\.5b, .*rank1-32b-awq "
+    with pytest.raises(CheckpointError, match=said):
+        hub_of_models.check_available(name)
+    monkeypatch.setattr(hub_of_models, "_answers", lambda endpoint: False)
+    with pytest.raises(CheckpointError, match="cannot load the config of someone/rank1-9b"):
+        hub_of_models.check_available("someone/rank1-9b")
+
+
 @pytest.mark.parametrize("name", ["my model!", "--help", "a/b/c", "C:\\models\\rank1", "owner/", "w" * 300])
 def test_what_is_neither_a_folder_nor_a_name_of_the_hub_is_said(name: str) -> None:
     assert not hub_of_models.is_hub_name(name)

@@ -42,6 +42,7 @@ def test_linear_layers_shrink_and_judgments_stay(pairs, unquantized, capfd, quan
     plain = load_model(open_checkpoint(), dtype="bfloat16", device="cpu")
     reranker = Rank1(device="cpu", dtype="bfloat16", max_new_tokens=64, quantization=quantization)
     assert linear_bytes(reranker.model) <= most * linear_bytes(plain)
+    assert f"dtype='bfloat16', quantization={quantization!r}, " in repr(reranker)
     embedding, output = reranker.model.get_input_embeddings(), reranker.model.get_output_embeddings()
     assert embedding.weight.dtype == torch.bfloat16
     assert isinstance(output, nn.Linear | PackedLinear)

@@ -421,10 +421,12 @@ class TestBadText:
                 passage_text({"title": value, "text": "air"})
 
     def test_missing_text(self):
-        with pytest.raises(PairError, match="the query's 'text' must be a string"):
+        with pytest.raises(PairError, match=r"^the query has no 'text'; it has instruction$"):
             query_text({"instruction": "be strict"})
-        with pytest.raises(PairError, match="the passage's 'text' must be a string"):
-            passage_text({"title": "Flight"})
+        with pytest.raises(PairError, match=r"^the passage has no 'text'; it has id, content$"):
+            passage_text({"id": 1, "content": "The wing"})
+        with pytest.raises(PairError, match=r"^the passage has no 'text'; it has nothing$"):
+            passage_text({})
 
     @pytest.mark.parametrize("query", ["", "  ", "\n\t", "\u3000", {"text": " "}])
     def test_a_blank_query(self, query):

@@ -112,10 +112,22 @@ def test_a_call_that_is_ended_early_has_totals_too(
     assert said(caplog)[0].startswith("1 of 2 pairs done")
 
 
-def test_nothing_is_said_where_it_is_to_be_quiet_or_there_is_nothing(
+def test_without_a_bar_the_log_goes_on(
     clock: Clock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Progress(2, False, Stats(), clock=clock) as progress:
+        clock.now += 60
+        progress.done(judged())
+    minute, totals = said(caplog)
+    assert minute.startswith("1 of 2 pairs done, about ")
+    assert totals.startswith("1 of 2 pairs done in 60.0 s ")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_nothing_is_said_by_another_process_or_where_there_is_nothing(
+    clock: Clock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(2, False, Stats(), speaks=False, clock=clock) as progress:
         clock.now += 600
         progress.step(Stats())
         progress.done(judged())

@@ -290,7 +290,9 @@ def test_messages_are_ours_and_name_the_field_that_the_client_sent(server: Runni
             assert response.status_code == 422
             assert response.json()["error"]["message"].startswith(message), body
         assert "no such address" in client.get("/nowhere").json()["error"]["message"]
-        assert "does not take this method" in client.get("/rerank").json()["error"]["message"]
+        for method, address, taken in (("GET", "/rerank", "POST"), ("POST", "/info", "GET"), ("PUT", "/score", "POST")):
+            refused = client.request(method, address).json()["error"]
+            assert refused["message"] == f"this address does not take this method; it takes {taken}"
 
 
 @pytest.mark.parametrize("declared", [True, False])
