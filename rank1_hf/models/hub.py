@@ -56,18 +56,16 @@ def check_available(path: str | Path | None, *, subfolder: str | None = None) ->
 
     Raises:
         CheckpointError: the hub cannot be reached, and the checkpoint's config is not in the cache; or a member of the
-            family is named without its owner, or in another case; or the name begins as theirs do and is none of them.
+            family is named without its owner, or in another case; or a name without an owner begins as theirs do and
+            is none of them.
     """
     if path is None or not is_hub_name(path):
         return False
     if (full := full_name(str(path))) not in (None, path):
         raise CheckpointError(f"{path} is not how the hub names it; did you mean {full!r}?")
-    if full is None and str(path).lower().removeprefix("jhu-clsp/").startswith("rank1"):
-        known = ", ".join(member.partition("/")[2] for member in FAMILY | AWQ_FAMILY)
-        raise CheckpointError(
-            f"there is no {path}, neither as a folder nor in the family, which is {known} (of a newer one, give the "
-            "folder that it was downloaded to)"
-        )
+    if full is None and str(path).lower().startswith("rank1"):  # with its owner, the hub may have a newer one
+        known = ", ".join(FAMILY | AWQ_FAMILY)
+        raise CheckpointError(f"there is no {path}, neither as a folder nor in the family, which is {known}")
     from huggingface_hub import constants
 
     if not constants.is_offline_mode() and _answers(constants.ENDPOINT):
