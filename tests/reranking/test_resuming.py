@@ -183,7 +183,7 @@ def test_the_plain_engine_goes_on_with_what_the_other_has_begun(
     load: Callable[..., Rank1], expected: list[Judgment]
 ) -> None:
     kept = [judgment for judgment in interrupted(load(), 9) if judgment.index < 2]
-    assert_same(load(engine="plain").judge(PAIRS[:2], resume_from=kept), expected[:2])
+    assert_same(load("", engine="plain").judge(PAIRS[:2], resume_from=kept), expected[:2])
 
 
 def test_unfinished_judgments_say_so_as_json(load: Callable[..., Rank1], expected: list[Judgment]) -> None:
