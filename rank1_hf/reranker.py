@@ -167,7 +167,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
             if self.decoder.options.graphs:
                 self.decoder.warm_up(self.encoder.encode("?", "").ids)
         self._as_loaded = None if self._cache is None else AsLoaded(self.model, self.decoder)
-        for line in in_force(self.decoder):
+        for line in in_force(self.decoder, self.pair_encoder):
             logger.info("%s", line)
 
     def __repr__(self) -> str:

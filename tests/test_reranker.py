@@ -385,6 +385,14 @@ class TestLimits:
         with pytest.raises(ValueError, match="does not fit"):
             Rank1(checkpoint("qwen2"), max_length=100, max_new_tokens=most + 1)
 
+    def test_a_context_that_holds_no_prompt(self, checkpoint):
+        with pytest.raises(ValueError, match=r"a context of 5 tokens .* need (\d+)") as caught:
+            Rank1(checkpoint("qwen2"), max_length=5)
+        least = int(str(caught.value).rsplit(" ", 1)[1])
+        assert Rank1(checkpoint("qwen2"), max_length=least, max_new_tokens=1).max_new_tokens == 1
+        with pytest.raises(ValueError, match=f"need {least}"):
+            Rank1(checkpoint("qwen2"), max_length=least - 1, max_new_tokens=1)
+
     def test_the_default_budget(self, checkpoint):
         assert Rank1(checkpoint("qwen2")).max_new_tokens == 2048 // 2
         assert Rank1(checkpoint("qwen2"), max_length=300).max_new_tokens == 150

@@ -99,11 +99,17 @@ class PairEncoder:
             raise ValueError(
                 f"min_thinking_tokens={self.min_thinking_tokens} is more than a chain may have: max_new_tokens={budget}"
             )
+        least = self._shortest + 1 + self._close_tokens
+        if self.context < least:
+            raise ValueError(
+                f"a context of {self.context} tokens (the smaller of max_length and the model's own limit) is too "
+                f"small: the shortest prompt and a chain of one token need {least}"
+            )
         if self._shortest > self.context - max(budget, 1 + self._close_tokens):
             raise ValueError(
                 f"max_new_tokens={budget} does not fit: the context is {self.context} tokens (the smaller of "
                 f"max_length and the model's own limit) and the shortest prompt needs {self._shortest} of them; "
-                f"use at most {max(self.context - self._shortest, 0)}"
+                f"use at most {self.context - self._shortest}"
             )
         self._max_new_tokens = budget
 

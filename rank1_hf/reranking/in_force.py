@@ -29,13 +29,17 @@ def description(decoder: Decoder | PlainDecoder, encoder: PairEncoder) -> str:
     return f"Rank1({', '.join([repr(_model_name(decoder.model)), *named])})"
 
 
-def in_force(decoder: Decoder | PlainDecoder) -> Iterator[str]:
-    """Which model runs, where and in which precision; how much decodes together; and how: a line each."""
+def in_force(decoder: Decoder | PlainDecoder, encoder: PairEncoder) -> Iterator[str]:
+    """Which model runs, where and in which precision; its limits; how much decodes together; and how: a line each."""
     model = decoder.model
     quantization = quantization_of(model.config)
     dtype = str(model.dtype).removeprefix("torch.") + (f" ({quantization} weights)" if quantization else "")
     devices = ", ".join(dict.fromkeys(map(str, layer_devices(model))))
     yield f"model {_model_name(model)}, dtype {dtype}, device {devices}"
+    yield (
+        f"context of {encoder.context:,} tokens, max_new_tokens={encoder.max_new_tokens}, "
+        f"min_thinking_tokens={encoder.min_thinking_tokens}, rethink={decoder.rethinks}"
+    )
     if isinstance(decoder, PlainDecoder):
         yield "engine plain: one pair at a time, with Transformers' own KV cache"
         return

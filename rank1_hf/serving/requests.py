@@ -94,7 +94,9 @@ class PairsRequest(BaseModel):
         """
         if not isinstance(document, dict):
             return passage_text(_text(document, "the document"))
-        text = _text(document.get("text"), "the document's 'text'")
+        if "text" not in document:
+            raise PairError("the document has no 'text'")
+        text = _text(document["text"], "the document's 'text'")
         title = document.get("title")
         return passage_text({"title": _text(title, "the document's 'title'") if _is_given(title) else "", "text": text})
 

@@ -177,11 +177,12 @@ def test_what_is_in_force_is_logged_when_a_model_is_loaded(checkpoint, caplog: p
         folder, device="cpu", dtype="float32", decoding="kv_cache_tokens=4096,batch_size=3,kernels=off,speculate=off"
     )
     logged = [record.getMessage() for record in caplog.records if record.name == "rank1_hf.reranker"]
-    assert logged == list(in_force(reranker.decoder))
-    model, memory, engine = logged
+    assert logged == list(in_force(reranker.decoder, reranker.pair_encoder))
+    model, limits, memory, engine = logged
     assert model == f"model {folder.name}, dtype float32, device cpu"
+    assert limits == "context of 2,048 tokens, max_new_tokens=1024, min_thinking_tokens=0, rethink=0"
     assert memory == "KV cache of at most 4,096 tokens in pages of 64, at most 3 rows"
     assert engine == f"kernels none (PyTorch's own operations); decoding {reranker.decoder.options}"
     assert "speculate=off" in engine
     plain = Rank1(folder, device="cpu", engine="plain")
-    assert list(in_force(plain.decoder))[1].startswith("engine plain")
+    assert list(in_force(plain.decoder, plain.pair_encoder))[2].startswith("engine plain")

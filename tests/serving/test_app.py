@@ -127,7 +127,7 @@ BAD: list[tuple[Any, int, str]] = [
     ({"query": QUERY, "documents": [LONG, 3]}, 422, "documents.1: the document must be text, not a number"),
     ({"query": QUERY, "documents": [SURROGATE]}, 422, "documents.0: the passage is not valid Unicode"),
     ({"query": QUERY, "documents": [None]}, 422, "documents.0: the document must be text, not null"),
-    ({"query": QUERY, "documents": [{"title": "b"}]}, 422, "documents.0: the document's 'text' must be text, not null"),
+    ({"query": QUERY, "documents": [{"title": "b"}]}, 422, "documents.0: the document has no 'text'"),
     ({"query": QUERY, "documents": [[]] * 7}, 422, "documents.4: the document must be text, not a list; and 2 more"),
     ({"query": QUERY, "documents": [True], "stream": True}, 422, "documents.0: the document must be text, not true or"),
 ]
@@ -154,7 +154,8 @@ BAD_DOCUMENTS: list[tuple[Any, str]] = [
     (3.5, "the document must be text, not a number"),
     (False, "the document must be text, not true or false"),
     (["a"], "the document must be text, not a list"),
-    ({}, "the document's 'text' must be text, not null"),
+    ({}, "the document has no 'text'"),
+    ({"text": None}, "the document's 'text' must be text, not null"),
     ({"text": 7}, "the document's 'text' must be text, not a number"),
     ({"text": {"text": "a"}}, "the document's 'text' must be text, not an object"),
     ({"text": "a", "title": []}, "the document's 'title' must be text, not a list"),
