@@ -2,7 +2,7 @@
 
     {"environment": 1, "command": [...], "options": {...}, "versions": {...}, "device": {...}, "weights": "...",
      "date": "...", "inputs": {option: {file: digest}}, "content": {part: digest}, "dtype": "...", "decoding": {...},
-     "earlier": [...]}
+     "limits": {...}, "earlier": [...]}
 
 "date" is when the job was begun. "earlier" has what else a job was made with that was stopped and went on elsewhere.
 Environment variables, which may hold tokens, are not in it, and the command has the options of `evaluate` alone.
@@ -302,7 +302,7 @@ def _named(folder: Path, *files: Path | None) -> dict[str, Path]:
     return {file.relative_to(folder).as_posix(): file for file in files if file is not None}
 
 
-def _loaded(reranker: object) -> dict[str, Any]:
+def _loaded(reranker: Any) -> dict[str, Any]:  # noqa: ANN401
     """What only a loaded model knows; nothing of a reranker that is no `Rank1`."""
     model, decoder = getattr(reranker, "model", None), getattr(reranker, "decoder", None)
     if model is None or decoder is None:
@@ -311,6 +311,10 @@ def _loaded(reranker: object) -> dict[str, Any]:
         "device": describe(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "decoding": asdict(decoder.options),
+        "limits": {
+            "max_length": reranker.pair_encoder.context,
+            "max_new_tokens": reranker.pair_encoder.max_new_tokens,
+        },
     }
 
 

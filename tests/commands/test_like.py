@@ -52,6 +52,7 @@ def test_it_says_what_the_job_was_made_with(checkpoint: Callable[..., Path], col
     assert found["weights"] == identity.checkpoint_identity(weights)
     assert (found["decoding"]["batch_size"], found["decoding"]["reproducible"]) == (3, False)
     assert found["decoding"]["prefill_chunk"] is not None  # as the engine has chosen
+    assert found["limits"] == {"max_length": 2048, "max_new_tokens": 4}
     for name, value in (("top_k", 2), ("max_new_tokens", 4), ("run", str(collection / "run.trec"))):
         assert found["options"][name] == value
     assert found["inputs"] == {
