@@ -128,6 +128,10 @@ def _unexpected(method: Callable[..., Any], name: str, options: Iterable[str]) -
     of_owner = inspect.signature(owner).parameters
     if name in of_owner:
         return f"{method.__name__}() takes no {name}, which is an argument of the class: {owner.__name__}({name}=...)"
+    if name in _SAMPLING:
+        return (
+            f"{method.__name__}() takes no {name}: decoding is greedy; to sample, give a logits_processor"
+        )
     meant = did_you_mean(name, [*inspect.signature(method).parameters, *options, *of_owner])
     return f"{method.__name__}() got an unexpected keyword argument {name!r}{meant}"
 
@@ -143,6 +147,7 @@ def _observers(value: object) -> tuple[Observer, ...]:
     return tuple(value)
 
 
+_SAMPLING = {"temperature", "do_sample", "top_p", "seed"}
 _NO_ITERATOR = (
     "judge(pairs, stream=True) yields judgments as they finish, and stream(query, passage) tokens; or give a function"
 )

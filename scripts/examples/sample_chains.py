@@ -15,7 +15,7 @@ PAIR = ("what carries the weight of an aircraft in flight", "The wing carries th
 
 
 class Sampler(LogitsProcessor):  # type: ignore[misc]
-    """Draws each token: the likeliest after adding Gumbel noise is a sample of the softmax."""
+    """Draws each token: the likeliest after adding Gumbel noise is a sample of the softmax. A new one repeats it."""
 
     def __init__(self, seed: int, temperature: float = 1.0) -> None:
         self._generator, self._temperature = torch.Generator().manual_seed(seed), temperature

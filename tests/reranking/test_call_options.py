@@ -92,7 +92,11 @@ def test_given_chains_take_instructions_and_a_ranking_traces(model):
         (lambda model: model.stream(QUERY, PASSAGE, observers=["me"]), "an observer is an object"),
         (lambda model: model.judge([(QUERY, PASSAGE)], ruel=Short()), r"an unexpected .*; did you mean 'rule'"),
         (lambda model: model.rank(QUERY, PASSAGES, topk=2), r"an unexpected .*; did you mean 'top_k'"),
-        (lambda model: model.predict([(QUERY, PASSAGE)], temperature=0), r"predict\(\) got an .* 'temperature'$"),
+        (
+            lambda model: model.predict([(QUERY, PASSAGE)], temperature=0),
+            "takes no temperature: .* give a logits_proc",
+        ),
+        (lambda model: model.predict([(QUERY, PASSAGE)], xyz=0), r"predict\(\) got an unexpected .* 'xyz'$"),
         (lambda model: model.judge([(QUERY, PASSAGE)], max_new_tokens=5), r"takes no max_new_tokens, .* Rank1\(max"),
         (lambda model: model.judge([(QUERY, PASSAGE)], rule=EarlyExit), r"; write EarlyExit\(\)$"),
         (lambda model: model.judge([(QUERY, PASSAGE)], observers=[Counting]), r"; write Counting\(\)$"),
