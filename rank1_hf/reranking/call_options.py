@@ -129,9 +129,7 @@ def _unexpected(method: Callable[..., Any], name: str, options: Iterable[str]) -
     if name in of_owner:
         return f"{method.__name__}() takes no {name}, which is an argument of the class: {owner.__name__}({name}=...)"
     if name in _SAMPLING:
-        return (
-            f"{method.__name__}() takes no {name}: decoding is greedy; to sample, give a logits_processor"
-        )
+        return f"{method.__name__}() takes no {name}: decoding is greedy; to sample, give a logits_processor"
     meant = did_you_mean(name, [*inspect.signature(method).parameters, *options, *of_owner])
     return f"{method.__name__}() got an unexpected keyword argument {name!r}{meant}"
 
