@@ -14,7 +14,7 @@ from rank1_hf.models.spellings import quantization_kind
 from rank1_hf.viewing.printable import printable
 
 if TYPE_CHECKING:
-    from rank1_hf.models.cards import Gpu
+    from rank1_hf.models.cards import Gpu, Speed
     from rank1_hf.models.recommendation import Way
 
 _WIDTH = 80
@@ -71,13 +71,13 @@ def plan(
         loadable = [(name, each) for name, each in loadable if each == kind]
     if not loadable:
         fail(f"{model} is quantized already; leave --quantization out", BAD_INPUT)
-    typical = device if device.speed else replace(device, speed=cards.typical_speed(device.memory))
+    speed = device.speed or cards.typical_speed(device.memory)
     sizes = {name: planning.Size.of(config) for name, config in configs.items()}
     ways = [
         recommendation.Way.of(
             name,
             configs[name],
-            typical,
+            replace(device, speed=speed),
             each,
             size=sizes[name],
             prompt_tokens=prompt_tokens,
@@ -93,7 +93,7 @@ def plan(
             print_json({**about, **asdict(way.plan), "best": way is best, "fastest": way is fastest})
         return
     _print_plans(device, ways)
-    typer.echo(textwrap.fill(_COLUMNS, _WIDTH) + "\n" + _assumptions(device, prompt_tokens, chain_tokens))
+    typer.echo(textwrap.fill(_COLUMNS, _WIDTH) + "\n" + _assumptions(device, speed, prompt_tokens, chain_tokens))
     if best is None or fastest is None:
         typer.echo("\nnone of them fits" if len(ways) > 1 else "\nit does not fit")
         return
@@ -114,10 +114,9 @@ def _answer(what: str, way: "Way", *, of_the_family: bool) -> str:
     return printable(f"{what}: {name}, {kind}: {together}, {speed}") + "\n    " + printable(command)
 
 
-def _assumptions(device: "Gpu", prompt_tokens: int, chain_tokens: int) -> str:
-    from rank1_hf.models.cards import GIB, other_sizes, typical_speed
+def _assumptions(device: "Gpu", speed: "Speed", prompt_tokens: int, chain_tokens: int) -> str:
+    from rank1_hf.models.cards import GIB, other_sizes
 
-    speed = device.speed or typical_speed(device.memory)
     figures = f"{speed.bandwidth / 1e9:,.0f} GB/s and {speed.operations / 1e12:,.0f} TFLOPS"
     sentences = [
         f"Assumed: prompts of {prompt_tokens} tokens, chains of {chain_tokens}; nothing else on the GPU, 90% of its "

@@ -183,10 +183,12 @@ class Decoder:
         all_fused = self._layers.begin()
         if self._graphs is not None:
             self._graphs.begin()
-        rows_are_alone = self._device.type == "cpu" and all_fused and multiplies_rows_alone(self.model)
+        fixes_shapes = options.reproducible and not (
+            self._device.type == "cpu" and all_fused and multiplies_rows_alone(self.model)
+        )
         kind = (
             partial(ReproducibleScheduler, shares_steps=options.kernels)
-            if options.reproducible and not rows_are_alone
+            if fixes_shapes
             else partial(Scheduler, prefill_chunk=options.prefill_chunk)
         )
         return kind(

@@ -38,7 +38,6 @@ def run_batch(
     settings: Mapping[str, Any],
     load: Callable[[], Reranker],
     *,
-    batch_size: int | None = None,
     show_progress: bool | None = None,
     provenance: Provenance | None = None,
 ) -> Outcome:
@@ -49,7 +48,6 @@ def run_batch(
         output: the folder of the journal and the files; made where there is none.
         settings: what else decides a judgment, as JSON: the model, its budget, ...
         load: gives the reranker; called if there is anything left to judge.
-        batch_size: how many pairs decode together at most.
         show_progress: None: only on a terminal.
         provenance: writes environment.json; None: it is not written.
 
@@ -82,9 +80,7 @@ def run_batch(
                 with stoppable() as ending:
                     was_finished = not len(pending) and _is_written(output, store, journal)
                     if not was_finished:
-                        pending.judge(
-                            load, output, batch_size=batch_size, show_progress=show_progress, provenance=provenance
-                        )
+                        pending.judge(load, output, show_progress=show_progress, provenance=provenance)
                         _write(output, pairs, kinds, store, journal)
                 n_failed = store.n_problems if ending.stopped else store.n_rows - journal.n_scored
                 counts = store.n_rows, journal.n_scored, n_failed, store.n_problems

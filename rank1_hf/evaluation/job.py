@@ -39,7 +39,6 @@ def run_job(
     settings: Mapping[str, Any],
     load: Callable[[], Reranker],
     *,
-    batch_size: int | None = None,
     shard: Shard | None = None,
     costs: Callable[[Iterable[Pair]], Sequence[int]] | None = None,
     measures: Sequence[str] = MEASURES,
@@ -59,7 +58,6 @@ def run_job(
         output: the folder of the journal and the files; made where there is none.
         settings: what else decides a judgment, as JSON: the model, its budget, ...
         load: gives the reranker; called if there is anything left to judge.
-        batch_size: how many pairs decode together at most.
         shard: which part of the pairs to judge; what is written is then for `merge`. None: all of them.
         costs: about how many tokens each pair takes, by which they are divided; None: all take the same.
         measures: what to measure, as ir_measures names it.
@@ -107,7 +105,6 @@ def run_job(
                     pending.judge(
                         load,
                         output,
-                        batch_size=batch_size,
                         show_progress=show_progress,
                         provenance=provenance,
                         trace=trace,

@@ -47,7 +47,6 @@ class Reranker(Protocol):
         self,
         pairs: Iterable[tuple[Query, Passage]],
         *,
-        batch_size: int | None,
         show_progress_bar: bool | None,
         stream: Literal[True],
         trace: bool | TraceOptions,
@@ -135,7 +134,6 @@ class Pending(ABC, Generic[_T]):
         load: Callable[[], Reranker],
         output: Path,
         *,
-        batch_size: int | None,
         show_progress: bool | None,
         provenance: Provenance | None,
         trace: bool = False,
@@ -152,7 +150,6 @@ class Pending(ABC, Generic[_T]):
         with closing(chains):
             for judgment in reranker.judge(
                 self,
-                batch_size=batch_size,
                 show_progress_bar=show_progress,
                 stream=True,
                 trace=TraceOptions(belief="sentences") if trace else False,

@@ -27,13 +27,12 @@ def run_tiny(
 ) -> Outcome:
     """Judge everything, or a shard of it, reproducibly; or as many pairs as are judged before a kill."""
     torch.set_num_threads(1)
-    model = Rank1(device="cpu", dtype="float32", max_new_tokens=4, decoding="reproducible=on")
+    model = Rank1(device="cpu", dtype="float32", max_new_tokens=4, decoding="reproducible=on,batch_size=8")
     return run_job(
         inputs(collection, top_k),
         output,
         {"model": "rank1-tiny"},
         lambda: model if killed_at is None else Killed(model, killed_at),
-        batch_size=8,
         shard=None if shard is None else Shard.parse(shard),
         costs=lambda pairs: pair_costs(pairs, model.pair_encoder),
         show_progress=False,
