@@ -36,13 +36,22 @@ template <class T> void convert(const T* page, float* copy, int64_t n_tokens, co
             store(copy + i * shape.stride + d, load(page + i * shape.head_dim + d, shape.head_dim - d));
 }
 
-// scores[q][i] = queries[q] . keys[i] for `first <= i < last`, in whole vectors from a multiple of W on.
+// Fetches what is computed with next into the cache, `n` elements of it, while something else is computed with: a page
+// is too short for the processor to guess it.
+template <class T> void fetch(const T* next, int64_t n) {
+    for (int64_t i = 0; i < n; i += 64 / sizeof(T)) __builtin_prefetch(next + i, 0, 2);
+}
+
+// scores[q][i] = queries[q] . keys[i] for `first <= i < last`, in whole vectors from a multiple of W on. Meanwhile the
+// page's values are fetched.
 template <int N, class T>
-void score(const float* queries, const T* keys, float* scores, int64_t first, int64_t last, const Shape& shape) {
+void score(const float* queries, const T* keys, const T* values, float* scores, int64_t first, int64_t last,
+           const Shape& shape) {
     constexpr int K = 4;  // keys at a time: N * K sums stay in registers
     const int64_t stride = shape.stride;
     for (int64_t i = first / W * W; i < last; i += W) {
         Vec products[N][W];
+        fetch(values + i * stride, W * stride);
         for (int k = 0; k < W; k += K) {
             Vec sum[N][K] = {};
             for (int64_t d = 0; d < stride; d += W)
@@ -57,30 +66,34 @@ void score(const float* queries, const T* keys, float* scores, int64_t first, in
     }
 }
 
-// output[q] = output[q] * scale[q] + weights[q] . values, V vectors of a head: N * V sums stay in registers.
+// output[q] = output[q] * scale[q] + weights[q] . values, V vectors of a head: N * V sums stay in registers. Meanwhile
+// the next page's keys are fetched.
 template <int N, int V, class T>
-void add_part(const float* weights, const T* values, float* output, const float* scale, int64_t first, int64_t last,
-              const Shape& shape) {
+void add_part(const float* weights, const T* values, const T* next_keys, float* output, const float* scale,
+              int64_t first, int64_t last, const Shape& shape) {
     const int64_t stride = shape.stride;
     Vec sum[N][V];
     for (int q = 0; q < N; ++q)
         for (int v = 0; v < V; ++v) sum[q][v] = load(output + q * stride + v * W) * scale[q];
-    for (int64_t i = first; i < last; ++i)
+    for (int64_t i = first; i < last; ++i) {
+        fetch(next_keys + i * stride, V * W);
         for (int v = 0; v < V; ++v) {
             const Vec value = load(values + i * stride + v * W);
             for (int q = 0; q < N; ++q) sum[q][v] += weights[q * shape.page_size + i] * value;
         }
+    }
     for (int q = 0; q < N; ++q)
         for (int v = 0; v < V; ++v) store(output + q * stride + v * W, sum[q][v]);
 }
 
 template <int N, class T>
-void add_values(const float* weights, const T* values, float* output, const float* scale, int64_t first, int64_t last,
-                const Shape& shape) {
+void add_values(const float* weights, const T* values, const T* next_keys, float* output, const float* scale,
+                int64_t first, int64_t last, const Shape& shape) {
     int64_t d = 0;
     for (; d + 4 * W <= shape.stride; d += 4 * W)
-        add_part<N, 4>(weights, values + d, output + d, scale, first, last, shape);
-    for (; d < shape.stride; d += W) add_part<N, 1>(weights, values + d, output + d, scale, first, last, shape);
+        add_part<N, 4>(weights, values + d, next_keys + d, output + d, scale, first, last, shape);
+    for (; d < shape.stride; d += W)
+        add_part<N, 1>(weights, values + d, next_keys + d, output + d, scale, first, last, shape);
 }
 
 // The scores [first, last) of a query as weights relative to its highest score so far, and what earlier sums are to be
@@ -111,22 +124,22 @@ inline float weigh(float* scores, int64_t first, int64_t last, float& highest, f
 
 // Attend positions [first, last) of a page for N queries of one token.
 template <int N, class T>
-void attend_page(const float* queries, const T* keys, const T* values, float* output, float* highest, float* total,
-                 int64_t first, int64_t last, const Shape& shape, float* scores) {
+void attend_page(const float* queries, const T* keys, const T* values, const T* next_keys, float* output,
+                 float* highest, float* total, int64_t first, int64_t last, const Shape& shape, float* scores) {
     float scale[N];
-    score<N>(queries, keys, scores, first, last, shape);
+    score<N>(queries, keys, values, scores, first, last, shape);
     for (int q = 0; q < N; ++q) scale[q] = weigh(scores + q * shape.page_size, first, last, highest[q], total[q]);
-    add_values<N>(scores, values, output, scale, first, last, shape);
+    add_values<N>(scores, values, next_keys, output, scale, first, last, shape);
 }
 
 // The same for all queries of one token that read this KV head.
 template <class T>
-void attend_page(int64_t token, const T* keys, const T* values, int64_t first, int64_t last, const Shape& shape,
-                 Scratch& scratch) {
+void attend_page(int64_t token, const T* keys, const T* values, const T* next_keys, int64_t first, int64_t last,
+                 const Shape& shape, Scratch& scratch) {
     for (int64_t member = 0; member < shape.group; member += QUERIES) {
         const int64_t query = token * shape.group + member, at = query * shape.stride;
         const auto attend_n = [&](auto n) {
-            attend_page<n>(scratch.queries.data() + at, keys, values, scratch.output.data() + at,
+            attend_page<n>(scratch.queries.data() + at, keys, values, next_keys, scratch.output.data() + at,
                            scratch.highest.data() + query, scratch.total.data() + query, first, last, shape,
                            scratch.scores.data());
         };
@@ -160,9 +173,12 @@ void attend_piece(const Piece& piece, int64_t kv_head, const T* queries, const T
     const auto seen_to = [&](int64_t token) { return n_before + piece.first + token + 1; };
     const auto seen_from = [&](int64_t token) { return window ? std::max<int64_t>(seen_to(token) - window, 0) : 0; };
     const bool in_place = stride == head_dim && (std::is_same_v<T, float> || n_tokens == 1);
+    const auto place = [&](int64_t page) { return (pages[page] * n_kv_heads + kv_head) * size * head_dim; };
     for (int64_t page = seen_from(0) / size; page * size < seen_to(n_tokens - 1); ++page) {
-        const int64_t begin = page * size, place = (pages[page] * n_kv_heads + kv_head) * size * head_dim;
-        const T *keys = key_pool + place, *values = value_pool + place;
+        const int64_t begin = page * size;
+        const bool is_last = begin + size >= seen_to(n_tokens - 1);
+        const T *keys = key_pool + place(page), *values = value_pool + place(page);
+        const T* next_keys = is_last ? keys : key_pool + place(page + 1);
         const int64_t filled = std::min(seen_to(n_tokens - 1) - begin, size);
         if (!in_place) {
             convert(keys, scratch.keys.data(), filled, shape);
@@ -172,9 +188,10 @@ void attend_piece(const Piece& piece, int64_t kv_head, const T* queries, const T
             const int64_t first = std::max<int64_t>(seen_from(token) - begin, 0), last = std::min(seen_to(token) - begin, size);
             if (first >= last) continue;
             if (in_place)
-                attend_page(token, keys, values, first, last, shape, scratch);
+                attend_page(token, keys, values, next_keys, first, last, shape, scratch);
             else
-                attend_page<float>(token, scratch.keys.data(), scratch.values.data(), first, last, shape, scratch);
+                attend_page<float>(token, scratch.keys.data(), scratch.values.data(), scratch.keys.data(), first, last,
+                                   shape, scratch);
         }
     }
     for (int64_t query = 0; query < n_tokens * group; ++query) {
