@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rank1_hf.inputs.extras import from_extra
-from rank1_hf.prompts.prompt import Pair, PairError, passage_text
+from rank1_hf.prompts.pair_text import Pair, PairError, passage_text
 from rank1_hf.prompts.tables import TablePairs
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.notebook import ranking_html
@@ -144,10 +144,10 @@ class Ranking(list[dict[str, Any]]):
         return _frame(self.to_arrow())
 
     def __repr__(self) -> str:
-        """How many there are, and a line for each of the best."""
+        """How many there are, and a line for each of the best, with its corpus_id before it."""
         by_index = {each.index: each for each in self.judgments}
-        best = [(place, by_index[hit["corpus_id"]]) for place, hit in enumerate(self[:_N_PRINTED], start=1)]
-        return _lines(f"Ranking: {len(self)} passages", best, len(self), self.judgments.pairs)
+        best = [(hit["corpus_id"], by_index[hit["corpus_id"]]) for hit in self[:_N_PRINTED]]
+        return _lines(f"Ranking: {len(self)} passages, best first, by corpus_id", best, len(self), self.judgments.pairs)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the passages that are in the list."""

@@ -13,14 +13,12 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from rank1_hf.chains.chain import common_prefix_length
 from rank1_hf.prompts.chain_text import cut_to_last_sentence
 from rank1_hf.results.judgment import Judgment
-
-if TYPE_CHECKING:
-    from rank1_hf.results.trace import Trace
+from rank1_hf.results.trace import Trace
 
 Shade = Literal["entropy", "margin"]
 
@@ -63,7 +61,7 @@ def divergence(a: Judgment, b: Judgment) -> tuple[int, int] | None:
     return None if characters is None else (_at(left, characters[0]), _at(right, characters[1]))
 
 
-def uncertainty(trace: "Trace", by: Shade) -> list[float]:
+def uncertainty(trace: Trace, by: Shade) -> list[float]:
     """How unsure the model was of each token, from 0 (sure) to 1.
 
     By "entropy" H it is 1 - exp(-H), where exp(H) is among how many equally likely tokens a choice is as open; by
@@ -75,15 +73,18 @@ def uncertainty(trace: "Trace", by: Shade) -> list[float]:
     return [0.0 if math.isnan(margin) else math.exp(-max(margin, 0.0)) for margin in trace.margins]
 
 
-def belief(judgment: Judgment) -> list[tuple[int, float]]:
-    """The belief curve, as (chain tokens, log_odds): what was read on the way, then the verdict. Empty without one."""
-    if judgment.belief is not None:
-        return [(point.n_tokens, point.log_odds) for point in judgment.belief]
-    if judgment.trace is None or not judgment.trace.belief:
+def belief(source: Judgment | Trace) -> list[tuple[int, float]]:
+    """The belief curve, as (chain tokens, log_odds): what was read on the way, then the verdict, which a trace alone
+    lacks. Empty without one."""
+    if isinstance(source, Trace):
+        return [(point.n_tokens, point.log_odds) for point in source.belief]
+    if source.belief is not None:
+        return [(point.n_tokens, point.log_odds) for point in source.belief]
+    if source.trace is None or not source.trace.belief:
         return []
-    end = judgment.n_chain_tokens
-    on_the_way = [(point.n_tokens, point.log_odds) for point in judgment.trace.belief if point.n_tokens < end]
-    return [*on_the_way, (end, judgment.log_odds)]
+    end = source.n_chain_tokens
+    on_the_way = [point for point in belief(source.trace) if point[0] < end]
+    return [*on_the_way, (end, source.log_odds)]
 
 
 def _parting(a: Sequence[object], b: Sequence[object]) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from rank1_hf.inputs.extras import from_extra
 from rank1_hf.results.judgment import Judgment
+from rank1_hf.results.trace import Trace
 from rank1_hf.viewing.pieces import belief, divergence
 from rank1_hf.viewing.printable import start
 
@@ -67,36 +68,40 @@ def chain_lengths(runs: Mapping[str, Sequence[Judgment]]) -> Figure:
     return figure
 
 
-def belief_curves(judgments: Sequence[Judgment]) -> Figure:
+def belief_curves(judgments: Sequence[Judgment] | Sequence[Trace]) -> Figure:
     """The log-odds along each chain, with a mark where each was read, ending in its verdict (the dot), whose colour the
     whole curve has.
 
     Args:
-        judgments: those with a belief curve are drawn.
+        judgments: those with a belief curve are drawn. Traces alone may be given, as `read_traces` loads them; they
+            have no verdict, and their curves end in the last belief.
 
     Raises:
         ValueError: none has one.
     """
-    judgments = _checked(judgments)
-    curves = [(judgment, belief(judgment)) for judgment in judgments if belief(judgment)]
+    many = _checked(judgments, Judgment, Trace)
+    curves = [points for each in many if (points := belief(each))]
     if not curves:
-        raise ValueError("no judgment has a belief curve; ask for traces with belief when judging")
+        raise ValueError("nothing has a belief curve; ask for traces with belief when judging")
     figure, axes = _figure("tokens of the chain", "log-odds if it were closed here")
     undecided = axes.axhline(0, color=_GREY, linewidth=0.8, linestyle=":")
     opacity = max(0.15, min(1.0, 8 / len(curves)))  # of many curves, the places where they are dense stand out
-    for judgment, points in curves:
-        colour = _TRUE if judgment.label else _FALSE
+    n_true = 0
+    for points in curves:
         tokens, log_odds = zip(*points, strict=True)
+        is_true = log_odds[-1] > 0
+        n_true += is_true
+        colour = _TRUE if is_true else _FALSE
         axes.plot(tokens, log_odds, marker="|", color=colour, alpha=opacity, linewidth=1.2)
         axes.plot(tokens[-1:], log_odds[-1:], "o", color=colour, alpha=max(opacity, 0.4), markersize=4)
-    n_true = sum(bool(judgment.label) for judgment, _ in curves)
+    traces_alone = any(isinstance(each, Trace) for each in many)
     _explain(
         figure,
         [
             (Line2D([], [], color=_TRUE), f"judged relevant ({n_true})"),
             (Line2D([], [], color=_FALSE), f"judged not relevant ({len(curves) - n_true})"),
             (_mark("|", _GREY), "a belief"),
-            (_mark("o", _GREY), "the verdict"),
+            (_mark("o", _GREY), "the last belief" if traces_alone else "the verdict"),
             (undecided, "undecided"),
         ],
     )
@@ -222,18 +227,22 @@ def _mark(marker: str, colour: str) -> "Artist":
     return Line2D([], [], color=colour, marker=marker, linestyle="none")
 
 
-def _checked(judgments: object) -> list[Judgment]:
-    """Judgments as a plot takes them.
+def _checked(given: object, *kinds: type) -> list[Any]:
+    """What a plot takes, in a list.
+
+    Args:
+        given: what the caller gave.
+        kinds: what may be in it; none: judgments.
 
     Raises:
-        TypeError: they are something else.
+        TypeError: it is something else.
     """
-    many: list[Any] = list(judgments) if isinstance(judgments, Iterable) else []
-    if not isinstance(judgments, Iterable) or not all(isinstance(each, Judgment) for each in many):
-        found = type(next((each for each in many if not isinstance(each, Judgment)), judgments)).__name__
+    many: list[Any] = list(given) if isinstance(given, Iterable) else []
+    wrong = [each for each in many if not isinstance(each, kinds or (Judgment,))]
+    if wrong or not isinstance(given, Iterable):
         raise TypeError(
-            "a plot takes a list of judgments, as Rank1.judge gives them (with trace=... their traces are in them), "
-            f"not {found}"
+            "a plot takes a list of judgments, as Rank1.judge gives them (with trace=... their traces are in them)"
+            f"{', or of traces' if Trace in kinds else ''}, not {type(wrong[0] if wrong else given).__name__}"
         )
     return many
 

@@ -27,7 +27,9 @@ _LATEX = str.maketrans(
     }
 )
 _NEGATIVE = re.compile(r"-[0-9.]+")
-_MARKDOWN = str.maketrans({**{character: "\\" + character for character in "\\`*_[]|~$#!"}, "<": "&lt;", "&": "&amp;"})
+_MARKDOWN = str.maketrans({character: "\\" + character for character in "\\`*_[]|~$#!"})
+# CommonMark 0.31, 6.6 and 2.5: before anything else "<" begins no HTML, and "&" no character reference.
+_MARKDOWN_HTML = re.compile(r"<(?=[A-Za-z/!?])|&(?=[A-Za-z#])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ def _cells(row: Sequence[str], escape: Callable[[str], str]) -> list[str]:
 
 
 def _markdown(text: str) -> str:
-    return one_line(text).translate(_MARKDOWN)
+    without_html = _MARKDOWN_HTML.sub(lambda found: "&lt;" if found[0] == "<" else "&amp;", one_line(text))
+    return without_html.translate(_MARKDOWN)
 
 
 def _latex(text: str) -> str:

@@ -141,8 +141,8 @@ def test_a_ranking_prints_and_becomes_a_table_best_first():
     ]
     ranking = Ranking(hits, Judgments(judged, [("q", "a"), ("q", None), ("q", {"title": "Wings", "text": "lift."})]))
     lines = str(ranking).splitlines()
-    assert lines[0] == "Ranking: 3 passages"
-    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3"]
+    assert lines[0] == "Ranking: 3 passages, best first, by corpus_id"
+    assert [line.split()[0] for line in lines[1:]] == ["2", "0", "1"]
     assert lines[1].endswith("Wings lift.")
     assert "not judged: no" in lines[3]
     pytest.importorskip("pyarrow")

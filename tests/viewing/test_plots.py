@@ -42,6 +42,14 @@ def test_belief_curves_end_in_the_verdict():
     assert curves == [([0.0, 4.0], [start, 2.5])]
 
 
+def test_belief_curves_of_traces_alone_end_in_the_last_belief():
+    trace = traced(0, 2.5).trace
+    figure = plots.belief_curves([trace])
+    points = [(float(point.n_tokens), point.log_odds) for point in trace.belief]
+    assert drawn(figure.axes[0])[1] == tuple(map(list, zip(*points, strict=True)))
+    assert explained(figure)[3] == "the last belief"
+
+
 def test_calibration():
     scores = [0.05, 0.15, 0.95, 1.0, 0.0]
     judgments = [judgment(index, score=score) for index, score in enumerate(scores)]
@@ -90,7 +98,6 @@ def test_nothing_to_draw_is_said():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: plots.belief_curves([traced(0).trace]),
         lambda: plots.belief_curves(traced(0).trace),
         lambda: plots.belief_curves(traced(0)),
         lambda: plots.belief_curves([0.5]),

@@ -75,7 +75,7 @@ def test_no_cell_heading_title_or_note_can_become_anything_else(text: str):
     table = Table(text, (text, "n"), [(text, "1")], note=text)
     markdown = table.to_markdown()
     assert re.sub(r"\\.", "", markdown).count("|") == 9  # those of three rows with two columns
-    assert "<" not in markdown
+    assert not re.search(r"<[A-Za-z/!?]", markdown)
     assert "\x1b" not in markdown
     latex = re.sub(r"\\[&%$#_{}]", "", table.to_latex())
     assert latex.count("&") == 2  # that of the headings and that of the row
@@ -86,6 +86,17 @@ def test_no_cell_heading_title_or_note_can_become_anything_else(text: str):
     }
     assert latex.count("{") == latex.count("}")
     assert "\x1b" not in terminal(table)
+
+
+def test_markdown_escapes_only_what_would_be_html():
+    markdown = Table("p < 0.05 & more", ("<0.0001", "<b>"), [("<!-- x", "&lt; &#60; R&D")]).to_markdown()
+    assert markdown.splitlines() == [
+        "**p < 0.05 & more**",
+        "",
+        "| <0.0001 | &lt;b> |",
+        "| :--- | ---: |",
+        r"| &lt;\!-- x | &amp;lt; &amp;\#60; R&amp;D |",
+    ]
 
 
 def test_a_backslash_is_written_as_one():
