@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rank1_hf.integrations.official import rank1
     from rank1_hf.models.loading import EMBEDDED_MODEL, CheckpointError
     from rank1_hf.prompts.markers import ContractError, Markers
-    from rank1_hf.prompts.prompt import PairError
+    from rank1_hf.prompts.pair_text import PairError
     from rank1_hf.reranker import Rank1
     from rank1_hf.reranking.score_cache import CacheError, ScoreCache
     from rank1_hf.results.judgment import Interrupted, Judgment
@@ -33,7 +33,7 @@ _HOMES = {
     "Judgments": "rank1_hf.viewing.judgments",
     "Markers": "rank1_hf.prompts.markers",
     "Observer": "rank1_hf.tracing",
-    "PairError": "rank1_hf.prompts.prompt",
+    "PairError": "rank1_hf.prompts.pair_text",
     "Rank1": "rank1_hf.reranker",
     "Rule": "rank1_hf.chains.rules",
     "ScoreCache": "rank1_hf.reranking.score_cache",

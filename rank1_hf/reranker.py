@@ -20,8 +20,9 @@ from rank1_hf.models.loading import eos_ids
 from rank1_hf.models.quantization import Quantization
 from rank1_hf.prompts.markers import Markers
 from rank1_hf.prompts.pair_encoder import MAX_LENGTH, PairEncoder
+from rank1_hf.prompts.pair_text import Pair, PairError, Passage, Query
 from rank1_hf.prompts.pairs import Pairs, as_pairs, in_decoding_order
-from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, Query, Truncation
+from rank1_hf.prompts.prompt import Prompt, Truncation
 from rank1_hf.prompts.shares import own_share
 from rank1_hf.reranking.as_loaded import AsLoaded
 from rank1_hf.reranking.caching import CachingMethods

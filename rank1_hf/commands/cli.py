@@ -46,7 +46,7 @@ from rank1_hf.commands.serve import serve
 from rank1_hf.commands.verify import EXIT_CODES as VERIFY_EXIT_CODES
 from rank1_hf.commands.verify import verify
 from rank1_hf.files.inputs import Document, InputError
-from rank1_hf.prompts.prompt import PairError, query_text
+from rank1_hf.prompts.pair_text import PairError, query_text
 from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.viewing.printable import printable, start
 

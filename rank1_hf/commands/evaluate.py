@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rank1_hf.evaluation.metrics import Comparison
     from rank1_hf.evaluation.pending import Outcome
     from rank1_hf.evaluation.shards import Shard
-    from rank1_hf.prompts.prompt import Pair
+    from rank1_hf.prompts.pair_text import Pair
     from rank1_hf.viewing.tables import Table
 
 

@@ -12,7 +12,7 @@ from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.commands.pages import environment_beside, environment_of_call, write_page
 from rank1_hf.files.inputs import InputError
-from rank1_hf.prompts.prompt import PairError, query_text
+from rank1_hf.prompts.pair_text import PairError, query_text
 
 if TYPE_CHECKING:
     from rank1_hf.results.judgment import Judgment

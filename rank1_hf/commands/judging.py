@@ -11,7 +11,7 @@ import typer
 
 from rank1_hf.commands.options import ALL_JUDGED, INTERRUPTED, SOME_FAILED, n_processes, note, speaks
 from rank1_hf.files.inputs import Document, InputError, read_file, read_stream
-from rank1_hf.prompts.prompt import Passage
+from rank1_hf.prompts.pair_text import Passage
 from rank1_hf.reranking.resuming import carried_by
 from rank1_hf.results.judgment import Interrupted, Judgment
 

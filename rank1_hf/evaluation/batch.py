@@ -22,7 +22,7 @@ from rank1_hf.evaluation.writing import JUDGMENTS, judgment_files, replacing
 from rank1_hf.files.pairs import PairFile, PairRow, PairStore, check_rows
 from rank1_hf.files.rows import column_types
 from rank1_hf.inputs.textfiles import InputError
-from rank1_hf.prompts.prompt import Passage, Query
+from rank1_hf.prompts.pair_text import Passage, Query
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.judgments import COLUMNS
 

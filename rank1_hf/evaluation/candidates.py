@@ -12,7 +12,7 @@ from pathlib import Path
 from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Qrels, Run
-from rank1_hf.prompts.prompt import Query
+from rank1_hf.prompts.pair_text import Query
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from rank1_hf.evaluation.task import Task
 from rank1_hf.files.documents import DocumentStore
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.files.trec import TAG
-from rank1_hf.prompts.prompt import Pair, PairError, Passage, Query
+from rank1_hf.prompts.pair_text import Pair, PairError, Passage, Query
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from rank1_hf.evaluation.journal import Journal
 from rank1_hf.evaluation.metrics import Comparison
 from rank1_hf.evaluation.provenance import Provenance
 from rank1_hf.evaluation.unfinished import UnfinishedChains
-from rank1_hf.prompts.prompt import PairError, Passage, Query
+from rank1_hf.prompts.pair_text import PairError, Passage, Query
 from rank1_hf.results.belief_curve import with_curve
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.tracing.tracer import TraceOptions

@@ -11,7 +11,7 @@ from rank1_hf.files.records import documents_of, queries_of
 from rank1_hf.files.trec import Qrels, read_qrels
 from rank1_hf.inputs.choices import must_be_one_of
 from rank1_hf.inputs.textfiles import InputError, Skip, read_jsonl, refuse
-from rank1_hf.prompts.prompt import Query, query_text
+from rank1_hf.prompts.pair_text import Query, query_text
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "cranfield-sample"
 """The small sample of Cranfield that ships with the package."""

@@ -18,7 +18,7 @@ from rank1_hf.files.completions import text_with
 from rank1_hf.files.rows import DELIMITERS, at, read_rows
 from rank1_hf.inputs import fields
 from rank1_hf.inputs.textfiles import InputError, Row, format_of
-from rank1_hf.prompts.prompt import PairError, Passage, Query, passage_text, query_text
+from rank1_hf.prompts.pair_text import PairError, Passage, Query, passage_text, query_text
 
 NAMES = {name: NAMES_OF_COMPLETIONS[name] for name in ("query", "passage", "title", "instruction")}
 """What a row tells of its pair, and the columns that it usually has that in."""

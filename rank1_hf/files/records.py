@@ -6,7 +6,7 @@ from typing import Any
 from rank1_hf.files.inputs import Document, document_of
 from rank1_hf.inputs import fields
 from rank1_hf.inputs.textfiles import InputError, Skip
-from rank1_hf.prompts.prompt import Query
+from rank1_hf.prompts.pair_text import Query
 
 _MOST_WRONG = 1000  # documents at a corpus's beginning
 

@@ -19,7 +19,7 @@ from rank1_hf.inputs import fields
 from rank1_hf.inputs.choices import did_you_mean, must_be_one_of
 from rank1_hf.inputs.textfiles import InputError, Skip
 from rank1_hf.models.hub import with_home
-from rank1_hf.prompts.prompt import Query
+from rank1_hf.prompts.pair_text import Query
 
 logger = logging.getLogger(__name__)
 

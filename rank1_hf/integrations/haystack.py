@@ -18,7 +18,7 @@ from typing import Any
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.inputs.values import is_missing, is_whole_number
 from rank1_hf.integrations.ranking import check_documents, metadata, ranked
-from rank1_hf.prompts.prompt import Passage
+from rank1_hf.prompts.pair_text import Passage
 from rank1_hf.reranker import Rank1
 
 try:

@@ -36,7 +36,7 @@ from rank1_hf.models.hub import with_home
 from rank1_hf.models.identity import checkpoint_identity, substituted_dtype
 from rank1_hf.models.planning import Size
 from rank1_hf.prompts.markers import Markers
-from rank1_hf.prompts.prompt import query_text
+from rank1_hf.prompts.pair_text import query_text
 from rank1_hf.reranker import Rank1
 from rank1_hf.reranking.processes import is_launched
 

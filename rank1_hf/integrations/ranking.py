@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.prompts.prompt import Passage
+from rank1_hf.prompts.pair_text import Passage
 from rank1_hf.reranker import Rank1
 from rank1_hf.results.judgment import Judgment
 

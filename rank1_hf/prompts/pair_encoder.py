@@ -6,17 +6,9 @@ from typing import Literal, Self
 from rank1_hf.inputs.values import whole_number
 from rank1_hf.models.loading import Checkpoint, context_length
 from rank1_hf.prompts.markers import Markers
+from rank1_hf.prompts.pair_text import Pair, PairError, Passage, Query
 from rank1_hf.prompts.pairs import unpack
-from rank1_hf.prompts.prompt import (
-    Pair,
-    PairError,
-    Passage,
-    Prompt,
-    PromptEncoder,
-    PromptTooLongError,
-    Query,
-    Truncation,
-)
+from rank1_hf.prompts.prompt import Prompt, PromptEncoder, PromptTooLongError, Truncation
 
 DEFAULT_BUDGET = 8192
 """The official code's `max_output_tokens`."""

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rank1_hf.inputs.values import is_missing
-from rank1_hf.prompts.prompt import Pair, PairError, Passage, Query, passage_text, query_text
+from rank1_hf.prompts.pair_text import Pair, PairError, Passage, Query, passage_text, query_text
 from rank1_hf.prompts.tables import PASSAGE, QUERY, Table, is_table, pairs_of
 
 Pairs: TypeAlias = Iterable[Pair] | Pair | Table

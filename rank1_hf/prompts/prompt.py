@@ -17,12 +17,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rank1_hf.chains.chain import ChainRules, common_prefix_length
-from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.chain_text import SentenceEnds, TextStream, cut_to_last_sentence
 from rank1_hf.prompts.markers import ContractError, Markers, as_markers, check_markers
+from rank1_hf.prompts.pair_text import PairError, Passage, Query, passage_text, query_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -33,20 +33,7 @@ MIDDLE = "\nPassage: "
 TAIL = "\n"
 QUERY_PLACEHOLDER = "FILL_QUERY_HERE"
 
-Query = str | Mapping[str, Any]
-"""A query: its text, or `{"text": ..., "instruction": ...}`; an instruction of None or NaN is none."""
-
-Passage = str | Mapping[str, Any]
-"""A passage: its text, or `{"title": ..., "text": ...}`; a title of None or NaN is none."""
-
-Pair = tuple[Query, Passage] | Sequence[str]
-"""(query, passage)."""
-
 Truncation = Literal["passage", "error"]
-
-
-class PairError(ValueError):
-    """One pair cannot be judged; the message says why and what to do. Other pairs are not affected."""
 
 
 class PromptTooLongError(PairError):
@@ -311,58 +298,6 @@ def check_template(template: str) -> None:
     """
     if QUERY_PLACEHOLDER not in template:
         raise ValueError(f"the prompt template has no {QUERY_PLACEHOLDER}, where the query would go: {template!r}")
-
-
-def query_text(query: Query) -> str:
-    """The query as it stands in the prompt: the text, with the instruction behind it where there is another one.
-
-    Raises:
-        PairError: it is not text, or blank.
-    """
-    if isinstance(query, Mapping):
-        text, instruction = _field(query, "text", "the query"), _field(query, "instruction", "the query")
-        text += f" {instruction}" if instruction and instruction != text else ""
-    else:
-        text = checked_text(query, "the query")
-    if not text.strip():
-        raise PairError("the query is blank; give the words to search for")
-    return text
-
-
-def passage_text(passage: Passage) -> str:
-    """The passage as it stands in the prompt: the text, with the title before it where there is one. May be empty.
-
-    Raises:
-        PairError: it is not text.
-    """
-    if not isinstance(passage, Mapping):
-        return checked_text(passage, "the passage")
-    text, title = _field(passage, "text", "the passage"), _field(passage, "title", "the passage")
-    return f"{title} {text}" if title else text
-
-
-def _field(record: Mapping[str, Any], name: str, owner: str) -> str:
-    if name != "text" and is_missing(record.get(name)):
-        return ""
-    if name not in record:
-        raise PairError(f"{owner} has no {name!r}; it has {', '.join(map(str, record)) or 'nothing'}")
-    return checked_text(record[name], f"{owner}'s {name!r}")
-
-
-def checked_text(value: object, name: str) -> str:
-    """A caller's text. Raises PairError, which calls it by this name, where it is none or cannot be encoded."""
-    if isinstance(value, bytes | bytearray):
-        raise PairError(f"{name} is bytes, not text; decode it first, for example with .decode('utf-8')")
-    if not isinstance(value, str):
-        raise PairError(f"{name} must be a string, not {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise PairError(
-            f"{name} is not valid Unicode: a lone surrogate ({value[error.start]!r}) at character {error.start}; "
-            "clean it with text.encode('utf-8', 'replace').decode()"
-        ) from None
-    return value
 
 
 def _without_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":

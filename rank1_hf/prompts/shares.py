@@ -6,8 +6,8 @@ from contextlib import suppress
 from itertools import accumulate, pairwise
 
 from rank1_hf.prompts.pair_encoder import PairEncoder
+from rank1_hf.prompts.pair_text import Pair, PairError, passage_text, query_text
 from rank1_hf.prompts.pairs import in_decoding_order, unpack
-from rank1_hf.prompts.prompt import Pair, PairError, passage_text, query_text
 
 _TYPICAL_CHAIN = 300  # tokens
 

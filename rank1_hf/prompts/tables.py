@@ -6,7 +6,7 @@ None of these libraries is imported here. A table is asked for its columns and f
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any, Protocol
 
-from rank1_hf.prompts.prompt import Passage, Query
+from rank1_hf.prompts.pair_text import Passage, Query
 
 QUERY, PASSAGE = "query", "passage"
 

@@ -21,8 +21,9 @@ from rank1_hf.decoding.modules import noting_hooks
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.decoding.requests import Decoded, Request
 from rank1_hf.prompts.pair_encoder import PairEncoder
+from rank1_hf.prompts.pair_text import Pair, PairError, passage_text, query_text
 from rank1_hf.prompts.pairs import unpack
-from rank1_hf.prompts.prompt import Pair, PairError, Prompt, passage_text, query_text
+from rank1_hf.prompts.prompt import Prompt
 from rank1_hf.reranking.cached_judgments import CachedJudgments
 from rank1_hf.reranking.call_options import CallOptions
 from rank1_hf.reranking.fingerprints import Fingerprints

@@ -16,8 +16,9 @@ from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.choices import did_you_mean, made
 from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.pair_encoder import PairEncoder
+from rank1_hf.prompts.pair_text import Pair
 from rank1_hf.prompts.pairs import with_instruction
-from rank1_hf.prompts.prompt import Pair, PromptEncoder
+from rank1_hf.prompts.prompt import PromptEncoder
 from rank1_hf.reranking.given_chains import GivenChains
 from rank1_hf.reranking.remarks import warn_of_no_methods
 from rank1_hf.reranking.resuming import ChainKeeper, judgments_to_resume

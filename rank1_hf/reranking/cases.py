@@ -10,16 +10,8 @@ from transformers import PreTrainedModel
 
 from rank1_hf.chains.chain import common_prefix_length
 from rank1_hf.models.devices import resolve_dtype
-from rank1_hf.prompts.prompt import (
-    QUERY_PLACEHOLDER,
-    Passage,
-    Prompt,
-    PromptEncoder,
-    Query,
-    checked_text,
-    passage_text,
-    query_text,
-)
+from rank1_hf.prompts.pair_text import Passage, Query, checked_text, passage_text, query_text
+from rank1_hf.prompts.prompt import QUERY_PLACEHOLDER, Prompt, PromptEncoder
 from rank1_hf.reranking.given_chains import Close
 from rank1_hf.reranking.prompt_check import bare_text, prompt_findings
 from rank1_hf.results.completion import Completion

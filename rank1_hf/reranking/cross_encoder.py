@@ -18,8 +18,8 @@ from rank1_hf.decoding.options import OLD_NAMES
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.choices import did_you_mean
 from rank1_hf.inputs.values import whole_number
+from rank1_hf.prompts.pair_text import PairError, Passage, Query, query_text
 from rank1_hf.prompts.pairs import Pairs, is_pair
-from rank1_hf.prompts.prompt import PairError, Passage, Query, query_text
 from rank1_hf.reranking.call_options import PairOptions, call_options
 from rank1_hf.reranking.remarks import warn_of_failures
 from rank1_hf.reranking.resuming import carrying

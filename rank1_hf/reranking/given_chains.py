@@ -6,7 +6,8 @@ from typing import Literal, Self, TypeAlias
 
 from rank1_hf.chains.chain import ChainRules
 from rank1_hf.inputs.values import token_ids
-from rank1_hf.prompts.prompt import PairError, PromptEncoder, checked_text
+from rank1_hf.prompts.pair_text import PairError, checked_text
+from rank1_hf.prompts.prompt import PromptEncoder
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.texts import with_given_chain
 

@@ -16,8 +16,9 @@ from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.files.completions import completion_of
 from rank1_hf.inputs.values import truth_value
 from rank1_hf.prompts.pair_encoder import PairEncoder
+from rank1_hf.prompts.pair_text import Pair, PairError, Passage, Query
 from rank1_hf.prompts.pairs import Pairs, as_pairs, unpack
-from rank1_hf.prompts.prompt import Pair, PairError, Passage, Prompt, PromptEncoder, Query
+from rank1_hf.prompts.prompt import Prompt, PromptEncoder
 from rank1_hf.reranking.call import Call
 from rank1_hf.reranking.call_options import CallOptions, JudgingOptions, OnJudgment, PairOptions, call_options
 from rank1_hf.reranking.cases import Rounding

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from rank1_hf.prompts.prompt import PairError
+from rank1_hf.prompts.pair_text import PairError
 from rank1_hf.results.judgment import Judgment
 
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 
-from rank1_hf.prompts.prompt import Pair
+from rank1_hf.prompts.pair_text import Pair
 from rank1_hf.reranker import Rank1
 from rank1_hf.reranking.call import Call
 from rank1_hf.reranking.call_options import CallOptions

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from fastapi import HTTPException
 
 from rank1_hf.inputs.values import whole_number
-from rank1_hf.prompts.prompt import PairError
+from rank1_hf.prompts.pair_text import PairError
 from rank1_hf.serving.requests import PairsRequest
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from rank1_hf.prompts.prompt import PairError, passage_text, query_text
+from rank1_hf.prompts.pair_text import PairError, passage_text, query_text
 
 TAG = "form "
 """How the tags of alternative forms begin, which are no part of a field's place."""

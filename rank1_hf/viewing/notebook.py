@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from rank1_hf.prompts.prompt import Pair
+from rank1_hf.prompts.pair_text import Pair
 from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.results.notebook import notebook_view
 from rank1_hf.results.trace import Trace

@@ -19,7 +19,7 @@ from statistics import fmean
 from string import Template
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from rank1_hf.prompts.prompt import Pair
+from rank1_hf.prompts.pair_text import Pair
 from rank1_hf.results.belief_curve import mean_entropy
 from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.viewing.pieces import belief, divergence, n_before, n_kept, pieces

@@ -20,7 +20,7 @@ from rank1_hf.files.completions import (
 from rank1_hf.files.rows import is_parquet
 from rank1_hf.files.sources import Source
 from rank1_hf.inputs.textfiles import InputError, parse_json, read_lines
-from rank1_hf.prompts.prompt import Passage, Query
+from rank1_hf.prompts.pair_text import Passage, Query
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.results.verification import log_odds_of
 from rank1_hf.viewing.judgments import Judgments

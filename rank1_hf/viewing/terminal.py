@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.style import Style
 from rich.text import Text
 
-from rank1_hf.prompts.prompt import Pair
+from rank1_hf.prompts.pair_text import Pair
 from rank1_hf.results.judgment import Judgment, ranking_key
 from rank1_hf.viewing.pieces import Shade, belief, n_kept, pieces, uncertainty
 from rank1_hf.viewing.printable import one_line, printable, start

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rank1_hf.prompts.prompt import Pair, PairError, PromptEncoder, passage_text, query_text
+from rank1_hf.prompts.pair_text import Pair, PairError, passage_text, query_text
+from rank1_hf.prompts.prompt import PromptEncoder
 from rank1_hf.results.judgment import Judgment
 
 

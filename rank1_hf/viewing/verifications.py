@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rank1_hf.prompts.prompt import Pair
+from rank1_hf.prompts.pair_text import Pair
 from rank1_hf.results.judgment import Judgment
 from rank1_hf.results.verification import MEANING, Kind, Verification
 from rank1_hf.viewing.printable import one_line

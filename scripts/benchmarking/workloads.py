@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rank1_hf.files.beir import Collection, read_beir
 from rank1_hf.files.trec import Run, read_run
-from rank1_hf.prompts.prompt import Passage, Prompt, PromptEncoder
+from rank1_hf.prompts.pair_text import Passage
+from rank1_hf.prompts.prompt import Prompt, PromptEncoder
 
 NAMES = ("natural", "ragged", "long-query", "interactive")
 

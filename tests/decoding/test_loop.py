@@ -14,7 +14,8 @@ from rank1_hf.decoding.kv_cache import PAGE_SIZE
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plan import Plan, ScheduledRow
 from rank1_hf.decoding.requests import Decoded, Request
-from rank1_hf.prompts.prompt import Markers, PromptEncoder
+from rank1_hf.prompts.markers import Markers
+from rank1_hf.prompts.prompt import PromptEncoder
 from tests.decoding.oracle import SHAPES, WORDS, Oracle, assert_same
 
 

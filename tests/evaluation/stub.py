@@ -13,7 +13,7 @@ from rank1_hf.evaluation.job import run_job
 from rank1_hf.evaluation.pending import Outcome
 from rank1_hf.files.sources import open_source
 from rank1_hf.files.trec import read_run
-from rank1_hf.prompts.prompt import Passage, Query, passage_text, query_text
+from rank1_hf.prompts.pair_text import Passage, Query, passage_text, query_text
 from rank1_hf.results.judgment import Judgment, sigmoid
 from tests.viewing.made import chain_text, traced
 

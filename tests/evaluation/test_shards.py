@@ -21,7 +21,7 @@ from rank1_hf.evaluation.shards import Shard
 from rank1_hf.files.inputs import InputError
 from rank1_hf.models.loading import open_checkpoint
 from rank1_hf.prompts.pair_encoder import PairEncoder
-from rank1_hf.prompts.prompt import Pair, passage_text
+from rank1_hf.prompts.pair_text import Pair, passage_text
 from rank1_hf.prompts.shares import pair_costs
 from rank1_hf.results.judgment import Judgment
 from tests.evaluation.stub import SETTINGS, Stub, Traced, inputs, results, run, write_collection

@@ -11,7 +11,7 @@ import pytest
 
 from rank1_hf.files.completions import completion_of, read_completions
 from rank1_hf.inputs.textfiles import InputError
-from rank1_hf.prompts.prompt import PairError, passage_text
+from rank1_hf.prompts.pair_text import PairError, passage_text
 
 PAIR = {"query": "wings?", "passage": "A wing."}
 

@@ -13,7 +13,7 @@ from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.files.inputs import document_of
 from rank1_hf.inputs.values import is_missing, is_whole_number, whole_number
 from rank1_hf.integrations.official import rank1
-from rank1_hf.prompts.prompt import passage_text, query_text
+from rank1_hf.prompts.pair_text import passage_text, query_text
 from tests import tiny_models
 
 PAIRS = [("how do wings carry?", line) for line in tiny_models.TEXT.splitlines()[:3] if line]

@@ -22,7 +22,8 @@ from rank1_hf.files.dataset_prompts import built_in_prompts
 from rank1_hf.files.sources import open_source
 from rank1_hf.files.trec import Run, read_run
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
-from rank1_hf.prompts.prompt import Markers, passage_text, query_text
+from rank1_hf.prompts.markers import Markers
+from rank1_hf.prompts.pair_text import passage_text, query_text
 from rank1_hf.reranker import Rank1
 from rank1_hf.results.judgment import Judgment, sigmoid
 from tests.evaluation.repository import write_repository

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rank1_hf.integrations.ranking import KEYS, failures_last, metadata, ranked
-from rank1_hf.prompts.prompt import PairError
+from rank1_hf.prompts.pair_text import PairError
 from rank1_hf.reranker import Rank1
 from tests.integrations.passages import PASSAGES, QUERY, TOO_LONG
 

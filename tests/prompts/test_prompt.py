@@ -10,15 +10,10 @@ from tokenizers import models as tokenizer_models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rank1_hf.chains.chain import common_prefix_length
-from rank1_hf.inputs.values import is_missing
 from rank1_hf.prompts.chain_text import cut_to_last_sentence
 from rank1_hf.prompts.markers import ContractError, Markers
-from rank1_hf.prompts.prompt import (
-    PairError,
-    PromptEncoder,
-    passage_text,
-    query_text,
-)
+from rank1_hf.prompts.pair_text import PairError
+from rank1_hf.prompts.prompt import PromptEncoder
 from tests import tiny_models
 from tests.tiny_models import prompt_of
 
@@ -391,50 +386,8 @@ class TestContract:
         assert tuple(fast("It names wings.\n</think>").input_ids[-len(close) :]) == close
 
 
-class TestBadText:
-    @pytest.mark.parametrize(
-        ("value", "message"),
-        [
-            (None, "must be a string, not NoneType"),
-            (7, "must be a string, not int"),
-            (float("nan"), "must be a string, not float"),
-            (b"wings", r"is bytes, not text; decode it first.*decode\('utf-8'\)"),
-            (bytearray(b"wings"), "is bytes, not text"),
-            (["wings"], "must be a string, not list"),
-            ([["wings"]], "must be a string, not list"),
-            ("wi\ud800ngs", "is not valid Unicode: a lone surrogate.*at character 2; clean it"),
-        ],
-    )
-    def test_what_is_not_text(self, value, message):
-        with pytest.raises(PairError, match=f"the query {message}"):
-            query_text(value)
-        with pytest.raises(PairError, match=f"the query's 'text' {message}"):
-            query_text({"text": value})
-        with pytest.raises(PairError, match=f"the passage {message}"):
-            passage_text(value)
-        with pytest.raises(PairError, match=f"the passage's 'text' {message}"):
-            passage_text({"text": value})
-        if not is_missing(value):
-            with pytest.raises(PairError, match=f"the query's 'instruction' {message}"):
-                query_text({"text": "wings", "instruction": value})
-            with pytest.raises(PairError, match=f"the passage's 'title' {message}"):
-                passage_text({"title": value, "text": "air"})
-
-    def test_missing_text(self):
-        with pytest.raises(PairError, match=r"^the query has no 'text'; it has instruction$"):
-            query_text({"instruction": "be strict"})
-        with pytest.raises(PairError, match=r"^the passage has no 'text'; it has id, content$"):
-            passage_text({"id": 1, "content": "The wing"})
-        with pytest.raises(PairError, match=r"^the passage has no 'text'; it has nothing$"):
-            passage_text({})
-
-    @pytest.mark.parametrize("query", ["", "  ", "\n\t", "\u3000", {"text": " "}])
-    def test_a_blank_query(self, query):
-        with pytest.raises(PairError, match="the query is blank"):
-            query_text(query)
-
-    @pytest.mark.parametrize(
-        "text", ["nul \x00 character", "שלום עולם", "\u202eright to left", "e\u0301a\u0308", "👩\u200d👧"]
-    )
-    def test_unusual_text_is_text(self, fast, encoder, text):
-        assert encoder.encode(text, text).ids == fast(prompt_of(text, text)).input_ids
+@pytest.mark.parametrize(
+    "text", ["nul \x00 character", "שלום עולם", "\u202eright to left", "e\u0301a\u0308", "👩\u200d👧"]
+)
+def test_unusual_text_is_text(fast, encoder, text):
+    assert encoder.encode(text, text).ids == fast(prompt_of(text, text)).input_ids

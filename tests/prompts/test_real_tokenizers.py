@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rank1_hf.prompts.prompt import PromptEncoder, cut_to_last_sentence
+from rank1_hf.prompts.chain_text import cut_to_last_sentence
+from rank1_hf.prompts.prompt import PromptEncoder
 from tests.prompts.test_prompt import (
     FRAGMENTS,
     characters,
