@@ -71,7 +71,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         decoding: what the engine does beyond the plain loop, as `DecodingOptions` or as text ("speculate=off"); for
             example `DecodingOptions(kv_cache_tokens=100_000, reproducible=True)`.
         engine: "paged", many pairs at a time; or "plain", one pair at a time by `decoding/plain.py`, which is what
-            everything else is compared with. It has no traces, observers, lens, streams of tokens or `decoding`.
+            everything else is compared with. It has no traces, observers, lens or streams of tokens, and takes of
+            `decoding` only `reproducible` and what is switched off.
         cache: a file of judgments, or a `ScoreCache`: a pair that was judged before, and all the same, is not decoded
             again. See `deciding_facts` for what must be the same.
         revision, subfolder, token: where on the hub or in the folder the checkpoint is; see `open_checkpoint`.

@@ -212,9 +212,10 @@ class KVCache:
     def _grown(self, pools: dict[int, Tensor], layer: int) -> Tensor:
         """A layer's pool, enlarged to the present capacity."""
         pool = pools[layer]
-        if len(pool) < self._capacity:
+        n_pages = pool.shape[0]  # asked by every layer at every step: `len` of a tensor takes several times as long
+        if n_pages < self._capacity:
             pools[layer] = pool.new_zeros((self._capacity, *pool.shape[1:]))
-            pools[layer][: len(pool)] = pool
+            pools[layer][:n_pages] = pool
             self.n_moves += 1
             if pool.is_cuda:
                 del pool

@@ -22,7 +22,7 @@ from rank1_hf.decoding.attention import attend_step, attention_of, paged_attenti
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.kv_cache import KVCache, RowKV
 from rank1_hf.decoding.merged import merge_products, product, separate_products
-from rank1_hf.decoding.modules import ModuleState, hooks_of
+from rank1_hf.decoding.modules import ModuleState, hooks_of, replaced_forward
 from rank1_hf.decoding.step import RowSlice, Step, TokenStep
 from rank1_hf.models.placement import device_of
 
@@ -123,7 +123,8 @@ class FusedLayer:
     def _attention(
         self, normed: Tensor, position_embeddings: tuple[Tensor, Tensor], step: Step | TokenStep, kernels: Kernels
     ) -> Tensor:
-        queries, keys, values = (x.view(len(normed), -1, self._head_dim) for x in self._qkv(normed))
+        n_tokens = normed.shape[0]
+        queries, keys, values = (x.view(n_tokens, -1, self._head_dim) for x in self._qkv(normed))
         if self._head_norms:
             queries, keys = (
                 kernels.add_rms_norm(x, None, *norm)[0]
@@ -254,7 +255,7 @@ def _check_form(layer: nn.Module) -> None:
         raise ValueError("its form is another")
     within = list(layer.modules())[1:]  # hooks of the layer itself are called all the same
     is_own = getattr(_forward_of(layer), "__func__", None) is type(layer).forward
-    if not is_own or any(hooks_of(within)) or any("forward" in vars(part) for part in within):
+    if not is_own or any(hooks_of(within)) or any(map(replaced_forward, within)):
         raise ValueError("its parts have hooks or a forward that is not their own")
 
 

@@ -1,4 +1,8 @@
-"""Several linear layers of one input as one product: queries, keys and values; gate and up."""
+"""Several linear layers of one input as one product: queries, keys and values; gate and up.
+
+Layers are multiplied by their `forward`, without what calling a module does besides: there are four at each layer and
+step, and where there are hooks the fused layer does not run.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,10 +24,12 @@ def separate_products(layers: Sequence[nn.Module]) -> Product:
 def product(layer: nn.Module, states: Tensor) -> Tensor:
     """What a linear layer of any kind gives: [tokens, in features] to [tokens, out features].
 
-    It is given a batch of one, as in the model's own forward: compressed-tensors scales the activations of each token
-    by themselves there, and those of all tokens together where there is no batch.
+    Unless it is packed, it is given a batch of one, as in the model's own forward: compressed-tensors scales the
+    activations of each token by themselves there, and those of all tokens together where there is no batch.
     """
-    output: Tensor = layer(states[None])
+    if isinstance(layer, PackedLinear):
+        return layer.forward(states)
+    output: Tensor = layer.forward(states[None])
     return output[0]
 
 
@@ -52,7 +58,7 @@ def merge_products(parent: nn.Module, names: Sequence[str]) -> Product:
     else:
         return separate_products(layers)
     sizes = [int(layer.out_features) for layer in layers]
-    return lambda states: whole(states).split_with_sizes(sizes, -1)
+    return lambda states: whole.forward(states).split_with_sizes(sizes, -1)
 
 
 def _are_alike(layers: Sequence[nn.Linear]) -> bool:

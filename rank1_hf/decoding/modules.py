@@ -76,8 +76,15 @@ def tensors_of(modules: Iterable[nn.Module]) -> list[Tensor]:
 
 
 def _parts(modules: list[nn.Module]) -> list[object]:
-    forwards = [forward for module in modules for forward in (type(module).forward, vars(module).get("forward"))]
+    forwards = [forward for module in modules for forward in (type(module).forward, replaced_forward(module))]
     return [*modules, *forwards, *tensors_of(modules)]
+
+
+def replaced_forward(module: nn.Module) -> object:
+    """The forward that was put in the place of its class's; None where that is the class's own, put back."""
+    forward = vars(module).get("forward")
+    is_own = getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) is type(module).forward
+    return None if is_own else forward
 
 
 def _values(modules: list[nn.Module]) -> list[object]:

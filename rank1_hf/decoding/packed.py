@@ -11,7 +11,7 @@ step takes as long as the product itself. There are two layouts:
 """
 
 import platform
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,26 @@ class _Panels:
 ONEDNN, PANELS = _OneDnn(), _Panels()
 
 
-class PackedLinear(nn.Module):
+class _Packed(nn.Module):
+    """What a linear layer becomes: it has no `weight`, so that nobody takes another layout for a matrix."""
+
+    in_features: int
+    out_features: int
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name == "weight":
+            raise AttributeError(
+                "this linear layer is packed and has no weight; to read or change it, load the model with "
+                "DecodingOptions(pack=False)"
+            )
+        return super().__getattr__(name)
+
+    def extra_repr(self) -> str:
+        """As `nn.Linear` shows itself."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class PackedLinear(_Packed):
     """`nn.Linear` for inference on a CPU, with the same result up to rounding.
 
     Args:
@@ -78,22 +97,22 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, layout: Layout) -> None:
         super().__init__()
         self.in_features, self.out_features, self.layout = linear.in_features, linear.out_features, layout
-        self.weight = nn.Parameter(layout.pack(linear.weight.detach()), requires_grad=False)
+        self.packed = nn.Parameter(layout.pack(linear.weight.detach()), requires_grad=False)
         self.bias = linear.bias
 
     def unpacked(self) -> nn.Linear:
         """The linear layer that it was made of."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        linear.weight = nn.Parameter(self.layout.unpack(self.weight, self.out_features), requires_grad=False)
+        linear.weight = nn.Parameter(self.layout.unpack(self.packed, self.out_features), requires_grad=False)
         linear.bias = self.bias
         return linear
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., in features] to [..., out features]."""
-        return self.layout.multiply(states, self.weight, self.bias, self.out_features)
+        return self.layout.multiply(states, self.packed, self.bias, self.out_features)
 
 
-class PackedPart(nn.Module):
+class PackedPart(_Packed):
     """One of several linear layers whose weights are packed together. Alone it costs the product of them all.
 
     Args:

@@ -12,11 +12,14 @@ from rank1_hf.results.judgment import Judgment
 from rank1_hf.viewing.texts import with_given_chain
 
 GivenChain: TypeAlias = str | Sequence[int]
-"""What stands behind `<think>`: a text, as `Judgment.chain` is, or token ids, as `Trace.token_ids` are; no markers."""
+"""What stands behind `<think>`: a text, as `Judgment.chain` is, or token ids, as `Trace.token_ids` are; no markers.
+
+A text is tokenized anew, perhaps into other tokens than the model generated: only ids replay a chain exactly."""
 
 Close = Literal["given", "forced"]
 """How a given chain is closed. given: `</think>` stands right behind it, as where a model has closed it itself. forced:
-as the official code closes a chain that ran out of tokens, cut after its last sentence."""
+as the official code closes a chain that ran out of tokens, cut after its last sentence, with a line break before
+`</think>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +68,18 @@ class GivenChains:
         Raises:
             PairError: it is no chain.
         """
-        chain, close = self.chains[index], encoder.markers.close
+        chain: object = self.chains[index]
+        close = encoder.markers.close
         if isinstance(chain, str):
             if close in chain:
                 raise PairError(f"a chain is given without {close}; cut it there")
             return tuple(encoder.chain_ids(checked_text(chain, "the chain")))
+        if isinstance(chain, Judgment):
+            raise PairError("a chain is a text or token ids; give judgment.chain, or judgment.trace.token_ids")
         try:
-            ids = tuple(token_ids("the chain given", chain, rules.vocab_size))
+            ids = tuple(token_ids("a chain that is no text", chain, rules.vocab_size))
         except (TypeError, ValueError) as error:
-            raise PairError(f"a chain is a text, or a list of the token ids of this model; {error}") from None
+            raise PairError(str(error)) from None
         if any(ids[at : at + len(encoder.close_ids)] == encoder.close_ids for at in range(len(ids))):
             raise PairError(f"a chain is given without {close}; cut it there")
         if not rules.eos.isdisjoint(ids):

@@ -137,8 +137,7 @@ class InspectionMethods(ABC):
 
         Args:
             query, passage: the pair.
-            chain: what stands behind `<think>`: a text (as `Judgment.chain` is), or token ids (as `Trace.token_ids`
-                are), without markers.
+            chain: what stands behind `<think>`: a text or token ids, as in `score_chains`.
             resume: let the model think on from the end of the chain, instead of closing it there.
             close: as in `score_chains`; not with `resume`.
             options: see `Rank1.judge`; rule, logits_processor and think only with `resume`.
@@ -202,13 +201,14 @@ class InspectionMethods(ABC):
 
         The logits behind every token given are read all the same, so traces and observers see it as if the model had
         said it: its log-probability, its margin (negative where the model would have said something else), the entropy
-        there, and beliefs. With reproducible=True tokens are fed one by one, as they were decoded, so that a chain gets
-        the very bits of its own judgment.
+        there, and beliefs. With reproducible=True tokens are fed one by one, as they were decoded, so that a chain
+        given by its ids gets the very bits of its own judgment.
 
         Args:
             pairs: as in `judge`.
             chains: one for each pair: what stands behind `<think>`, a text (as `Judgment.chain` is), or token ids (as
-                `Trace.token_ids` are), without markers.
+                `Trace.token_ids` are), without markers. A text is tokenized anew, perhaps into other tokens than the
+                model generated: only ids replay a chain exactly.
             close: "given": each is closed as it is, as a model closes its chain; "forced": each is cut after its last
                 sentence and closed, as the official code closes a chain that ran out of tokens. So a chain gets the
                 score that it had there.

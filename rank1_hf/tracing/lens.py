@@ -31,7 +31,7 @@ class Lens:
 
     Attributes:
         log_odds: [layers], float32: logit(true) - logit(false), read from each decoder layer's output behind
-            `</think>`; the last layer's is the verdict's.
+            `</think>`, through the final norm and the output layer; the last layer's is the verdict's.
         attention: [layers, heads, prompt tokens], float32: how much the verdict attends to each token of the prompt.
             What is missing to a sum of 1 goes to the chain.
         prompt_ids: the prompt's token ids.

@@ -82,7 +82,7 @@ def belief_curves(judgments: Sequence[Judgment] | Sequence[Trace]) -> Figure:
     many = _checked(judgments, Judgment, Trace)
     curves = [points for each in many if (points := belief(each))]
     if not curves:
-        raise ValueError("nothing has a belief curve; ask for traces with belief when judging")
+        raise ValueError("nothing has a belief curve; judge with trace=TraceOptions(belief='sentences')")
     figure, axes = _figure("tokens of the chain", "log-odds if it were closed here")
     undecided = axes.axhline(0, color=_GREY, linewidth=0.8, linestyle=":")
     opacity = max(0.15, min(1.0, 8 / len(curves)))  # of many curves, the places where they are dense stand out

@@ -21,7 +21,7 @@ def main(model: str | None = None) -> None:
     so = reranker.encoder.chain_ids(" ... so the answer is\n")
 
     def where_it_is(prompt: Sequence[int], chain: Sequence[int]) -> list[int]:
-        return [*prompt, *chain, *official.close]
+        return [*prompt, *chain, *official.close]  # without the official line break too
 
     def with_words(prompt: Sequence[int], chain: Sequence[int]) -> list[int]:
         return [*prompt, *chain, *so, *official.close]

@@ -16,8 +16,9 @@ CHAINS = ["\nThe passage names the wing, the weight and the aircraft.", "\nThe p
 def main(model: str | None = None) -> None:
     """Replay the model's own chain, and two of others."""
     reranker = Rank1(model)
-    (own,) = reranker.judge([PAIR], show_progress_bar=False)
-    chains = [own.chain, *CHAINS]
+    (own,) = reranker.judge([PAIR], trace=True, show_progress_bar=False)
+    assert own.trace is not None
+    chains: list[str | list[int]] = [own.trace.token_ids, *CHAINS]  # by its ids: its text might be tokenized otherwise
     for judgment in reranker.score_chains([PAIR] * len(chains), chains, trace=True, show_progress_bar=False):
         assert judgment.trace is not None
         mean = sum(judgment.trace.logprobs) / judgment.n_chain_tokens

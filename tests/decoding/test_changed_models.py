@@ -296,6 +296,18 @@ def test_a_change_counts_whatever_the_engine_adds(made: Made, undone: list[Undo]
     made.check(list(decoder.run(made.requests)), changed(name, made.fresh(), undone))
 
 
+def test_a_forward_that_is_put_back_by_assignment_leaves_nothing_behind(made: Made, caplog: pytest.LogCaptureFixture):
+    decoder, mlp = made.decoder(), made.model.get_submodule("model.layers.1.mlp")
+    before = list(decoder.run(made.requests))
+    own = mlp.forward
+    mlp.forward = lambda states: steered(own(states))
+    list(decoder.run(made.requests))
+    mlp.forward = own
+    caplog.clear()
+    assert list(decoder.run(made.requests)) == before
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("name", ["hook on a layer", "hook on mlp", "pre-hook on lm_head", "hook on all modules"])
 def test_a_hook_that_is_gone_leaves_nothing_behind(made: Made, name: str, caplog: pytest.LogCaptureFixture):
     decoder, (undo,) = made.decoder(), [HOOKS[name](made.model)]

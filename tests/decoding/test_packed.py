@@ -68,6 +68,15 @@ def test_the_layout_follows_what_the_processor_can(
     assert found == [float32, bfloat16, float16]
 
 
+def test_a_packed_layer_shows_itself_and_has_no_weight_to_change() -> None:
+    model = nn.Sequential(nn.Linear(4, 6, bias=False))
+    pack_linear_layers(model)
+    assert repr(model[0]) == "PackedLinear(in_features=4, out_features=6)"
+    assert not hasattr(model[0], "weight")
+    with pytest.raises(AttributeError, match=r"is packed and has no weight; .* DecodingOptions\(pack=False\)"):
+        model[0].weight[0] = 0
+
+
 def test_only_plain_linear_layers_of_fast_dtypes_are_replaced() -> None:
     class Special(nn.Linear):
         def forward(self, states: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def test_nothing_to_draw_is_said():
     failed = [Judgment.failed(0, "no")]
     with pytest.raises(ValueError, match="bf16: no judgment has a score"):
         plots.chain_lengths({"bf16": failed})
-    with pytest.raises(ValueError, match="ask for traces with belief"):
+    with pytest.raises(ValueError, match="judge with trace=TraceOptions"):
         plots.belief_curves([judgment(0)])
     with pytest.raises(ValueError, match="no judgment has a score"):
         plots.calibration(failed, [True])
