@@ -142,6 +142,8 @@ class Pending(ABC, Generic[_T]):
         the belief curve is kept; traced chains that are unfinished begin anew.
         """
         if not len(self):
+            if provenance is not None:
+                provenance.write_measured(output)
             return
         reranker = load()
         if provenance is not None:

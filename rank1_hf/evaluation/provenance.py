@@ -4,7 +4,8 @@
      "date": "...", "inputs": {option: {file: digest}}, "content": {part: digest}, "dtype": "...", "decoding": {...},
      "limits": {...}, "earlier": [...]}
 
-"date" is when the job was begun. "earlier" has what else a job was made with that was stopped and went on elsewhere.
+"date" is when the job was begun. "earlier" has what else a job was made with that was stopped and went on elsewhere, or
+was measured again with other options.
 Environment variables, which may hold tokens, are not in it, and the command has the options of `evaluate` alone.
 """
 
@@ -42,6 +43,8 @@ _CHOICES_OF_INPUTS = {
     *("corpus", "run", "qrels", "split", "subset"),
     *("queries", "only_judged_queries", "ignore_identical_ids"),
 }
+_OF_MEASURING = ("command", "options", "inputs", "content")
+"""What is another where a finished job is measured again; all else says how it was judged."""
 _BY_FREE_MEMORY = "kv_cache_tokens"  # differs from process to process
 _SHOWN = 60  # characters of a value in a sentence
 
@@ -121,15 +124,19 @@ class Provenance:
         Raises:
             OSError: it cannot be written.
         """
-        facts, earlier = {**self._facts, **_loaded(reranker)}, []
-        with suppress(InputError):  # whatever it holds, a job goes on
-            before = read(folder) or {}
-            earlier = before.pop("earlier", [])
-            facts["date"] = before.get("date", facts["date"])
-            if any(differences(before, facts) if before else ()):
-                earlier.append(before)
-        with replacing(folder / NAME) as file:
-            file.write(json.dumps({**facts, "earlier": earlier}, indent=2).encode() + b"\n")
+        before, facts = _before(folder), {**self._facts, **_loaded(reranker)}
+        facts["date"] = before.get("date", facts["date"])
+        _write(folder, before, facts)
+
+    def write_measured(self, folder: Path) -> None:
+        """Write `environment.json` of a finished job that is measured again: what it was judged with stays, such as its
+        dtype, device and versions. Where the folder has none, this is not known, and nothing is written.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if before := _before(folder):
+            _write(folder, before, before | {name: self._facts[name] for name in _OF_MEASURING if name in self._facts})
 
     def _refuse_other_files(self, like: Mapping[str, Any]) -> None:
         for option in like["inputs"].keys() | self._facts["inputs"].keys():
@@ -296,6 +303,23 @@ def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
         elif path.is_dir():
             found[option] = _named(path, *sorted(file for file in path.rglob("*") if file.is_file()))
     return {option: files for option, files in found.items() if files}
+
+
+def _before(folder: Path) -> dict[str, Any]:
+    """What a folder's `environment.json` holds; nothing where it has none that can be read: a job goes on."""
+    with suppress(InputError):
+        return read(folder) or {}
+    return {}
+
+
+def _write(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write facts, and what was known before to "earlier" where it differs."""
+    earlier = list(before.get("earlier", []))
+    last, new = ({name: each[name] for name in each if name != "earlier"} for each in (before, facts))
+    if last and any(differences(last, new)):
+        earlier.append(last)
+    with replacing(folder / NAME) as file:
+        file.write(json.dumps({**new, "earlier": earlier}, indent=2).encode() + b"\n")
 
 
 def _named(folder: Path, *files: Path | None) -> dict[str, Path]:

@@ -130,6 +130,34 @@ def test_a_job_that_goes_on_elsewhere_has_both(
     assert [each["versions"] for each in found["earlier"]] == [first["versions"]]
 
 
+def test_a_job_that_is_measured_again_says_how_it_was_judged_and_how_measured(
+    collection: Path, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    assert Result(*given(collection, output, "--top-k", 4)).code == 0
+    first = environment(output) | {"dtype": "float16", "limits": {"max_new_tokens": 9}}  # as a loaded model knows
+    (output / "environment.json").write_text(json.dumps(first))
+    del model.options
+    monkeypatch.setattr(provenance, "versions", lambda: first["versions"] | {"torch": "1.0"})
+    (collection / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
+    again = ("--top-k", 3, "--tag", "mine", "--measure", "AP")
+    assert Result(*given(collection, output, *again)).code == 0
+    assert not hasattr(model, "options")  # nothing was judged
+    found = environment(output)
+    assert {name: found["options"][name] for name in ("top_k", "tag", "measure")} == {
+        "top_k": 3,
+        "tag": "mine",
+        "measure": ["AP"],
+    }
+    assert {"--tag", "--measure"} <= set(found["command"])
+    assert found["inputs"]["qrels"] == {"qrels.tsv": digest(collection / "qrels.tsv")}
+    of_judging = ("versions", "device", "weights", "dtype", "limits", "date")
+    assert {name: found[name] for name in of_judging} == {name: first[name] for name in of_judging}
+    assert found["earlier"] == [{name: value for name, value in first.items() if name != "earlier"}]
+    assert Result("--like", output, "-o", tmp_path / "second").code == 0
+    assert results(tmp_path / "second") == results(output)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"environment": 0}', '{"environment": 1, "options": 3}'])
 def test_one_that_cannot_be_read_stops_no_job(collection: Path, tmp_path: Path, model: Any, text: str) -> None:
     (tmp_path / "output").mkdir()
