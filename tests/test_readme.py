@@ -28,8 +28,10 @@ from rank1_hf import Rank1
 from rank1_hf.commands.cli import app
 from rank1_hf.decoding.kernels.contract import Kernels
 from rank1_hf.decoding.options import FIELDS
-from rank1_hf.files.beir import SAMPLE
+from rank1_hf.files.beir import SAMPLE, read_queries, stream_documents
+from rank1_hf.files.inputs import Document
 from rank1_hf.files.trec import read_run
+from rank1_hf.inputs.textfiles import refuse
 from rank1_hf.models.cards import parse_gpu
 from rank1_hf.models.family import AWQ_FAMILY, FAMILY
 from rank1_hf.models.planning import GIB, MemoryPlan, Size, plan
@@ -96,6 +98,9 @@ def in_a_folder_with_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair), encoding="utf-8")
     (tmp_path / "completions.jsonl").write_text(completions(), encoding="utf-8")
     (tmp_path / "few.trec").write_text(few_candidates(), encoding="utf-8")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "corpus.tsv").write_text('_id\ttitle\ttext\n007\t"W"ings\tIt flies.\n', encoding="utf-8")
+    (tmp_path / "own" / "queries.tsv").write_text("_id\ttext\nq1\twhat flies?\n", encoding="utf-8")
     return tmp_path
 
 
@@ -130,6 +135,13 @@ def test_every_snippet_is_of_a_kind_that_a_test_runs():
         assert not re.search(r"^ {4}(\$ |python |bash |rank1-hf |pip )", prose(page), flags=re.MULTILINE), name(page)
     assert {package for each in snippets(INTEGRATIONS, "py") for package in packages(each)} >= OWN_TESTS
     assert len(FRAMEWORKS) + len(OWN_TESTS) == len(snippets(INTEGRATIONS, "py"))
+
+
+def test_a_table_becomes_a_collection_that_is_read(in_a_folder_with_passages: Path):
+    (snippet,) = (each for each in snippets(PACKAGE / "evaluation" / "README.md", "python") if "DictReader" in each)
+    exec(snippet, {})
+    assert read_queries(Path("own"), refuse) == {"q1": "what flies?"}
+    assert list(stream_documents(Path("own"), refuse)) == [Document("It flies.", '"W"ings', "007")]
 
 
 @NOTHING_DEPRECATED

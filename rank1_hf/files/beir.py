@@ -13,6 +13,8 @@ from rank1_hf.inputs.choices import must_be_one_of
 from rank1_hf.inputs.textfiles import InputError, Skip, read_jsonl, refuse
 from rank1_hf.prompts.pair_text import Query, query_text
 
+_FIELDS = {"corpus.jsonl": '"_id", "title" and "text"', "queries.jsonl": '"_id" and "text"'}
+
 SAMPLE = Path(__file__).parents[1] / "assets" / "cranfield-sample"
 """The small sample of Cranfield that ships with the package."""
 
@@ -49,6 +51,16 @@ def find_file(folder: Path, *names: str) -> Path | None:
     """The first of these files that a folder has, as it is or gzipped."""
     files = (folder / f"{name}{end}" for name in names for end in ("", ".gz"))
     return next((file for file in files if file.is_file()), None)
+
+
+def instead(folder: Path, name: str) -> str:
+    """The end of a sentence: what a folder has instead of `corpus.jsonl` or `queries.jsonl`, such as `corpus.tsv`, and
+    what to make of it; "" where it has nothing of the kind.
+    """
+    others = sorted(file.name for file in folder.glob(f"{Path(name).stem}.*") if file.is_file())
+    if not others:
+        return ""
+    return f"; {others[0]} is not read: write {name} from it, JSON Lines with {_FIELDS[name]}"
 
 
 def splits(folder: Path) -> list[str]:
@@ -100,4 +112,7 @@ def read_queries(folder: Path, skip: Skip) -> dict[str, Query]:
 
 
 def _file(folder: Path, name: str) -> Path:
-    return find_file(folder, name) or folder / name  # whose reader says that it is not there
+    found = find_file(folder, name)
+    if found is None:
+        raise InputError(f"{folder} has no {name}{instead(folder, name)}")
+    return found

@@ -118,7 +118,8 @@ class HubDataset:
             import datasets
         except ImportError as error:
             raise InputError(
-                f"{name} is no folder with a corpus.jsonl; for a dataset of the hub: pip install datasets"
+                f"{name} is no folder with a corpus.jsonl{beir.instead(Path(name), 'corpus.jsonl')}; for a dataset of "
+                "the hub: pip install datasets"
             ) from error
         self._datasets = datasets
         self._name, self._split, self._subset, self._of_run = name, split, subset, of_run
@@ -180,7 +181,8 @@ class HubDataset:
             raise InputError(f"{self._name}: {must_be_one_of('--subset', self._subset, subsets)}")
         if "corpus" not in self._parts:
             raise InputError(
-                f"{self._name} is no collection: it has neither a corpus.jsonl nor {self._lacking('corpus')}"
+                f"{self._name} is no collection: it has neither a corpus.jsonl nor a {self._lacking('corpus')}"
+                + beir.instead(Path(self._name), "corpus.jsonl")
             )
         if not self._of_run:
             raise InputError(f"{self._name} has no subsets, and so no {self._subset!r}; leave out --subset")
@@ -195,7 +197,7 @@ class HubDataset:
 
     def _lacking(self, content: str) -> str:
         found = ", ".join(sorted(self._parts)[:_SHOWN]) or "none"
-        return f"a part named {' or '.join(sorted(self._named(content)))} (its parts: {found})"
+        return f"config or folder named {' or '.join(sorted(self._named(content)))} (it has: {found})"
 
     def _rows(self, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows of a part, each after where it stands."""
@@ -208,7 +210,7 @@ class HubDataset:
         """The part with this content, of its split; what was saved without one is of "test"."""
         name = next(iter(self._named(content) & self._parts.keys()), None)
         if name is None:
-            raise InputError(f"{self._name} has not {self._lacking(content)}")
+            raise InputError(f"{self._name} has no {self._lacking(content)}")
         with _explained(self._name):
             loaded = self._parts[name]()
         splits = loaded if isinstance(loaded, dict) else {"test": loaded}

@@ -235,10 +235,26 @@ def test_a_name_that_means_nothing_is_named(tmp_path: Path) -> None:
         open_source("ir_datasets:beir/scifact/test", split="train")
     open_source("ir_datasets:beir/scifact/test", split="train", of_run=True)
     pytest.importorskip("datasets")
-    with pytest.raises(InputError, match=r"neither a corpus\.jsonl nor a part named corpus \(its parts: none\)"):
+    with pytest.raises(
+        InputError, match=r"neither a corpus\.jsonl nor a config or folder named corpus \(it has: none\)$"
+    ):
         open_source(str(tmp_path))
     with pytest.raises(InputError, match="cannot load nobody/nothing, which is no folder here, from the hub"):
         open_source("nobody/nothing")  # the tests are offline
+
+
+@pytest.mark.parametrize("ending", ["tsv", "csv", "tsv.gz", "parquet"])
+def test_a_table_in_the_place_of_json_lines_is_named(tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("datasets")
+    for name in ("corpus", "queries"):
+        (tmp_path / f"{name}.{ending}").write_bytes(b"_id\ttext\n1\tone\n")
+    said = rf'; corpus\.{ending} is not read: write corpus\.jsonl from it, JSON Lines with "_id", "title" and "text"$'
+    with pytest.raises(InputError, match=said):
+        open_source(str(tmp_path))
+    write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    said = rf'has no queries\.jsonl; queries\.{ending} is not read: write queries\.jsonl from it, .* "_id" and "text"$'
+    with pytest.raises(InputError, match=said):
+        open_source(str(tmp_path)).queries(refuse)
 
 
 @pytest.mark.parametrize("grade", [0.9, None, "high", True])
