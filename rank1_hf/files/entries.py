@@ -19,6 +19,8 @@ from rank1_hf.inputs.textfiles import InputError, csv_rows, parse_json, read_lin
 Value = TypeVar("Value", int, float)
 
 _ADVICE = "is the file whole?"
+_IDS = (*fields.QUERY_ID, "query"), (*fields.DOCUMENT_ID, "document")
+"""What the two ids of a row may be called; "query" and "document" are judgments.jsonl's names."""
 _JSON = re.compile(r'\s*[\[{]\s*(["\[{\]}]|$)')
 
 
@@ -36,6 +38,7 @@ class Content(Generic[Value]):
     """What a kind of file holds.
 
     Attributes:
+        what: all of them, in words, for errors.
         form: its lines, in words, for errors.
         columns: of a line without a header: the places of query, document and value, by the number of columns.
         names: what the value may be called.
@@ -43,6 +46,7 @@ class Content(Generic[Value]):
         others: the end of an error about a line that has the columns of another kind of file, by their number.
     """
 
+    what: str
     form: str
     columns: Mapping[int, tuple[int, int, int]]
     names: tuple[str, ...]
@@ -85,7 +89,7 @@ def gather(entries: Iterable[Entry], check: Callable[[object, str], Value]) -> d
     return values
 
 
-def row_entries(rows: Iterable[tuple[str, Mapping[str, Any]]], names: tuple[str, ...]) -> Iterator[Entry]:
+def row_entries(rows: Iterable[tuple[str, Mapping[str, Any]]], content: Content[Any]) -> Iterator[Entry]:
     """The entries of rows that name their columns.
 
     Raises:
@@ -93,13 +97,10 @@ def row_entries(rows: Iterable[tuple[str, Mapping[str, Any]]], names: tuple[str,
     """
     for where, row in rows:
         if not isinstance(row, Mapping):
-            raise InputError(f"{where}: must be an object with a query id, a document id and a {names[0]}")
-        # A row of judgments.jsonl has its ids under "query" and "document".
-        query, document = (
-            fields.require(row, (*known, bare), where)
-            for known, bare in ((fields.QUERY_ID, "query"), (fields.DOCUMENT_ID, "document"))
-        )
-        yield Entry(where, row[query], row[document], row[fields.require(row, names, where)])
+            raise InputError(f"{where}: must be an object with a query id, a document id and a {content.names[0]}")
+        _refuse_texts(row, content, where)
+        query, document = (fields.require(row, names, where) for names in _IDS)
+        yield Entry(where, row[query], row[document], row[fields.require(row, content.names, where)])
 
 
 def has_subsets(path: Path) -> bool:
@@ -133,6 +134,7 @@ def _line_entries(name: str, lines: Iterator[tuple[int, str]], content: Content[
         _, header = next(rows)
     columns, expected = content.columns, content.form
     if header is not None:
+        _refuse_texts(header, content, f"{name}, line {number}")
         query, document, value = (
             header.index(fields.require(header, names, f"{name}, line {number}"))
             for names in (fields.QUERY_ID, fields.DOCUMENT_ID, content.names)
@@ -164,9 +166,31 @@ def _header(line: str) -> tuple[list[str] | None, bool]:
     """The names of the columns, if a line is one that names them, and whether commas divide it."""
     by_commas = [cell.strip().strip('"') for cell in line.split(",")]
     for cells, commas in ((by_commas, True), (_columns(line, ()), False)):
-        if fields.find(cells, fields.QUERY_ID) or fields.find(cells, fields.DOCUMENT_ID):
+        if fields.find(cells, fields.QUERY_ID) or fields.find(cells, fields.DOCUMENT_ID) or _has_texts(cells):
             return cells, commas
     return None, False
+
+
+def _has_texts(columns: Iterable[str]) -> bool:
+    """Whether columns are those of queries or documents: an id and a text."""
+    columns = tuple(columns)
+    return all(
+        fields.find(columns, names)
+        for names in ((*fields.QUERY_RECORD_ID, *fields.DOCUMENT_RECORD_ID), (*fields.TEXT, *fields.QUERY_TEXT))
+    )
+
+
+def _refuse_texts(columns: Iterable[str], content: Content[Any], where: str) -> None:
+    """Refuse columns of queries or documents, which say nothing of pairs.
+
+    Raises:
+        InputError: they are such.
+    """
+    columns = tuple(columns)
+    is_of_pairs = all(fields.find(columns, names) for names in _IDS) or fields.find(columns, content.names)
+    if not is_of_pairs and _has_texts(columns):
+        has = ", ".join(map(repr, columns))
+        raise InputError(f"{where}: these look like queries or documents ({has}), not {content.what}")
 
 
 def _columns(line: str, counts: Iterable[int]) -> list[str]:
@@ -185,10 +209,10 @@ def _json_entries(
 ) -> Iterator[Entry]:
     if _is_row(first):
         rows = ((f"{name}, line {number}", line) for number, line in lines if line.strip())
-        return row_entries(((where, parse_json(line, where)) for where, line in rows), content.names)
+        return row_entries(((where, parse_json(line, where)) for where, line in rows), content)
     value = parse_json("".join(line for _, line in lines), name, _ADVICE)
     if isinstance(value, list):
-        return row_entries(((f"{name}, row {number}", row) for number, row in enumerate(value, 1)), content.names)
+        return row_entries(((f"{name}, row {number}", row) for number, row in enumerate(value, 1)), content)
     return _object_entries(_run_of(value, name, split, subset), name)
 
 

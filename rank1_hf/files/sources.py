@@ -14,7 +14,7 @@ from rank1_hf.files import beir
 from rank1_hf.files.entries import Entry, gather, row_entries
 from rank1_hf.files.inputs import Document
 from rank1_hf.files.records import documents_of, queries_of
-from rank1_hf.files.trec import Qrels, Run, best_first, read_qrels
+from rank1_hf.files.trec import QRELS, Qrels, Run, best_first, read_qrels
 from rank1_hf.inputs import fields
 from rank1_hf.inputs.choices import did_you_mean, must_be_one_of
 from rank1_hf.inputs.textfiles import InputError, Skip
@@ -154,7 +154,7 @@ class HubDataset:
     def qrels(self) -> Qrels | None:
         """See `Source`."""
         content = next((content for content in ("default", "qrels") if self._has(content)), None)
-        return None if content is None else gather(row_entries(self._rows(content), fields.GRADE), fields.grade_of)
+        return None if content is None else gather(row_entries(self._rows(content), QRELS), QRELS.check)
 
     def run(self) -> Run | None:
         """See `Source`. The dataset says an order and no scores, so the scores only say the order."""

@@ -20,13 +20,15 @@ TAG = "rank1-hf"
 """What a run's last column says where nothing else is asked for."""
 
 _RUN = Content(
+    "a run",
     "query Q0 document rank score tag",
     {6: (0, 2, 4)},
     fields.SCORE,
     fields.score_of,
     dict.fromkeys((3, 4), ", as relevance judgments (qrels) have"),
 )
-_QRELS = Content(
+QRELS = Content(
+    "relevance judgments (qrels)",
     "a query id, a document id and a whole number (BEIR), or a query id, an iteration, a document id and a whole "
     "number (TREC)",
     {3: (0, 1, 2), 4: (0, 2, 3)},
@@ -91,7 +93,7 @@ def read_qrels(path: Path) -> Qrels:
     Raises:
         InputError: the file cannot be read, or a line of it; or two lines give a document different grades.
     """
-    return read_values(path, _QRELS)
+    return read_values(path, QRELS)
 
 
 def best_first(scores: dict[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,39 @@ def test_a_run_is_read_in_every_form(tmp_path: Path, content: str, packed: bool)
     run = read_run(path)
     assert run == RUN
     assert list(run["q1"]) == ["d2", "d1"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lines({"_id": "q1", "text": "what?"}),
+        lines({"_id": "d1", "title": "", "text": "one", "metadata": {}}),
+        lines({"query_id": "q1", "query": "what?"}),
+        json.dumps([{"docid": "d1", "contents": "one"}], indent=2),
+        "_id\ttitle\ttext\nd1\tT\tone two three\n",
+        "id,text\n1,one\n",
+        'qid,query\nq1,"a, b"\n',
+    ],
+)
+@pytest.mark.parametrize(("read", "what"), [(read_run, "a run"), (read_qrels, "relevance judgments (qrels)")])
+def test_queries_and_documents_in_its_place_are_named(
+    tmp_path: Path, content: str, read: Callable[[Path], Any], what: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_text(content)
+    with pytest.raises(InputError) as refused:
+        read(path)
+    assert "1: these look like queries or documents (" in str(refused.value)
+    assert str(refused.value).endswith(f"), not {what}")
+
+
+def test_a_row_about_a_pair_may_have_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text(lines(*(row | {"id": 7, "text": "one"} for row in rows("qid", "docno", "score"))))
+    assert read_run(path) == RUN
+    path.write_text(lines({"qid": "q1", "query": "what?", "document_no": "d1", "score": 1}))
+    with pytest.raises(InputError, match='no "corpus-id"'):
+        read_run(path)
 
 
 def test_mteb_s_own_file_is_read(tmp_path: Path) -> None:

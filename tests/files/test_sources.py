@@ -235,9 +235,7 @@ def test_a_name_that_means_nothing_is_named(tmp_path: Path) -> None:
         open_source("ir_datasets:beir/scifact/test", split="train")
     open_source("ir_datasets:beir/scifact/test", split="train", of_run=True)
     pytest.importorskip("datasets")
-    with pytest.raises(
-        InputError, match=r"neither a corpus\.jsonl nor a config or folder named corpus \(it has: none\)$"
-    ):
+    with pytest.raises(InputError, match=r"corpus\.jsonl nor a config or folder named corpus \(it has: none\)"):
         open_source(str(tmp_path))
     with pytest.raises(InputError, match="cannot load nobody/nothing, which is no folder here, from the hub"):
         open_source("nobody/nothing")  # the tests are offline
