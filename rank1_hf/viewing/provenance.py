@@ -19,7 +19,12 @@ _WHOLE = re.compile(  # absolute, upwards, or through the folder of all users
 )
 _WITHIN = re.compile(r"(?<![\w<./:\\])(?:file:/*|~[\w.-]*|[A-Za-z]:)?[/\\](?:[^\s/\\\"'=]+[/\\])+[^\s/\\\"'=]*")
 _SEPARATORS = re.compile(r"[/\\]+")
-_LONGEST_COMMAND = 1000  # characters; one may have all passages in it
+_LONGEST = 1000  # characters of a command, which may have all passages in it, and of options
+_DECISIVE = (
+    *("corpus", "subset", "split", "run", "top_k", "task", "prompt_template", "instruction"),
+    *("max_length", "max_new_tokens", "min_thinking_tokens", "rethink", "truncation", "reproducible"),
+)
+"""The options that decide what is judged and how, besides those that have a row of their own."""
 _HOMES = ("home", "users")  # the folders whose folders are called as their users are
 
 
@@ -103,7 +108,19 @@ def _date(environment: Environment) -> Iterator[str]:
 def _command(environment: Environment) -> Iterator[str]:
     command = environment.get("command")
     if isinstance(command, list):
-        yield start(shlex.join(without_folders(str(word)) for word in command), _LONGEST_COMMAND)
+        yield start(shlex.join(without_folders(str(word)) for word in command), _LONGEST)
+
+
+def _in_force(environment: Environment) -> Iterator[str]:
+    """Options whether they were given or not; of a job like another the command has few of them."""
+    limits = environment.get("limits")
+    known = {**_options(environment), **(limits if isinstance(limits, Mapping) else {})}
+    said = (
+        f"{name.replace('_', '-')} {without_folders(str(known[name]))}"
+        for name in _DECISIVE
+        if known.get(name) not in (None, False)
+    )
+    yield start(", ".join(said), _LONGEST)
 
 
 def _earlier(environment: Environment) -> Iterator[str]:
@@ -125,6 +142,7 @@ _ROWS: Mapping[str, Callable[[Environment], Iterator[str]]] = {
     "device": _device,
     "started": _date,
     "command": _command,
+    "options": _in_force,
     "versions": _versions,
     "also made": _earlier,
 }

@@ -9,7 +9,17 @@ from rank1_hf.viewing.provenance import provenance_table, without_folders
 ENVIRONMENT = {
     "environment": 1,
     "command": ["rank1-hf", "evaluate", "--corpus", "/home/alice/data/sci fact", "--task", "SciFact"],
-    "options": {"model": "/home/alice/models/rank1-7b", "revision": "v1", "quantization": "4bit"},
+    "options": {
+        "model": "/home/alice/models/rank1-7b",
+        "revision": "v1",
+        "quantization": "4bit",
+        "run": "/home/alice/bm25.trec",
+        "top_k": 20,
+        "prompt_template": "@/home/alice/template.txt",
+        "reproducible": False,
+        "run_format": "trec",
+    },
+    "limits": {"max_length": 16000, "max_new_tokens": 8192},
     "versions": {"numpy": "2.3", "python": "3.12", "rank1_hf": "0.1.0", "torch": "2.13.0", "transformers": "5.17"},
     "device": {"type": "cpu", "name": "AMD EPYC", "capability": "AVX512", "threads": 2},
     "weights": "sha256:12ab",
@@ -31,6 +41,7 @@ def test_everything_that_a_result_depends_on_is_in_the_table():
         "device": "cpu, AMD EPYC, AVX512, 2 threads",
         "started": "2026-11-28 18:30 UTC",
         "command": "rank1-hf evaluate --corpus 'sci fact' --task SciFact",
+        "options": "run bm25.trec, top-k 20, prompt-template @template.txt, max-length 16000, max-new-tokens 8192",
         "versions": "rank1_hf 0.1.0, torch 2.13.0, transformers 5.17, numpy 2.3, python 3.12",
         "also made": "in part with other versions, options or devices: see environment.json",
     }
@@ -45,7 +56,9 @@ def test_two_runs_have_a_column_each_also_where_one_is_not_known():
     assert provenance_table([None, None], ["a", "b"]) is provenance_table([], []) is None
 
 
-@pytest.mark.parametrize("odd", [{}, {"options": [], "versions": 7, "device": "cpu", "date": 3, "command": "x"}])
+@pytest.mark.parametrize(
+    "odd", [{}, {"options": [], "versions": 7, "device": "cpu", "date": 3, "command": "x", "limits": 5}]
+)
 def test_what_is_odd_does_no_harm(odd: dict):
     table = provenance_table([odd], ["a"])
     assert table is not None
