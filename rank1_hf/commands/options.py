@@ -106,8 +106,8 @@ ReproducibleOption = Annotated[
     bool,
     typer.Option(
         "--reproducible",
-        help="A passage gets the same score, bit for bit, whatever else is in the batch; somewhat slower. Short for "
-        "--decoding reproducible=on.",
+        help="A passage gets the same score, bit for bit, whatever else is in the batch, for one batch size; somewhat "
+        "slower. Short for --decoding reproducible=on.",
     ),
 ]
 DecodingOption = Annotated[
