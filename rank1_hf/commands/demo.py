@@ -15,7 +15,7 @@ from rank1_hf.commands import judging, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.results.judgment import Judgment, ranking_key
-from rank1_hf.viewing.printable import printable, start
+from rank1_hf.viewing.printable import counted, printable, start
 
 _N_QUERIES, _N_PASSAGES = 2, 5  # shown; all are measured
 _N_SHUFFLES = 400  # whose mean is an order at random, within a few thousandths
@@ -95,7 +95,9 @@ def _print_best(console: Console, ranked: Sequence[Judgment], documents: Sequenc
     console.print(table)
     failed = [judgment for judgment in ranked if judgment.error is not None]
     if failed:
-        console.print(f"not judged: {len(failed)} passages, the first since {printable(failed[0].error or '')}")
+        console.print(
+            f"not judged: {counted(len(failed), 'passage')}, the first since {printable(failed[0].error or '')}"
+        )
 
 
 def _print_next(console: Console, model: str | None) -> None:

@@ -1,7 +1,7 @@
 """The command `rank1-hf evaluate`. As in `cli.py`, what takes seconds to import waits until it is needed."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.inputs import InputError
 from rank1_hf.inputs.choices import must_be_one_of
+from rank1_hf.viewing.printable import counted
 
 if TYPE_CHECKING:
     from rank1_hf.evaluation.candidates import Inputs
@@ -177,7 +178,7 @@ def evaluate(
         inputs = inputs if queries is None else inputs.first_queries(queries)
         if queries_are_documents(corpus, task) if ignore_identical_ids is None else ignore_identical_ids:
             inputs, n_left_out = inputs.without_identical_ids()
-            note(f"{n_left_out} candidates that have their query's own id are left out", quiet)
+            note(f"left out: {counted(n_left_out, 'candidate')} with their query's own id", quiet)
         if trace and chosen.cache is not None:
             note("--cache keeps no belief curves; with --trace every pair is judged anew", quiet)
         identity = jobs.identity(chosen)
@@ -289,13 +290,17 @@ def print_outcome(
     again = ", measured again" if outcome.metrics else ""
     nothing = f" (nothing was left to judge{again})" if outcome.was_finished else ""
     note(f"{outcome.n_scored} of {outcome.n_pairs} pairs have a score{nothing}; the results are in {output}", quiet)
-    if outcome.n_problems or outcome.n_failed:
-        note(
-            f"{outcome.n_failed} pairs could not be judged, {outcome.n_problems} queries and documents could not be "
-            f"read: {output / 'errors.jsonl'} says why",
-            quiet,
-        )
+    if problems := list(_problems(outcome)):
+        note(f"{', '.join(problems)}: {output / 'errors.jsonl'} says why", quiet)
     raise typer.Exit(options.SOME_FAILED if outcome.n_failed else options.ALL_JUDGED)
+
+
+def _problems(outcome: "Outcome") -> Iterator[str]:
+    """What could not be judged and what could not be read, in words."""
+    if outcome.n_failed:
+        yield f"{counted(outcome.n_failed, 'pair')} could not be judged"
+    if n := outcome.n_problems:
+        yield f"{n} {'query or document' if n == 1 else 'queries and documents'} could not be read"
 
 
 def _facts(outcome: "Outcome") -> dict[str, Any]:

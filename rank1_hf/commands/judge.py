@@ -10,6 +10,7 @@ from rank1_hf.commands import jobs, options
 from rank1_hf.commands.model_options import ModelOptions, takes_model_options
 from rank1_hf.commands.options import fail, note
 from rank1_hf.files.pairs import NAMES, PairFile
+from rank1_hf.viewing.printable import counted
 
 if TYPE_CHECKING:
     from rank1_hf.evaluation.pending import Outcome
@@ -78,5 +79,5 @@ def _print_outcome(outcome: "Outcome", output: Path, as_json: bool, quiet: bool)
     done = "the job was finished before: " if outcome.was_finished else ""
     note(f"{done}{outcome.n_scored} of {outcome.n_pairs} pairs have a score", quiet)
     if outcome.n_failed:
-        note(f"{outcome.n_failed} rows could not be read or judged; their errors say why", quiet)
+        note(f"{counted(outcome.n_failed, 'row')} could not be read or judged; their errors say why", quiet)
     raise typer.Exit(options.SOME_FAILED if outcome.n_failed else options.ALL_JUDGED)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rank1_hf.commands import options
 from rank1_hf.commands.options import BAD_INPUT, BAD_MODEL, fail, plain_console, print_json
 from rank1_hf.models.spellings import quantization_kind
-from rank1_hf.viewing.printable import printable
+from rank1_hf.viewing.printable import counted, printable
 
 if TYPE_CHECKING:
     from rank1_hf.models.cards import Gpu, Speed
@@ -106,7 +106,7 @@ def _answer(what: str, way: "Way", *, of_the_family: bool) -> str:
     """Two lines: what it is, and what to type."""
     name = _short(way.model) if of_the_family else way.model
     kind = way.quantization or "16bit"
-    together = f"{way.plan.rows} pair{'' if way.plan.rows == 1 else 's'} together"
+    together = f"{counted(way.plan.rows, 'pair')} together"
     speed = f"at most {way.plan.pairs_per_minute:,.0f} a minute"
     command = f"{options.program()} demo -m {shlex.quote(_full(way.model))}" + (
         f" --quantization {way.quantization}" if way.quantization in ("8bit", "4bit") else ""

@@ -16,6 +16,7 @@ from rank1_hf.files.inputs import InputError
 from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Qrels, Run, read_qrels
 from rank1_hf.results.judgment import Judgment
+from rank1_hf.viewing.printable import counted
 from rank1_hf.viewing.saved import Places
 
 
@@ -70,9 +71,11 @@ def compare(
     notes = list(_notes(sides, grades, names, only_run_queries))
     values = _measured(sides, grades, measures, names, only_run_queries)
     if values is None:
-        notes.append("nothing is measured; qrels would give measures")
+        notes.append("nothing is measured; give qrels (--qrels)")
     elif grades is None and not _measured_alike(sides):
-        notes.append(f"{names[0]} and {names[1]} were measured by different qrels; give qrels to measure both alike")
+        notes.append(
+            f"{names[0]} and {names[1]} were measured by different qrels; give qrels (--qrels) to measure both alike"
+        )
     judged = [side.judgments for side in sides]
     has_pairs = bool(judged[0].keys() & judged[1].keys())
     return ComparisonReport(
@@ -138,12 +141,14 @@ def _measured(
     a, b = (side.values for side in sides)
     if a is None or b is None:
         if measures is not None:
-            raise InputError("measures need qrels where a side is no folder that evaluate has measured")
+            raise InputError("measures need qrels (--qrels) where a side is no folder that evaluate has measured")
         return None
     wanted = [name for name in a if name in b] if measures is None else list(dict.fromkeys(measures))
     for values, name in ((a, names[0]), (b, names[1])):
         if missing := [each for each in wanted if each not in values]:
-            raise InputError(f"{name} has no {missing[0]}, but {', '.join(values)}; qrels would give other measures")
+            raise InputError(
+                f"{name} has no {missing[0]}, but {', '.join(values)}; give qrels (--qrels) for other measures"
+            )
     return {name: a[name] for name in wanted}, {name: b[name] for name in wanted}
 
 
@@ -165,7 +170,7 @@ def _notes(
         if qrels is not None:
             yield from coverage(qrels, side.run, name, only_run_queries=only_run_queries)
         if not side.finished:
-            yield f"{name} is a job that was stopped; its {len(side.judgments)} judgments so far are compared"
+            yield f"{name} is a job that was stopped; compared so far: {counted(len(side.judgments), 'judgment')}"
 
 
 def _measured_alike(sides: tuple[Side, Side]) -> bool:

@@ -12,7 +12,7 @@ from rank1_hf.evaluation.writing import finite
 from rank1_hf.files.sources import Source
 from rank1_hf.files.trec import Qrels
 from rank1_hf.results.judgment import Judgment
-from rank1_hf.viewing.printable import one_line, start
+from rank1_hf.viewing.printable import counted, one_line, start
 from rank1_hf.viewing.provenance import Environment, without_folders
 from rank1_hf.viewing.report import write_html
 from rank1_hf.viewing.saved import Places, ids_of, pairs_of
@@ -175,10 +175,10 @@ class ComparisonReport:
             (row.measure, f"{row.a:.4f}", f"{row.b:.4f}", f"{row.b - row.a:+.4f}", *map(p_value, _p_values(row)))
             for row in self.measures
         ]
-        all_ = f"{len(rows)} measure{'' if len(rows) == 1 else 's'}"
         note = (
             f"t-test: p of a two-sided paired t-test; perm.: p of a two-sided paired permutation test of the mean "
-            f"({N_RESAMPLES:,} sign flips from seed {SEED}, or all); Holm t, Holm perm.: these, corrected for {all_}"
+            f"({N_RESAMPLES:,} sign flips from seed {SEED}, or all); Holm t, Holm perm.: these, corrected for "
+            f"{counted(len(rows), 'measure')}"
         )
         if any(row.t_test is None for row in self.measures):
             note += f"; {NO_T_TEST}"

@@ -17,6 +17,7 @@ from rank1_hf.evaluation.shards import Finished, Shard
 from rank1_hf.evaluation.task import Task
 from rank1_hf.files.inputs import InputError
 from rank1_hf.inputs.textfiles import read_jsonl
+from rank1_hf.viewing.printable import counted
 
 _OF_ONE_SHARD = ("shard", "places")
 """The settings that are not the same for all shards of a job."""
@@ -158,21 +159,27 @@ def _shared(folder: ShardFolder) -> dict[str, Any]:
 
 
 def _missing(shards: Sequence[ShardFolder]) -> str:
-    """What is not there yet, a sentence; empty where all is."""
+    """What is not there yet, and what to run; empty where all is there."""
     n = shards[0].shard.n
     there = {each.shard.number for each in shards}
     absent = [str(Shard(number, n)) for number in range(1, n + 1) if number not in there]
     unfinished = [
-        f"{each.shard} in {each.path} ({each.n_judged()} of {len(each.places)} pairs judged)"
+        f"{each.shard} in {each.path} ({each.n_judged()} of {counted(len(each.places), 'pair')} judged)"
         for each in shards
         if each.finished is None
     ]
     said = []
-    if absent:
-        said.append(f"missing: {_listed(absent)}")
-    if unfinished:
-        said.append(f"not finished: {_listed(unfinished)}; run the same command again to resume each")
-    return f"of {n} shards {'; '.join(said)}" if said else ""
+    if len(absent) == 1:
+        said.append(f"shard {absent[0]} is missing; run evaluate with --shard {absent[0]}, or give its folder too")
+    elif absent:
+        said.append(
+            f"shards {_listed(absent)} are missing; run evaluate with --shard for each, or give their folders too"
+        )
+    if len(unfinished) == 1:
+        said.append(f"shard {unfinished[0]} is not finished; run its command again")
+    elif unfinished:
+        said.append(f"shards {_listed(unfinished)} are not finished; run their commands again")
+    return "; ".join(said)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -210,8 +217,8 @@ def _write_journal(shards: Sequence[ShardFolder], task: Task, path: Path) -> Non
             lost = [each for each in task.candidates() if journal.read(each.index) is None]
         if lost:
             raise MergeError(
-                f"{len(lost)} judgments are missing, the first that of query {lost[0].query} and document "
-                f"{lost[0].document}: a journal has lost lines; run the shards again, which judges only these"
+                f"a journal has lost {counted(len(lost), 'judgment')}, the first that of query {lost[0].query} and "
+                f"document {lost[0].document}; run the shards again, which judges nothing else"
             )
         if path.exists() and not filecmp.cmp(path, new, shallow=False):
             raise MergeError(f"{path.parent} holds another job already; give another output folder")

@@ -1,4 +1,4 @@
-"""Text from users, documents and models, made safe to print."""
+"""Text as it is printed: made safe where it is from users, documents and models; and numbers of things."""
 
 import re
 
@@ -15,6 +15,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Printable text without line breaks."""
     return printable(" ".join(text.split()))
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things in words: "1 pair", "2 pairs"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def start(text: str, length: int) -> str:

@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 
 from rank1_hf import reranker
 from rank1_hf.commands import cli
-from rank1_hf.commands.evaluate import _table
+from rank1_hf.commands.evaluate import _problems, _table
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.options import DecodingOptions
 from rank1_hf.evaluation import metrics
 from rank1_hf.evaluation import task as task_module
 from rank1_hf.evaluation.candidates import queries_are_documents
 from rank1_hf.evaluation.metrics import Comparison
+from rank1_hf.evaluation.pending import Outcome
 from rank1_hf.files.inputs import Document, InputError
 from rank1_hf.files.sources import BeirFolder
 from rank1_hf.files.trec import read_qrels, read_run, write_run
@@ -258,7 +259,7 @@ def test_a_query_is_no_candidate_of_its_own_where_queries_are_documents(
     assert sum(query in scores for query, scores in before.items()) == 6
     assert sum(query in scores for query, scores in after.items()) == (0 if left_out else 6)
     assert json.loads(result.out)["n_pairs"] == (114 if left_out else 120)
-    assert ("6 candidates that have their query's own id are left out" in result.err) is left_out
+    assert ("left out: 6 candidates with their query's own id" in result.err) is left_out
 
 
 def test_a_run_of_own_queries_alone_leaves_nothing_to_rerank(collection: Path, tmp_path: Path, model: Any) -> None:
@@ -439,8 +440,21 @@ def test_pairs_that_fail_are_told_and_listed(
     monkeypatch.setattr(model, "judgment", lambda index, query, passage: Judgment.failed(index, "no memory"))
     result = Result(*given(collection, tmp_path / "output"))
     assert result.code == 1
-    assert "120 pairs could not be judged" in result.err
+    assert f"120 pairs could not be judged: {tmp_path / 'output' / 'errors.jsonl'} says why" in result.err
     assert len((tmp_path / "output" / "errors.jsonl").read_text().splitlines()) == 120
+
+
+@pytest.mark.parametrize(
+    ("n_failed", "n_problems", "said"),
+    [
+        (1, 0, ["1 pair could not be judged"]),
+        (0, 1, ["1 query or document could not be read"]),
+        (2, 3, ["2 pairs could not be judged", "3 queries and documents could not be read"]),
+        (0, 0, []),
+    ],
+)
+def test_problems_are_counted(n_failed: int, n_problems: int, said: list[str]) -> None:
+    assert list(_problems(Outcome(9, 9 - n_failed, n_failed, n_problems, None))) == said
 
 
 def test_several_processes_are_refused(
@@ -628,9 +642,10 @@ def test_shards_merged_are_what_one_command_writes(
     assert merged.code == 0
     assert merged.out.split()[7] == "AP"
     assert results(tmp_path / "merged") == results(tmp_path / "whole")
+    last = "2/3" if counting_from == 0 else "3/3"
     missing = merge(*folders[:2], "-o", tmp_path / "other")
     assert missing.code == 2
-    assert f"missing: {2 if counting_from == 0 else 3}/3" in missing.err
+    assert f"shard {last} is missing; run evaluate with --shard {last}, or give its folder too" in missing.err
     assert json.loads(merge(*folders, "-o", tmp_path / "merged", "--json").out)["n_scored"] == 36
 
 

@@ -46,6 +46,8 @@ def test_a_bad_line_costs_itself_and_the_exit_code_says_it(tmp_path: Path, model
     for _ in range(2):
         result = Result(path, "-o", tmp_path / "out")
         assert (result.code, "2 rows could not be read or judged" in result.err) == (1, True)
+    path.write_text('{"query": "q", "passage": "p"}\n{\n')
+    assert "rank1-hf: 1 row could not be read or judged" in Result(path, "-o", tmp_path / "of one").err
     found = lines(tmp_path / "out" / "judgments.jsonl")
     assert [(row["line"], row["error"] is None) for row in found] == [(1, True), (2, False), (3, False)]
 

@@ -187,7 +187,7 @@ def test_agreement_is_counted(tmp_path: Path) -> None:
     (parting,) = report.partings
     assert (parting.query, parting.document, parting.character) == ("q", "chain", len("\nIt names "))
     assert (parting.token, parting.rest) == (None, ("wings and lift.", "bread."))
-    assert report.notes == ["nothing is measured; qrels would give measures"]
+    assert report.notes == ["nothing is measured; give qrels (--qrels)"]
 
 
 def tau_b(x: list[float], y: list[float]) -> float:
@@ -340,7 +340,7 @@ def test_a_job_that_was_stopped_is_compared_and_told(folders: tuple[Path, Path],
     report = compare(folders[0], stopped)
     assert report.agreement is not None
     assert (report.agreement.n_both, report.agreement.n_only) == (30, (150, 0))
-    assert "B is a job that was stopped; its 30 judgments so far are compared" in report.notes
+    assert "B is a job that was stopped; compared so far: 30 judgments" in report.notes
 
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_what_has_nothing_in_common_or_cannot_be_read(folders: tuple[Path, Path]
         ((one, other), {}, "no query in common: the first is 'q1' in A, 'q2' in B"),
         ((one, one), {"qrels": {"q3": {"d": 1}}}, "the qrels judge none of A's queries"),
         ((one, one), {"qrels": {"q1": {"d": 1}}}, r"A \(given in Python\) is no run but relevance judgments"),
-        ((one, one), {"measures": ["AP"]}, "need qrels"),
+        ((one, one), {"measures": ["AP"]}, r"need qrels \(--qrels\)"),
         ((one, one), {"measures": ["nDCG@ten"]}, "no measure"),
         (folders, {"measures": ["P@7"]}, "A has no P@7"),
         ((tmp_path / "empty", one), {}, "is empty"),
@@ -391,7 +391,7 @@ def test_measures_by_different_qrels_are_told(folders: tuple[Path, Path], collec
         facts = {"environment": 1, "options": {"dtype": f"float{number}"}, "versions": {}, "inputs": {}}
         (new / "environment.json").write_text(json.dumps(facts | {"content": {"qrels": f"digest {number}"}}))
     report = compare(tmp_path / "0", tmp_path / "1")
-    assert report.notes == ["A and B were measured by different qrels; give qrels to measure both alike"]
+    assert report.notes == ["A and B were measured by different qrels; give qrels (--qrels) to measure both alike"]
     assert report.environment == [("--dtype", "float0", "float1")]
     assert compare(tmp_path / "0", tmp_path / "1", qrels=collection / "qrels.tsv").notes == []
 

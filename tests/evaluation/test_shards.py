@@ -196,8 +196,11 @@ def test_all_that_is_missing_is_named(collection: Path, shards: list[Path], tmp_
     with pytest.raises(MergeError) as refused:
         merge([shards[0], tmp_path / "2"], tmp_path / "merged")
     said = str(refused.value)
-    assert "missing: 3/4, 4/4; not finished: 2/4 in" in said
-    assert f"({stopped.n_scored} of {stopped.n_pairs} pairs judged)" in said
+    assert said == (
+        "shards 3/4, 4/4 are missing; run evaluate with --shard for each, or give their folders too; "
+        f"shard 2/4 in {tmp_path / '2'} ({stopped.n_scored} of {stopped.n_pairs} pairs judged) is not finished; "
+        "run its command again"
+    )
     assert not (tmp_path / "merged").exists()
     run_shard(collection, tmp_path / "2", f"2/{N}")
     merge([shards[0], tmp_path / "2", *shards[2:]], tmp_path / "merged")
@@ -292,7 +295,7 @@ def test_judgments_that_a_journal_has_lost_are_told_and_found_again(
     lines = (copy / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (copy / "journal.jsonl").write_bytes(b"".join([*lines[:3], b"\0" * 20 + b"\n", *lines[5:]]))
     given = [shards[0], copy, *shards[2:]]
-    with pytest.raises(MergeError, match="2 judgments are missing, the first that of query q"):
+    with pytest.raises(MergeError, match="has lost 2 judgments, the first that of query q"):
         merge(given, tmp_path / "merged")
     again = Stub()
     run_shard(collection, copy, "2/4", again)
