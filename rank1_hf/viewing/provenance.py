@@ -21,7 +21,8 @@ _WITHIN = re.compile(r"(?<![\w<./:\\])(?:file:/*|~[\w.-]*|[A-Za-z]:)?[/\\](?:[^\
 _SEPARATORS = re.compile(r"[/\\]+")
 _LONGEST = 1000  # characters of a command, which may have all passages in it, and of options
 _DECISIVE = (
-    *("corpus", "subset", "split", "run", "top_k", "task", "prompt_template", "instruction"),
+    *("corpus", "subset", "split", "run", "queries", "only_judged_queries", "top_k"),
+    *("task", "prompt_template", "instruction"),
     *("max_length", "max_new_tokens", "min_thinking_tokens", "rethink", "truncation", "reproducible"),
 )
 """The options that decide what is judged and how, besides those that have a row of their own."""
@@ -115,11 +116,11 @@ def _in_force(environment: Environment) -> Iterator[str]:
     """Options whether they were given or not; of a job like another the command has few of them."""
     limits = environment.get("limits")
     known = {**_options(environment), **(limits if isinstance(limits, Mapping) else {})}
-    said = (
-        f"{name.replace('_', '-')} {without_folders(str(known[name]))}"
-        for name in _DECISIVE
-        if known.get(name) not in (None, False)
-    )
+    said = []
+    for name in _DECISIVE:
+        value = known.get(name)
+        if value is not None and value is not False:
+            said.append(name.replace("_", "-") + ("" if value is True else f" {without_folders(str(value))}"))
     yield start(", ".join(said), _LONGEST)
 
 

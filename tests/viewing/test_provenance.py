@@ -14,6 +14,7 @@ ENVIRONMENT = {
         "revision": "v1",
         "quantization": "4bit",
         "run": "/home/alice/bm25.trec",
+        "only_judged_queries": True,
         "top_k": 20,
         "prompt_template": "@/home/alice/template.txt",
         "reproducible": False,
@@ -41,7 +42,8 @@ def test_everything_that_a_result_depends_on_is_in_the_table():
         "device": "cpu, AMD EPYC, AVX512, 2 threads",
         "started": "2026-11-28 18:30 UTC",
         "command": "rank1-hf evaluate --corpus 'sci fact' --task SciFact",
-        "options": "run bm25.trec, top-k 20, prompt-template @template.txt, max-length 16000, max-new-tokens 8192",
+        "options": "run bm25.trec, only-judged-queries, top-k 20, prompt-template @template.txt, "
+        "max-length 16000, max-new-tokens 8192",
         "versions": "rank1_hf 0.1.0, torch 2.13.0, transformers 5.17, numpy 2.3, python 3.12",
         "also made": "in part with other versions, options or devices: see environment.json",
     }
