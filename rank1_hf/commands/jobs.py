@@ -118,7 +118,9 @@ def counts(outcome: "Outcome") -> dict[str, int]:
 def stop(outcome: "Outcome", quiet: bool) -> NoReturn:
     """End the command, whose job was stopped."""
     bad = f", {outcome.n_failed} cannot be judged" if outcome.n_failed else ""  # which no line of progress counts
-    kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept{bad}; run the same command again to resume"
+    kept = (
+        f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept{bad}; run the same command again to resume"
+    )
     if isinstance(outcome.stopped, signal.Signals):
         _stop(outcome.stopped, kept, quiet)
     fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)
