@@ -83,7 +83,7 @@ def test_a_chain_continued_from_its_own_first_tokens_ends_as_it_did(reranker):
 def test_chains_that_cannot_be_scored(reranker):
     with pytest.raises(ValueError, match="given without </think>"):
         reranker.score_chain(QUERY, PASSAGE, "It is.</think> true")
-    with pytest.raises(ValueError, match="token ids of this model"):
+    with pytest.raises(ValueError, match="the model's ids end at"):
         reranker.score_chain(QUERY, PASSAGE, [10**6])
     with pytest.raises(PairError, match="has 30 tokens and only 24 fit"):
         reranker.score_chain(QUERY, PASSAGE, [5] * 30, resume=True)

@@ -183,6 +183,7 @@ class Decoder:
         all_fused = self._layers.begin()
         if self._graphs is not None:
             self._graphs.begin()
+        # Steps of one shape give a row the same bits each time, unless each row is computed by itself anyway.
         fixes_shapes = options.reproducible and not (
             self._device.type == "cpu" and all_fused and multiplies_rows_alone(self.model)
         )
@@ -265,7 +266,7 @@ class Decoder:
         else:
             with_logits = [token for behind in positions.values() for token in behind]
             positions = _renumbered(positions)
-            with_logits += [0] * (plan.n_logits - len(with_logits))
+            with_logits += [0] * (plan.n_logits - len(with_logits))  # in reproducible mode as many in each step
             step = Step(
                 self._cache,
                 slices,
@@ -333,8 +334,9 @@ class Decoder:
             except SteeringError as error:
                 return row.failed(str(error))
             row.notify("step", n_before, token, next_token.reading)
-            fed = next_token.id if drafted is None else drafted  # by the next step, if it is in flight
-            if unchanged < n_before or row.chain.tokens[n_before:] != [fed]:
+            # What stands behind this token's place in the KV cache: the draft, or what the next step, in flight, feeds.
+            fed = next_token.id if drafted is None else drafted
+            if unchanged < n_before or row.chain.tokens[n_before:] != [fed]:  # the chain went on otherwise
                 self._cache.truncate(row.kv, unchanged)
                 break
             self.stats.accepted_tokens += drafted is not None

@@ -69,8 +69,8 @@ class PlainDecoder:
                 true_logit, false_logit = self._next_logits(branch.tokens, DynamicCache())[self._answers].tolist()
                 if math.isfinite(true_logit - false_logit):
                     chain.believe(len(branch.thought), true_logit - false_logit)
-            if unchanged < cache.get_seq_length():  # so many leading tokens stayed as they were; drop the KV of others
-                cache.crop(unchanged - cache.get_seq_length())
+            if unchanged < cache.get_seq_length():  # so many leading tokens stayed as they were; drop the KV of others,
+                cache.crop(unchanged - cache.get_seq_length())  # which are counted from the end, as a negative number
 
     def _next_logits(self, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
         """[vocabulary], float32: the logits behind the context, whose keys and values are added to the cache."""

@@ -77,8 +77,10 @@ class GivenChains:
         if isinstance(chain, Judgment):
             raise PairError("a chain is a text or token ids; give judgment.chain, or judgment.trace.token_ids")
         try:
-            ids = tuple(token_ids("a chain that is no text", chain, rules.vocab_size))
-        except (TypeError, ValueError) as error:
+            ids = tuple(token_ids("the chain given", chain, rules.vocab_size))
+        except TypeError:
+            raise PairError(f"the chain given must be a text, or a list of token ids, not {chain!r}") from None
+        except ValueError as error:
             raise PairError(str(error)) from None
         if any(ids[at : at + len(encoder.close_ids)] == encoder.close_ids for at in range(len(ids))):
             raise PairError(f"a chain is given without {close}; cut it there")

@@ -180,8 +180,8 @@ def test_a_chain_that_is_none_costs_its_own_pair(reranker):
     for judgment, reason in (
         (marked, "without </think>"),
         (marked_too, "without </think>"),
-        (unknown, "has the token id 1000000, and the model's ids end at"),
-        (number, "a chain that is no text must be a list of token ids, not 7"),
+        (unknown, "the chain given has the token id 1000000, and the model's ids end at"),
+        (number, "the chain given must be a text, or a list of token ids, not 7"),
         (judged, "give judgment.chain, or judgment.trace.token_ids"),
         (long, "raise max_length"),
         *((judgment, "the chain is not valid Unicode: a lone surrogate") for judgment in unencodable),

@@ -55,7 +55,7 @@ def test_they_keep_the_contract():
 @pytest.mark.parametrize("lanes", [4, 16])
 def test_vectors_of_other_processors(lanes: int, monkeypatch: pytest.MonkeyPatch):
     """With the vectors of AVX-512 and of Arm, which the compiler makes of what this processor has."""
-    functions = native.compiled(cpu._SOURCE, f"-DLANES={lanes}")
+    functions = native.compiled(cpu._SOURCE, f"-DLANES={lanes}", "-O2")  # a quarter of the time to compile
     monkeypatch.setattr(cpu, "compiled", lambda source: functions)
     for name in ("_kernel", "panel_width"):
         monkeypatch.setattr(cpu, name, getattr(cpu, name).__wrapped__)
