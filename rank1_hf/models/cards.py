@@ -77,7 +77,7 @@ _MAKERS_WORDS = {
     *("sxm", "sxm2", "sxm3", "sxm4", "sxm5", "sxm6", "hbm2", "hbm2e", "hbm3", "hbm3e"),
 }
 _OTHER_MAKERS = re.compile(
-    r"amd|radeon|rx\d|vega|instinct|mi\d{2,3}|intel|arc|gaudi|apple|m\d(pro|max|ultra)?$|\d{4}(xtx?|gre)$"
+    r"amd|radeon|rx\d|(rx)?vega|instinct|mi\d{2,3}|intel|arc|gaudi|apple|m\d(pro|max|ultra)?$|\d{4}(xtx?|gre)$"
 )
 """How the names of others' cards begin, and those that people call by number alone."""
 
