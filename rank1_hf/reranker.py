@@ -318,7 +318,7 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         call = Call(self.pair_encoder, self.decoder, pairs, options, cached=self.cached_judgments(options, batch_size))
         speaks = self._processes is None or self._processes.index == 0
         budget = BudgetCheck(call.n_ended, self.max_new_tokens, self.encoder.markers.close, speaks=speaks)
-        progress = Progress(total, show, self.decoder.stats, speaks=speaks)
+        progress = Progress(total, show, self.decoder.stats, n_blank=lambda: call.n_blank, speaks=speaks)
         with progress, call.interruptible():
 
             def after_step(stats: Stats) -> None:

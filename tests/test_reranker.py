@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -119,6 +120,15 @@ class TestPredict:
         assert len(said) == 1
         assert said[0].filename == __file__
         assert hits[-1]["corpus_id"] == 0
+
+    def test_a_ranking_of_nothing_that_can_be_judged_is_an_error_before_any_work(self, reranker, monkeypatch):
+        monkeypatch.setattr(reranker, "judge", lambda *_, **__: pytest.fail("judged"))
+        records = [{"id": n, "title": "Flight", "body": "The wing", "url": "a.b"} for n in range(3)]
+        reason = "the passage has no 'text'; it has id, title, body, url"
+        with pytest.raises(PairError, match=rf"^none of the 4 documents can be judged: {reason}$"):
+            reranker.rank("wings", [*records, None])
+        with pytest.raises(PairError, match=r"^the only document cannot be judged: the passage must be a string"):
+            reranker.rank("wings", [types.SimpleNamespace(page_content="The wing")])
 
     @pytest.mark.parametrize("queries", [["wings", "bread"], ("wings",), np.array(["wings", "bread"])])
     def test_a_ranking_is_of_one_query(self, reranker, queries):

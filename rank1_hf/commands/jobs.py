@@ -117,7 +117,10 @@ def counts(outcome: "Outcome") -> dict[str, int]:
 
 def stop(outcome: "Outcome", quiet: bool) -> NoReturn:
     """End the command, whose job was stopped."""
-    kept = f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept; run the same command again to resume"
+    bad = f", {outcome.n_failed} cannot be judged" if outcome.n_failed else ""  # which no line of progress counts
+    kept = (
+        f"{outcome.n_scored} of {outcome.n_pairs} pairs are judged and kept{bad}; run the same command again to resume"
+    )
     if isinstance(outcome.stopped, signal.Signals):
         _stop(outcome.stopped, kept, quiet)
     fail(f"{outcome.stopped}; {kept}", options.NOT_WRITTEN)

@@ -21,7 +21,9 @@ _WIDTH = 80
 _OWNER = "jhu-clsp/"
 _COLUMNS = (
     "weights: how they are stored, and what they take. reserve: what steps take besides, with the CUDA context and the "
-    "10% that is left to others. KiB/token: of the KV cache. pairs: that decode together. pairs/min: at most."
+    "10% that is left to others. KiB/token: of the KV cache. pairs: that decode together. pairs/min: at most. best: "
+    "the largest model, in the least quantized way, with room for 32 pairs (else with most room), even if others are "
+    "faster."
 )
 
 

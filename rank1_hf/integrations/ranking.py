@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rank1_hf.decoding.options import DecodingOptions
-from rank1_hf.prompts.pair_text import Passage
+from rank1_hf.prompts.pair_text import Passage, query_text
 from rank1_hf.reranker import Rank1
-from rank1_hf.results.judgment import Judgment
+from rank1_hf.reranking.remarks import warn_of_failures
+from rank1_hf.results.judgment import Judgment, ranking_key
 
 _TOLD = ("log_odds", "label", "chain", "n_chain_tokens", "ended", "truncated", "error")
 
@@ -65,15 +66,18 @@ def ranked(
     """The judgments of one query's passages, best first, those without a score last; `index` says which passage.
 
     Equal scores keep the order given. Without passages there is nothing to rank, whatever the query is: pipelines run
-    on where a retriever finds nothing.
+    on where a retriever finds nothing, and, unlike `Rank1.rank`, where nothing of what it finds can be judged.
 
     Raises:
         PairError: the query is not usable text.
     """
     if not passages:
         return []
-    hits = model.rank(query, passages, top_n, instruction=instruction, show_progress_bar=False)  # warns of failures
-    return [hits.judgments[hit["corpus_id"]] for hit in hits]
+    query_text(query)  # raises where it is none
+    pairs = [(query, passage) for passage in passages]
+    judgments = model.judge(pairs, instruction=instruction, show_progress_bar=False)
+    warn_of_failures(judgments)
+    return sorted(judgments, key=ranking_key)[:top_n]
 
 
 def failures_last(scores: Sequence[float]) -> NDArray[np.float64]:

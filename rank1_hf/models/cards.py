@@ -76,12 +76,17 @@ _MAKERS_WORDS = {
     *("nvidia", "geforce", "tesla", "generation", "blackwell", "workstation", "edition", "graphics", "gpu", "ac"),
     *("sxm", "sxm2", "sxm3", "sxm4", "sxm5", "sxm6", "hbm2", "hbm2e", "hbm3", "hbm3e"),
 }
+_OTHER_MAKERS = re.compile(
+    r"amd|radeon|rx\d|(rx)?vega|instinct|mi\d{2,3}|intel|arc|gaudi|apple|m\d(pro|max|ultra)?$|\d{4}(xtx?|gre)$"
+)
+"""How the names of others' cards begin, and those that people call by number alone."""
+
 _LAPTOPS_WORDS = {"mobile": "laptop", "notebook": "laptop"}
 
 
 def parse_gpu(text: str) -> Gpu:
-    """A GPU by its name or by its memory: "RTX 4090", "4090", "NVIDIA A100-SXM4-40GB", "RTX 6000 Ada"; "24GiB", "24GB",
-    "24576MiB".
+    """A GPU by its name or by its memory: "RTX 4090", "4090", "NVIDIA A100-SXM4-40GB", "4060ti-16", "RTX 6000 Ada";
+    "24GiB", "24GB", "24576MiB".
 
     Raises:
         ValueError: it is neither; the message says what is like it.
@@ -93,6 +98,9 @@ def parse_gpu(text: str) -> Gpu:
         return Gpu(f"{gibibytes:g} GiB", int(gibibytes * GIB))
     name, gib = _name_and_gib(text)
     variants = _variants(name)
+    bare = re.fullmatch(r"(.+?)[\s_-]+(\d{1,3})\s*", text)  # "4060ti-16"
+    if not variants and bare is not None and _variants(_name_and_gib(bare[1])[0]):
+        return parse_gpu(f"{bare[1]} {bare[2]}GB")
     if not variants:
         raise ValueError(_unknown(text, name, bare_number=size is not None and "." not in text and float(size[1]) > 0))
     found = variants[0] if gib is None else next((gpu for gpu in variants if gpu.memory == gib * GIB), None)
@@ -169,6 +177,8 @@ def _variants(name: str) -> list[Gpu]:
 def _unknown(text: str, name: str, *, bare_number: bool) -> str:
     if bare_number and len(name) <= 3:
         return f"{text!r}: a number of what? write {text.strip()}GiB for a GPU with so much memory"
+    if _OTHER_MAKERS.match(name):
+        return f"{text!r}: only NVIDIA's cards are known by name; give the memory of this one, a size like 8GiB"
     digits = re.sub(r"\D", "", name)
     alike = [gpu.name for key, gpu in GPUS.items() if digits and len(digits) > 2 and digits in key]
     alike = (

@@ -47,6 +47,25 @@ def passage_text(passage: Passage) -> str:
     return f"{title} {text}" if title else text
 
 
+def check_any_passage(passages: Sequence[Passage]) -> None:
+    """Refuse passages of which none is usable text; no passages at all are fine.
+
+    Raises:
+        PairError: there is none; the message has the first one's reason.
+    """
+    reason = None
+    for passage in passages:
+        try:
+            passage_text(passage)
+        except PairError as error:
+            reason = reason or error
+        else:
+            return
+    if reason is not None:
+        which = "the only document cannot" if len(passages) == 1 else f"none of the {len(passages)} documents can"
+        raise PairError(f"{which} be judged: {reason}")
+
+
 def _field(record: Mapping[str, Any], name: str, owner: str) -> str:
     if name != "text" and is_missing(record.get(name)):
         return ""

@@ -75,6 +75,7 @@ class Call:
     Attributes:
         is_over: whether all pairs were taken. Requests that ended before go on when they are asked for again.
         n_ended: how many of the judgments taken so far ended in which way; None: without a score.
+        n_blank: how many of the pairs taken so far have a blank passage, which is judged as it is.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Call:
         self._ready: deque[Judgment] = deque()
         self.is_over = False
         self.n_ended: Counter[Ended | None] = Counter()
+        self.n_blank = 0
 
     def requests(self) -> Iterator[Request | None]:
         """What is to be decoded; what cannot be, or is already, is seen to here."""
@@ -134,7 +136,9 @@ class Call:
         query, passage = unpack(self._options.instructed(pair))
         given = self._given_ids(index)
         processed = None if self._options.processor(index) is None else index  # who samples wants each by itself
-        key = (query_text(query), passage_text(passage), processed, given)
+        text = passage_text(passage)
+        key = (query_text(query), text, processed, given)
+        self.n_blank += not text.strip()
         if key in self._waiting:
             self._waiting[key].append(index)
             return None

@@ -18,7 +18,7 @@ from rank1_hf.decoding.options import OLD_NAMES
 from rank1_hf.decoding.plain import PlainDecoder
 from rank1_hf.inputs.choices import did_you_mean
 from rank1_hf.inputs.values import whole_number
-from rank1_hf.prompts.pair_text import PairError, Passage, Query, query_text
+from rank1_hf.prompts.pair_text import PairError, Passage, Query, check_any_passage, query_text
 from rank1_hf.prompts.pairs import Pairs, is_pair
 from rank1_hf.reranking.call_options import PairOptions, call_options
 from rank1_hf.reranking.remarks import warn_of_failures
@@ -249,7 +249,7 @@ class CrossEncoderMethods(ABC):
             HTML page.
 
         Raises:
-            PairError: the query is not usable text.
+            PairError: the query is not usable text, or none of the passages is.
             TypeError: `documents` is not a list of passages.
             ValueError: as `predict`; or `early_exit` without `top_k`, or with a rule, or it is none.
         """
@@ -269,6 +269,7 @@ class CrossEncoderMethods(ABC):
         if isinstance(query, list | tuple | Set | np.ndarray):
             raise PairError("rank takes one query and its passages; judge(pairs) takes pairs of several queries")
         query_text(query)  # raises where it is none
+        check_any_passage(documents)
         if exit_rule is not None:
             options["rule"], observers = exit_rule, (*observers, exit_rule)
         options["observers"] = observers

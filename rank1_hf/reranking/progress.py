@@ -28,6 +28,7 @@ class Progress:
         show: True: the bar, wherever that is; None: the bar on a terminal; False: no bar. Where there is none, a line
             at INFO every minute.
         stats: what the decoder has counted so far.
+        n_blank: how many passages taken so far are blank; asked for the totals.
         speaks: whether this process is the one that says what all do; another logs nothing.
         clock: the time in seconds.
     """
@@ -38,6 +39,7 @@ class Progress:
         show: bool | None,
         stats: Stats,
         *,
+        n_blank: Callable[[], int] = int,
         speaks: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -51,7 +53,7 @@ class Progress:
             miniters=0,
         )
         self._speaks = speaks
-        self._total, self._clock = total, clock
+        self._total, self._n_blank, self._clock = total, n_blank, clock
         self._start = self._last_line = clock()
         self._first_tokens, self._tokens, self._tokens_at_last_line = _n_tokens(stats), 0, 0
         self._counts: Counter[str] = Counter()
@@ -70,7 +72,7 @@ class Progress:
         """After every pair."""
         self._counts["pairs"] += 1
         self._counts["failed"] += judgment.error is not None
-        self._counts["forced"] += judgment.ended not in (None, "closed")
+        self._counts["forced"] += judgment.ended not in (None, "closed") and not judgment.cached
         self._counts["truncated"] += judgment.truncated
         self._counts["cached"] += judgment.cached
         self._bar.update(1)
@@ -109,14 +111,16 @@ class Progress:
     def _log_totals(self) -> None:
         seconds, counts = self._clock() - self._start, self._counts
         speed = f"{self._tokens:,} tokens ({_rate(self._tokens, seconds):,.0f} tokens/s), " if self._tokens else ""
+        blank = f", {n_blank} passages blank" if (n_blank := self._n_blank()) else ""
         logger.info(
-            "%s in %.1f s (%.2f pairs/s): %s%d chains closed by force, %d passages cut, %d from the cache, %d failed",
+            "%s in %.1f s (%.2f pairs/s): %s%d chains closed by force, %d passages cut%s, %d from the cache, %d failed",
             self._of_all(),
             seconds,
             _rate(counts["pairs"], seconds),
             speed,
             counts["forced"],
             counts["truncated"],
+            blank,
             counts["cached"],
             counts["failed"],
         )

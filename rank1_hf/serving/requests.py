@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from rank1_hf.prompts.pair_text import PairError, passage_text, query_text
+from rank1_hf.viewing.printable import start
 
 TAG = "form "
 """How the tags of alternative forms begin, which are no part of a field's place."""
@@ -35,6 +36,9 @@ def _whole(number: object) -> object:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
+_SHOWN_CHARACTERS = 200  # of a document's field names: messages stand in a header too
+
+
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 """A number from 0 on; 3.0 is one, as JSON Schema has it."""
 
@@ -44,12 +48,14 @@ class PairsRequest(BaseModel):
 
     Attributes:
         queries_field, documents_field: what the client calls them.
+        other_fields: the end of a sentence on a document without a `text`: how to have its other fields judged.
     """
 
     model_config = ConfigDict(strict=True)
 
     queries_field: ClassVar[str] = "query"
     documents_field: ClassVar[str] = "documents"
+    other_fields: ClassVar[str] = ""
 
     instruction: str | None = Field(default=None, description="What else decides about relevance.")
 
@@ -95,7 +101,7 @@ class PairsRequest(BaseModel):
         if not isinstance(document, dict):
             return passage_text(_text(document, "the document"))
         if "text" not in document:
-            raise PairError("the document has no 'text'")
+            raise PairError(f"the document has no 'text'; {_it_has(document)}{self.other_fields if document else ''}")
         text = _text(document["text"], "the document's 'text'")
         title = document.get("title")
         return passage_text({"title": _text(title, "the document's 'title'") if _is_given(title) else "", "text": text})
@@ -103,6 +109,8 @@ class PairsRequest(BaseModel):
 
 class RerankRequest(PairsRequest):
     """Documents to rank by their relevance to a query."""
+
+    other_fields: ClassVar[str] = "; name those to judge in rank_fields"
 
     query: str = Field(description="What is searched for.")
     documents: list[Any] = Field(
@@ -136,7 +144,7 @@ class RerankRequest(PairsRequest):
             return super().document_text(document)
         values = [document[name] for name in self.rank_fields if _is_given(document.get(name))]
         if not values:
-            raise PairError("the document has none of the fields that rank_fields names")
+            raise PairError(f"the document has none of the fields that rank_fields names; {_it_has(document)}")
         return passage_text(" ".join(_text(value, "a field that rank_fields names") for value in values))
 
 
@@ -257,6 +265,10 @@ def _kind(value: object) -> str:
 def _is_given(value: object) -> bool:
     """Whether an optional field has a value: null is none, nor is the NaN that pandas writes for an empty cell."""
     return value is not None and value == value
+
+
+def _it_has(document: dict[str, Any]) -> str:
+    return f"it has {start(', '.join(document), _SHOWN_CHARACTERS) or 'nothing'}"
 
 
 def _text(value: object, name: str) -> str:

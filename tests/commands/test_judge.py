@@ -111,6 +111,15 @@ def test_an_interrupt_ends_with_a_summary(
     assert Result(pairs, "-o", tmp_path / "out").code == 0
 
 
+def test_a_summary_says_which_rows_are_among_no_pairs_done(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_pairs(tmp_path / "pairs.jsonl", [*({"query": "q", "passage": f"p{n}"} for n in range(19)), "{"])
+    monkeypatch.setattr(model, "_before_each", lambda n: signal.raise_signal(signal.SIGINT) if n == 8 else None)
+    said = Result(path, "-o", tmp_path / "out").err
+    assert "8 of 20 pairs are judged and kept, 1 cannot be judged; run the same command again" in said
+
+
 def test_it_says_how_it_was_made(pairs: Path, tmp_path: Path) -> None:
     """With the embedded model, which is what a command without --model has."""
     write_pairs(pairs, [{"query": "what flies?", "passage": "A wing.", "doc_id": "d"}])

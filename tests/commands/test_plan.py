@@ -13,7 +13,7 @@ from rank1_hf.commands import cli
 from rank1_hf.models.cards import GIB, GPUS
 from rank1_hf.models.family import FAMILY
 from rank1_hf.models.planning import family_config
-from rank1_hf.models.recommendation import why_too_large
+from rank1_hf.models.recommendation import ENOUGH_PAIRS, why_too_large
 
 pytestmark = pytest.mark.usefixtures("sizes_are_known")
 
@@ -97,6 +97,13 @@ def test_what_is_assumed_is_said() -> None:
     unknown = " ".join(run("--gpu", "12GiB").stdout.split())
     assert "the full speed of a typical card of this size, 504 GB/s and 61 TFLOPS in 16 bits" in unknown
     assert "This is the card" not in unknown
+
+
+def test_it_says_why_the_best_is_not_the_fastest_way_of_its_model() -> None:
+    found = rows("rank1-7b", "--gpu", "3060")
+    assert [row["quantization"] for what in ("best", "fastest") for row in found if row[what]] == ["8bit", "4bit"]
+    out = " ".join(run("rank1-7b", "--gpu", "3060").stdout.split())
+    assert f"best: the largest model, in the least quantized way, with room for {ENOUGH_PAIRS} pairs" in out
 
 
 def test_a_checkpoint_and_a_kind_of_quantization_are_planned_for(checkpoint: Callable[..., Path]) -> None:

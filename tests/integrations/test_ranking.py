@@ -78,6 +78,12 @@ def test_a_bad_passage_comes_last_is_told_and_harms_no_other(reranker: Rank1) ->
     assert json.loads(json.dumps(told, allow_nan=False)) == told
 
 
+def test_where_no_passage_can_be_judged_a_pipeline_goes_on(reranker: Rank1) -> None:
+    with pytest.warns(UserWarning, match=r"2 of 2 pairs have no score \(pair 0: .*string"):
+        judgments = ranked(reranker, QUERY, [None, {"body": "air"}], top_n=None, instruction=None)  # type: ignore[list-item]
+    assert [(judgment.index, judgment.error is None) for judgment in judgments] == [(0, False), (1, False)]
+
+
 def test_top_n_keeps_the_best(reranker: Rank1) -> None:
     every = ranked(reranker, QUERY, PASSAGES, top_n=None, instruction=None)
     assert ranked(reranker, QUERY, PASSAGES, top_n=2, instruction=None) == every[:2]

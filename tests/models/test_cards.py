@@ -50,6 +50,12 @@ def test_gpus_are_named_or_measured(text: str, gib: float) -> None:
         ("laptop 4070", "RTX4070Laptop"),
         ("4050", "RTX4050Laptop"),
         ("RTX 3050 Ti", "RTX3050TiLaptop"),
+        ("4060ti-16", "RTX4060Ti"),
+        ("rtx-4060-ti-8", "RTX4060Ti 8GB"),
+        ("3060 8", "RTX3060 8GB"),
+        ("A100 40", "A100 40GB"),
+        ("3050-laptop-6", "RTX3050Laptop 6GB"),
+        ("RTX 40 90", "RTX4090"),
     ],
 )
 def test_cards_have_the_names_that_people_use(text: str, name: str) -> None:
@@ -81,7 +87,7 @@ def test_a_size_is_as_fast_as_a_typical_card_that_has_it(gib: float, gigabytes: 
     assert typical_speed(int(gib * GIB)) == Speed(gigabytes * 1e9, teraflops * 1e12)
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 KiB", "A4000 laptop", "0GiB", "Radeon"])
+@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 KiB", "A4000 laptop", "0GiB"])
 def test_what_is_no_gpu_is_an_error_that_names_some(text: str) -> None:
     with pytest.raises(ValueError, match=r"no GPU known here.*like .*(RTX4090|RTX)|0GiB"):
         parse_gpu(text)
@@ -93,6 +99,7 @@ def test_what_is_no_gpu_is_an_error_that_names_some(text: str) -> None:
         ("24", "write 24GiB"),
         ("8", "write 8GiB"),
         ("RTX 6000", "QuadroRTX6000, .*RTXA6000, RTX6000Ada, RTXPRO6000"),
+        ("4060ti-12", r"none of these has 12 GiB: there is RTX4060Ti \(16 GiB\) and RTX4060Ti 8GB \(8 GiB\);"),
         ("RTX 4090 48GB", r"there is RTX4090 \(24 GiB\) and RTX4090Laptop \(16 GiB\);"),
         ("3060 6GB", r"there is RTX3060 \(12 GiB\) and RTX3060 8GB \(8 GiB\) and RTX3060Laptop \(6 GiB\);"),
         ("3050 Laptop 8GB", r"has 8 GiB: there is RTX3050Laptop \(4 GiB\) and RTX3050Laptop 6GB \(6 GiB\);"),
@@ -100,6 +107,25 @@ def test_what_is_no_gpu_is_an_error_that_names_some(text: str) -> None:
 )
 def test_what_is_not_plain_is_asked_back(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
+        parse_gpu(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RX 7600",
+        "Radeon",
+        "AMD Radeon RX 7900 XTX",
+        "7900 XT",
+        "MI300X",
+        "Arc A770",
+        "Intel Arc B580",
+        "M4",
+        "Apple M2 Max",
+    ],
+)
+def test_of_another_maker_s_card_the_memory_is_asked_for(text: str) -> None:
+    with pytest.raises(ValueError, match=rf"^'{text}': only NVIDIA's cards are known by name; .* a size like 8GiB$"):
         parse_gpu(text)
 
 

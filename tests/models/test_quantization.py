@@ -46,7 +46,7 @@ def test_linear_layers_shrink_and_judgments_stay(pairs, unquantized, capfd, quan
     embedding, output = reranker.model.get_input_embeddings(), reranker.model.get_output_embeddings()
     assert embedding.weight.dtype == torch.bfloat16
     assert isinstance(output, nn.Linear | PackedLinear)
-    assert output.weight.dtype == torch.bfloat16
+    assert next(output.parameters()).dtype == torch.bfloat16
     judgments = reranker.judge(pairs)
     assert all(judgment.error is None for judgment in judgments)
     agreement = sum(ours.label == theirs.label for ours, theirs in zip(judgments, unquantized, strict=True))

@@ -89,7 +89,7 @@ def test_the_totals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         progress.step(stats)
         for one in (
             judged(),
-            judged(ended="budget", cached=True),
+            judged(ended="budget", cached=True),  # nothing was closed now
             judged(ended="eos", truncated=True),
             judged(ended="context"),
             judged(ended=None, error="no memory"),
@@ -97,7 +97,7 @@ def test_the_totals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
             progress.done(one)
         clock.now += 2
     assert said(caplog) == [
-        "5 of 8 pairs done in 10.0 s (0.50 pairs/s): 2,000 tokens (200 tokens/s), 3 chains closed by force, "
+        "5 of 8 pairs done in 10.0 s (0.50 pairs/s): 2,000 tokens (200 tokens/s), 2 chains closed by force, "
         "1 passages cut, 1 from the cache, 1 failed"
     ]
 
@@ -169,6 +169,14 @@ def test_a_call_of_a_model_counts_its_prompts(checkpoint, caplog: pytest.LogCapt
     assert n_prompt - shared < n_tokens <= n_prompt + sum(each.n_chain_tokens for each in judgments) + 20
     n_forced = sum(each.ended not in ("closed", None) for each in judgments)
     assert line.endswith(f"{n_forced} chains closed by force, 0 passages cut, 0 from the cache, 1 failed")
+
+
+def test_blank_passages_are_counted_where_there_are_any(checkpoint, caplog: pytest.LogCaptureFixture) -> None:
+    reranker = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=4)
+    titled = {"title": "Wings", "text": ""}
+    judgments = reranker.judge([("wings", "air"), ("wings", " \n"), ("wings", {"text": ""}), ("wings", titled)])
+    assert [judgment.error for judgment in judgments] == [None] * 4
+    assert ", 0 passages cut, 2 passages blank, 0 from the cache, 0 failed" in said(caplog)[0]
 
 
 def test_what_is_in_force_is_logged_when_a_model_is_loaded(checkpoint, caplog: pytest.LogCaptureFixture) -> None:

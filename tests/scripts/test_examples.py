@@ -17,6 +17,8 @@ EXAMPLES = {
     "stop_rule": r"closed .*stopped .*tokens  '\\nThe passage",
     "sample_chains": r"greedy [01]\.\d+\n([2-9]|1[0-6]) different chains of 16: [01]\.\d+ \+- 0\.\d+",
     "hidden_states": r"layer 2: \d\d states; the largest turns.*\n +-?[01]\.\d+  '",
+    "true_false_logits": r"(true +\S+  false +\S+  log-odds +\S+  '.+'\n){20}.* log-odds +6\.\d+  '\(the verdict\)'\n"
+    r".* 0\.998 true ",
     "logits_processor": r"as it is .*\nforbidden .*\nno repeats .*\nthe first one is as it was: True",
     "minimal_thinking": r"no thinking .* 0 tokens, 0 times Wait.*at least 40 +\S+ +[4-9]\d tokens, [1-9] times Wait",
     "replay_chain": r"-0\.\d+ a token  'Query.*-1\d\.\d+ a token.*would have said .* in the place of .*closed by force",

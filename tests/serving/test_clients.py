@@ -204,9 +204,9 @@ def test_a_document_without_the_fields_that_count(server: Running):
     response = post(server, "/v1/rerank", {"query": QUERY, "documents": documents, "rank_fields": ["name"]})
     assert sorted(result["index"] for result in response["results"]) == [0, 4]
     assert [(error["index"], error["message"]) for error in response["errors"]] == [
-        (1, "the document has none of the fields that rank_fields names"),
+        (1, "the document has none of the fields that rank_fields names; it has text"),
         (2, "a field that rank_fields names must be text, not a number"),
-        (3, "the document has none of the fields that rank_fields names"),
+        (3, "the document has none of the fields that rank_fields names; it has name"),
     ]
 
 
