@@ -202,7 +202,7 @@ class InspectionMethods(ABC):
         The logits behind every token given are read all the same, so traces and observers see it as if the model had
         said it: its log-probability, its margin (negative where the model would have said something else), the entropy
         there, and beliefs. With reproducible=True tokens are fed one by one, as they were decoded, so that a chain
-        given by its ids gets the very bits of its own judgment.
+        given by its ids, and closed as it was, gets the very bits of its own judgment.
 
         Args:
             pairs: as in `judge`.
@@ -211,7 +211,7 @@ class InspectionMethods(ABC):
                 model generated: only ids replay a chain exactly.
             close: "given": each is closed as it is, as a model closes its chain; "forced": each is cut after its last
                 sentence and closed, as the official code closes a chain that ran out of tokens. So a chain gets the
-                score that it had there.
+                score that it had there. A judgment whose `ended` is not "closed" was closed so too.
             batch_size, show_progress_bar, stream: as in `judge`.
             options: instruction, trace and observers: see `Rank1.judge`.
 

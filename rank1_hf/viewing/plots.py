@@ -94,14 +94,19 @@ def belief_curves(judgments: Sequence[Judgment] | Sequence[Trace]) -> Figure:
         colour = _TRUE if is_true else _FALSE
         axes.plot(tokens, log_odds, marker="|", color=colour, alpha=opacity, linewidth=1.2)
         axes.plot(tokens[-1:], log_odds[-1:], "o", color=colour, alpha=max(opacity, 0.4), markersize=4)
-    traces_alone = any(isinstance(each, Trace) for each in many)
+    relevant, last = "judged relevant", "the verdict"
+    if any(isinstance(each, Trace) for each in many):  # which may have been judged otherwise behind its last belief
+        relevant, last = "at last believed relevant", "the last belief"
     _explain(
         figure,
         [
-            (Line2D([], [], color=_TRUE), f"judged relevant ({n_true})"),
-            (Line2D([], [], color=_FALSE), f"judged not relevant ({len(curves) - n_true})"),
+            (Line2D([], [], color=_TRUE), f"{relevant} ({n_true})"),
+            (
+                Line2D([], [], color=_FALSE),
+                f"{relevant.replace(' relevant', ' not relevant')} ({len(curves) - n_true})",
+            ),
             (_mark("|", _GREY), "a belief"),
-            (_mark("o", _GREY), "the last belief" if traces_alone else "the verdict"),
+            (_mark("o", _GREY), last),
             (undecided, "undecided"),
         ],
     )

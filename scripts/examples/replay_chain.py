@@ -18,7 +18,8 @@ def main(model: str | None = None) -> None:
     reranker = Rank1(model)
     (own,) = reranker.judge([PAIR], trace=True, show_progress_bar=False)
     assert own.trace is not None
-    chains: list[str | list[int]] = [own.trace.token_ids, *CHAINS]  # by its ids: its text might be tokenized otherwise
+    # By its ids: its text might be tokenized otherwise. (If its `ended` is not "closed", give close="forced", too.)
+    chains: list[str | list[int]] = [own.trace.token_ids, *CHAINS]
     for judgment in reranker.score_chains([PAIR] * len(chains), chains, trace=True, show_progress_bar=False):
         assert judgment.trace is not None
         mean = sum(judgment.trace.logprobs) / judgment.n_chain_tokens

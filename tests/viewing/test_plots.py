@@ -47,7 +47,12 @@ def test_belief_curves_of_traces_alone_end_in_the_last_belief():
     figure = plots.belief_curves([trace])
     points = [(float(point.n_tokens), point.log_odds) for point in trace.belief]
     assert drawn(figure.axes[0])[1] == tuple(map(list, zip(*points, strict=True)))
-    assert explained(figure)[3] == "the last belief"
+    assert explained(figure)[:4] == [
+        "at last believed relevant (1)",
+        "at last believed not relevant (0)",
+        "a belief",
+        "the last belief",
+    ]
 
 
 def test_calibration():
