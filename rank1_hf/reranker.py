@@ -182,8 +182,8 @@ class Rank1(Locking, CrossEncoderMethods, InspectionMethods, CachingMethods):
         return self.decoder.stats
 
     @property
-    def context(self) -> int:
-        """The most tokens of prompt and chain together."""
+    def max_length(self) -> int:
+        """The most tokens of prompt and chain together: the argument, or the model's own limit where that is less."""
         return self.pair_encoder.context
 
     @property

@@ -633,10 +633,11 @@ class TestWhatItSaysOfItself:
     def test_its_repr(self, checkpoint, engine):
         folder = checkpoint("qwen2")
         model = Rank1(folder, device="cpu", dtype="float32", max_new_tokens=7, engine=engine)
-        expected = f"Rank1({folder.name!r}, dtype='float32', device='cpu', engine={engine!r}, max_new_tokens=7)"
-        assert repr(model) == expected
+        expected = f"Rank1({folder.name!r}, dtype='float32', device='cpu', engine={engine!r}, max_new_tokens=7"
+        assert repr(model) == f"{expected}, max_length=2048)"
         shorter = Rank1(folder, device="cpu", dtype="float32", max_new_tokens=7, max_length=200, engine=engine)
-        assert repr(shorter) == f"{expected[:-1]}, max_length=200)"
+        assert repr(shorter) == f"{expected}, max_length=200)"
+        assert (model.max_length, shorter.max_length) == (2048, 200)
 
     def test_its_stats(self, checkpoint):
         model = Rank1(checkpoint("qwen2"), device="cpu", max_new_tokens=7, decoding="speculate=off")

@@ -2,7 +2,7 @@
 
 import shlex
 import textwrap
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,13 +73,13 @@ def plan(
         loadable = [(name, each) for name, each in loadable if each == kind]
     if not loadable:
         fail(f"{model} is quantized already; leave --quantization out", BAD_INPUT)
-    speed = device.speed or cards.typical_speed(device.memory)
+    planned = device if device.speed else cards.typical(device)
     sizes = {name: planning.Size.of(config) for name, config in configs.items()}
     ways = [
         recommendation.Way.of(
             name,
             configs[name],
-            replace(device, speed=speed),
+            planned,
             each,
             size=sizes[name],
             prompt_tokens=prompt_tokens,
@@ -95,7 +95,9 @@ def plan(
             print_json({**about, **asdict(way.plan), "best": way is best, "fastest": way is fastest})
         return
     _print_plans(device, ways)
-    typer.echo(textwrap.fill(_COLUMNS, _WIDTH) + "\n" + _assumptions(device, speed, prompt_tokens, chain_tokens))
+    assert planned.speed is not None  # its own, or a typical card's
+    assumed = _assumptions(device, planned.speed, prompt_tokens, chain_tokens)
+    typer.echo(textwrap.fill(_COLUMNS, _WIDTH) + "\n" + assumed)
     if best is None or fastest is None:
         typer.echo("\nnone of them fits" if len(ways) > 1 else "\nit does not fit")
         return

@@ -70,6 +70,8 @@ def compare(
             refuse_qrels(side.run, grades, f"{name} ({_source(given)})")
     notes = list(_notes(sides, grades, names, only_run_queries))
     values = _measured(sides, grades, measures, names, only_run_queries)
+    if measures is None and grades is None:
+        notes += _of_one_side(sides, names)
     if values is None:
         notes.append("nothing is measured; give qrels (--qrels)")
     elif grades is None and not _measured_alike(sides):
@@ -173,10 +175,22 @@ def _notes(
             yield f"{name} is a job that was stopped; compared so far: {counted(len(side.judgments), 'judgment')}"
 
 
+def _of_one_side(sides: tuple[Side, Side], names: tuple[str, str]) -> Iterable[str]:
+    """Which measures are left out, where both sides have some, under names that only one of them has."""
+    a, b = (side.values or {} for side in sides)
+    for values, others, name in ((a, b, names[0]), (b, a, names[1])):
+        if others and (left_out := [each for each in values if each not in others]):
+            yield f"{name} alone has {', '.join(left_out)}, which {'is' if len(left_out) == 1 else 'are'} left out"
+
+
 def _measured_alike(sides: tuple[Side, Side]) -> bool:
-    """Whether two outputs of `evaluate` were measured by the same qrels, as far as they say so."""
-    digests = [((side.environment or {}).get("content") or {}).get("qrels") for side in sides]
-    return None in digests or digests[0] == digests[1]
+    """Whether two outputs of `evaluate` were measured by the same qrels, as far as they say so: by one file, perhaps
+    for other queries of it, or by others of the same content.
+    """
+    files, content = (
+        [((side.environment or {}).get(part) or {}).get("qrels") for side in sides] for part in ("inputs", "content")
+    )
+    return (files[0] is not None and files[0] == files[1]) or None in content or content[0] == content[1]
 
 
 def _environment(sides: tuple[Side, Side]) -> list[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ir_measures import Measure
     from ir_measures.providers import Provider
 
+_IN_PARENTHESES = re.compile(r"\([^)]*\)")
 _KINDS = {
     int: "a whole number",
     float: "a number with a point, as in 0.5",
@@ -36,6 +37,8 @@ def parse_measure(name: str) -> "Measure":
 
 
 def _parsed(name: str) -> "Measure":
+    if "," in _IN_PARENTHESES.sub("", name):  # of which ir_measures would take the first, and drop the others
+        raise InputError(f"{name!r} is a list; give each measure by itself, as in --measure nDCG@10 --measure AP")
     try:
         return ir_measures.parse_measure(name)
     except Exception as error:  # its parser lets through whatever Python's makes of the text

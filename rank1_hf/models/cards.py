@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from statistics import median
 
 import torch
@@ -116,11 +116,16 @@ def other_sizes(gpu: Gpu) -> list[Gpu]:
     return [each for each in _variants(_key(gpu.name.split()[0])) if each.name != gpu.name]
 
 
-def typical_speed(memory: int) -> Speed:
-    """That of a card of which only the memory is known: the medians of the known cards with the nearest memory."""
-    nearest = min(abs(gpu.memory - memory) for gpu in GPUS.values())
-    speeds = [gpu.speed for gpu in GPUS.values() if gpu.speed and abs(gpu.memory - memory) == nearest]
-    return Speed(median(each.bandwidth for each in speeds), median(each.operations for each in speeds))
+def typical(gpu: Gpu) -> Gpu:
+    """A GPU of which only the memory is known, as a typical card that has it: with the medians of the known cards with
+    the nearest memory.
+    """
+    nearest = min(abs(each.memory - gpu.memory) for each in GPUS.values())
+    alike = [each for each in GPUS.values() if abs(each.memory - gpu.memory) == nearest]
+    speeds = [each.speed for each in alike if each.speed]
+    speed = Speed(median(each.bandwidth for each in speeds), median(each.operations for each in speeds))
+    figures = zip(*(astuple(each.fused_4bit) for each in alike if each.fused_4bit), strict=True)
+    return replace(gpu, speed=speed, fused_4bit=FusedTokens(*(int(median(each)) for each in figures)))
 
 
 def gpu_here(device: torch.device | None = None) -> Gpu:

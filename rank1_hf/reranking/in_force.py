@@ -7,23 +7,21 @@ from transformers import PreTrainedModel
 
 from rank1_hf.decoding.loop import Decoder
 from rank1_hf.decoding.plain import PlainDecoder
-from rank1_hf.models.loading import context_length
 from rank1_hf.models.placement import layer_devices
 from rank1_hf.models.quantization import quantization_of
-from rank1_hf.prompts.pair_encoder import MAX_LENGTH, PairEncoder
+from rank1_hf.prompts.pair_encoder import PairEncoder
 
 
 def description(decoder: Decoder | PlainDecoder, encoder: PairEncoder) -> str:
-    """Which model, in what precision, where, and with what limits; `max_length` where it is not the usual one."""
+    """Which model, in what precision, where, and with what limits."""
     config = decoder.model.config
-    usual = min(MAX_LENGTH, context_length(config) or MAX_LENGTH)
     shown = {
         "dtype": str(decoder.model.dtype).removeprefix("torch."),
         "quantization": quantization_of(config),
         "device": str(decoder.model.device),
         "engine": "plain" if isinstance(decoder, PlainDecoder) else "paged",
         "max_new_tokens": encoder.max_new_tokens,
-        "max_length": None if encoder.context == usual else encoder.context,
+        "max_length": encoder.context,
     }
     named = (f"{name}={value!r}" for name, value in shown.items() if value is not None)
     return f"Rank1({', '.join([repr(_model_name(decoder.model)), *named])})"

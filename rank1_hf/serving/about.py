@@ -59,13 +59,13 @@ class Info(BaseModel):
 
 def model_list(engine: Engine, model: str, started: int) -> ModelList:
     """The answer to `/v1/models`."""
-    return ModelList(data=[ModelCard(id=model, created=started, root=model, max_model_len=engine.reranker.context)])
+    return ModelList(data=[ModelCard(id=model, created=started, root=model, max_model_len=engine.reranker.max_length)])
 
 
 def info(engine: Engine, model: str, limits: Limits) -> Info:
     """The answer to `/info`."""
     reranker = engine.reranker
-    max_input_length = reranker.context - reranker.max_new_tokens
+    max_input_length = reranker.max_length - reranker.max_new_tokens
     return Info(
         model_id=model,
         model_dtype=str(reranker.model.dtype).removeprefix("torch."),

@@ -23,7 +23,7 @@ _LONGEST = 1000  # characters of a command, which may have all passages in it, a
 _DECISIVE = (
     *("corpus", "subset", "split", "run", "queries", "only_judged_queries", "top_k"),
     *("task", "prompt_template", "instruction"),
-    *("max_length", "max_new_tokens", "min_thinking_tokens", "rethink", "truncation", "reproducible"),
+    *("max_length", "max_new_tokens", "min_thinking_tokens", "rethink", "truncation", "reproducible", "batch_size"),
 )
 """The options that decide what is judged and how, besides those that have a row of their own."""
 _HOMES = ("home", "users")  # the folders whose folders are called as their users are

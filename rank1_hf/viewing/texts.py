@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from rank1_hf.prompts.pair_text import Pair, PairError, passage_text, query_text
+from rank1_hf.prompts.pairs import unpack
 from rank1_hf.prompts.prompt import PromptEncoder
 from rank1_hf.results.judgment import Judgment
 
@@ -12,8 +13,8 @@ from rank1_hf.results.judgment import Judgment
 def pair_texts(pairs: Sequence[Pair] | None, index: int) -> tuple[str | None, str | None]:
     """A pair's query and passage; None for what is not known or is no text, which its judgment says too."""
     try:
-        query, passage = pairs[index] if pairs is not None else (None, None)
-    except (IndexError, TypeError, ValueError):
+        query, passage = unpack(pairs[index]) if pairs is not None else (None, None)
+    except (IndexError, PairError):
         return None, None
     return _text_or_none(query_text, query), _text_or_none(passage_text, passage)
 

@@ -394,6 +394,21 @@ def test_measures_by_different_qrels_are_told(folders: tuple[Path, Path], collec
     assert report.notes == ["A and B were measured by different qrels; give qrels (--qrels) to measure both alike"]
     assert report.environment == [("--dtype", "float0", "float1")]
     assert compare(tmp_path / "0", tmp_path / "1", qrels=collection / "qrels.tsv").notes == []
+    for number in range(2):  # other queries of one file
+        path = tmp_path / str(number) / "environment.json"
+        facts = json.loads(path.read_text()) | {"inputs": {"qrels": {"qrels.tsv": "digest"}}}
+        path.write_text(json.dumps(facts))
+    assert compare(tmp_path / "0", tmp_path / "1").notes == []
+
+
+def test_a_measure_that_one_side_lacks_is_said(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("judgments.jsonl", "run.trec"):
+        (tmp_path / name).write_bytes((folders[0] / name).read_bytes())
+    values = (folders[0] / "per_query.tsv").read_text()
+    (tmp_path / "per_query.tsv").write_text(values.replace("AP\t", "MAP\t"))
+    report = compare(tmp_path, folders[1])
+    assert report.notes[:2] == ["A alone has MAP, which is left out", "B alone has AP, which is left out"]
+    assert "AP" not in [row.measure for row in report.measures]
 
 
 # ---- forms -----------------------------------------------------------------------------------------------------------

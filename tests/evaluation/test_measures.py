@@ -6,6 +6,7 @@ Vtyurina and Smucker (TOIS 2021) for compatibility.
 
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 
 import ir_measures
@@ -315,4 +316,10 @@ def test_trec_eval_s_names_and_other_cases_are_known(usual: str, ours: str) -> N
 @pytest.mark.parametrize("name", ["ndcg_cut", "official", "gm_map", "ndcg_cut_0", "ndcg_cut_x", "map@0", "mean"])
 def test_names_of_several_or_of_none_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"no measure|cannot be computed"):
+        parse_measure(name)
+
+
+@pytest.mark.parametrize("name", ["ndcg_cut_10,map", "nDCG@10,AP", "map, recip_rank", "AP(rel=2),RR", "ndcg_cut.5,10"])
+def test_a_list_is_refused_as_it_was_typed(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(repr(name))} is a list; give each measure by itself"):
         parse_measure(name)

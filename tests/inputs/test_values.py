@@ -65,7 +65,7 @@ def test_numbers_of_numpy_are_taken_everywhere(checkpoint):
     plain_options = {name: int(value) for name, value in options.items()}
     plain = Rank1(checkpoint("qwen2"), device="cpu", decoding=plain_decoding, **plain_options)
     reranker = Rank1(checkpoint("qwen2"), device="cpu", decoding=decoding, **options)
-    assert json.dumps([reranker.max_new_tokens, reranker.min_thinking_tokens, reranker.context])
+    assert json.dumps([reranker.max_new_tokens, reranker.min_thinking_tokens, reranker.max_length])
     assert reranker.judge(PAIRS, batch_size=np.int64(2)) == plain.judge(PAIRS, batch_size=2)
     passages = [passage for _, passage in PAIRS]
     exits = TopKExit(beliefs=np.int64(1), belief_at=np.int64(4))

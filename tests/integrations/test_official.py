@@ -83,7 +83,7 @@ def test_every_name_reaches_what_it_is_called_here():
     theirs = Rank1(
         device="cpu", dtype="bfloat16", max_length=300, max_new_tokens=48, rethink=1, prompt_template=template
     )
-    assert (model.model.context, model.model.max_new_tokens, str(model.model.model.dtype)) == (
+    assert (model.model.max_length, model.model.max_new_tokens, str(model.model.model.dtype)) == (
         300,
         48,
         "torch.bfloat16",

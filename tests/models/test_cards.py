@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rank1_hf.models.cards import GIB, GPUS, Gpu, Speed, gpu_here, has_bfloat16, other_sizes, parse_gpu, typical_speed
+from rank1_hf.models.cards import GIB, GPUS, Gpu, Speed, gpu_here, has_bfloat16, other_sizes, parse_gpu, typical
 from tests.cards import DRIVERS
 
 
@@ -84,7 +84,9 @@ def test_a_card_of_several_sizes_knows_the_others() -> None:
 @pytest.mark.parametrize(("gib", "gigabytes", "teraflops"), [(4, 160, 9), (3.8, 160, 9), (24, 768, 130)])
 def test_a_size_is_as_fast_as_a_typical_card_that_has_it(gib: float, gigabytes: float, teraflops: float) -> None:
     """Nine cards have 4 GiB, from a T400 with 80 GB/s to laptops with 192; fifteen have 24, from an L4 to a 4090."""
-    assert typical_speed(int(gib * GIB)) == Speed(gigabytes * 1e9, teraflops * 1e12)
+    found = typical(Gpu("", int(gib * GIB)))
+    assert found.speed == Speed(gigabytes * 1e9, teraflops * 1e12)
+    assert found.fused_4bit in {each.fused_4bit for each in GPUS.values()}
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "0", "RTX9999", "24 KiB", "A4000 laptop", "0GiB"])

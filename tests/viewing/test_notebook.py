@@ -133,6 +133,12 @@ def test_judgments_print_in_a_few_lines():
     assert "It names wings." in many[1]
 
 
+def test_pairs_with_names_are_shown_by_their_texts():
+    pairs = [{"passage": "A wing.", "query": "wings"}, ("bread", "Flour.")]
+    lines = str(Judgments([judgment(0), judgment(1)], pairs)).splitlines()
+    assert [line.split("tokens")[1].strip() for line in lines[1:]] == ["A wing.", "Flour."]
+
+
 def test_a_ranking_prints_and_becomes_a_table_best_first():
     judged = [judgment(0, 1.0), Judgment.failed(1, "no"), judgment(2, 3.0)]
     hits = [
