@@ -139,7 +139,7 @@ def tei_info(server: Running, quick: Rank1) -> None:
         about = client.get("/info").json()
     assert (about["model_id"], about["model_dtype"]) == ("tiny", "float32")
     assert about["max_client_batch_size"] == Limits().documents
-    assert about["max_input_length"] == quick.context - quick.max_new_tokens
+    assert about["max_input_length"] == quick.max_length - quick.max_new_tokens
     assert about["max_concurrent_requests"] == server.engine.max_pairs
     assert about["auto_truncate"]
     (kind,) = about["model_type"]
@@ -151,7 +151,7 @@ def openai_models(server: Running, quick: Rank1) -> None:
     """openai.OpenAI, with which people look which model is served."""
     client = openai.OpenAI(api_key="any", base_url=f"{server.url}/v1")
     (model,) = client.models.list().data
-    assert (model.id, model.object, model.max_model_len) == ("tiny", "model", quick.context)
+    assert (model.id, model.object, model.max_model_len) == ("tiny", "model", quick.max_length)
 
 
 ROWS: dict[str, Callable[[Running, Rank1], None]] = {
