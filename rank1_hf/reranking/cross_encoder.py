@@ -50,11 +50,12 @@ _OF_CONSTRUCTOR = {
     "model_name_or_path": "Rank1 calls it model, which comes first and needs no name",
     "activation_fn": "give it to predict or rank",
     "trust_remote_code": "Rank1 runs no code that comes with a checkpoint; leave it out",
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit"), "Rank1 takes quantization='4bit' or '8bit'"),
     "model_kwargs": "Rank1 takes dtype, quantization, device_map and max_memory by their own names",
     "tokenizer_kwargs": "load model and tokenizer yourself and give Rank1 both",
     "config_kwargs": "load model and tokenizer yourself and give Rank1 both",
 }
-"""What `CrossEncoder` is made with and `Rank1` is not, and what to do instead."""
+"""What `CrossEncoder` or a model of Transformers is loaded with and `Rank1` is not, and what to do instead."""
 
 
 def without_cross_encoder_options(options: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:

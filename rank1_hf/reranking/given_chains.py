@@ -9,6 +9,7 @@ from rank1_hf.inputs.values import token_ids
 from rank1_hf.prompts.pair_text import PairError, checked_text
 from rank1_hf.prompts.prompt import PromptEncoder
 from rank1_hf.results.judgment import Judgment
+from rank1_hf.results.trace import Trace
 from rank1_hf.viewing.texts import with_given_chain
 
 GivenChain: TypeAlias = str | Sequence[int]
@@ -74,7 +75,7 @@ class GivenChains:
             if close in chain:
                 raise PairError(f"a chain is given without {close}; cut it there")
             return tuple(encoder.chain_ids(checked_text(chain, "the chain")))
-        if isinstance(chain, Judgment):
+        if isinstance(chain, Judgment | Trace):
             raise PairError("a chain is a text or token ids; give judgment.chain, or judgment.trace.token_ids")
         try:
             ids = tuple(token_ids("the chain given", chain, rules.vocab_size))

@@ -222,6 +222,8 @@ def test_what_a_cross_encoder_is_made_with_is_there_or_refused_with_what_to_do(c
     for name, value in refused.items():
         with pytest.raises(TypeError, match=f"{name}.*: "):
             Rank1(checkpoint("qwen2"), **options, **{name: value})
+    with pytest.raises(TypeError, match="Rank1 takes quantization='4bit'"):
+        Rank1(checkpoint("qwen2"), load_in_4bit=True)
     with pytest.raises(TypeError, match="Rank1 calls it model"):
         Rank1(model_name_or_path="us/qwen2")
 

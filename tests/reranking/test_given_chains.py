@@ -165,6 +165,7 @@ def test_a_chain_that_is_none_costs_its_own_pair(reranker):
         [10**6],
         7,
         reranker.judge(PAIRS[:1])[0],
+        reranker.trace(*PAIRS[0]),
         [5] * 3000,
         [5, *marker, 5],
         *surrogates,
@@ -172,7 +173,7 @@ def test_a_chain_that_is_none_costs_its_own_pair(reranker):
     ]
     pairs = [*(PAIRS[0] for _ in chains), (PAIRS[0][0], None)]
     chains.append("It is.")
-    good, marked, unknown, number, judged, long, marked_too, *others, bad = reranker.score_chains(pairs, chains)
+    good, marked, unknown, number, judged, traced, long, marked_too, *others, bad = reranker.score_chains(pairs, chains)
     assert len(others) == len(surrogates) + len(eos) > len(surrogates)
     unencodable, ended = others[: len(surrogates)], others[len(surrogates) :]
     assert good.error is None
@@ -183,6 +184,7 @@ def test_a_chain_that_is_none_costs_its_own_pair(reranker):
         (unknown, "the chain given has the token id 1000000, and the model's ids end at"),
         (number, "the chain given must be a text, or a list of token ids, not 7"),
         (judged, "give judgment.chain, or judgment.trace.token_ids"),
+        (traced, "give judgment.chain, or judgment.trace.token_ids"),
         (long, "raise max_length"),
         *((judgment, "the chain is not valid Unicode: a lone surrogate") for judgment in unencodable),
         *((judgment, "a chain ends before EOS") for judgment in ended),
