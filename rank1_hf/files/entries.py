@@ -98,8 +98,11 @@ def row_entries(rows: Iterable[tuple[str, Mapping[str, Any]]], content: Content[
     for where, row in rows:
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: must be an object with a query id, a document id and a {content.names[0]}")
-        _refuse_texts(row, content, where)
-        query, document = (fields.require(row, names, where) for names in _IDS)
+        try:
+            query, document = (fields.require(row, names, where) for names in _IDS)
+        except InputError:
+            _refuse_texts(row, content, where)
+            raise
         yield Entry(where, row[query], row[document], row[fields.require(row, content.names, where)])
 
 

@@ -198,8 +198,8 @@ class CrossEncoderMethods(ABC):
         given = inputs if pairs is None else pairs
         single = is_pair(given)
         judgments = self.judge(given, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)  # type: ignore[arg-type]
+        warn_of_failures(judgments)
         with carrying(judgments):
-            warn_of_failures(judgments)
             scores = _scores(judgments, activation_fn)
         if convert_to_tensor:
             return scores[0] if single else scores
@@ -278,8 +278,8 @@ class CrossEncoderMethods(ABC):
         judgments = self.judge(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar, **options)
         scores = [judgment.score for judgment in judgments]
         order = sorted(judgments, key=ranking_key)
+        warn_of_failures(judgments)
         with carrying(judgments):
-            warn_of_failures(judgments)
             if activation_fn is not None:
                 scores = _scores(judgments, activation_fn).tolist()
                 order.sort(key=lambda judgment: (judgment.error is not None, -scores[judgment.index]))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from rank1_hf.chains.chain import Ended
+from rank1_hf.reranking.resuming import carrying
 from rank1_hf.results.judgment import Judgment
 
 _FEW = 10  # chains; fewer may all be long by chance
@@ -13,12 +14,15 @@ _NEARLY_ALL = 0.9
 
 
 def warn_of_failures(judgments: Sequence[Judgment]) -> None:
-    """Say which pairs have no score, for callers that are given scores or a ranking."""
+    """Say which pairs have no score, for callers that are given scores or a ranking. Where warnings are errors, the
+    error carries the judgments.
+    """
     failed = [judgment for judgment in judgments if judgment.error is not None]
     if failed:
         shown = "; ".join(f"pair {judgment.index}: {judgment.error}" for judgment in islice(failed, 3))
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        warnings.warn(f"{len(failed)} of {len(judgments)} pairs have no score ({shown}{more})", stacklevel=3)
+        with carrying(judgments):
+            warnings.warn(f"{len(failed)} of {len(judgments)} pairs have no score ({shown}{more})", stacklevel=3)
 
 
 def warn_of_no_methods(given: object, base: type) -> None:

@@ -76,10 +76,9 @@ def uncertainty(trace: Trace, by: Shade) -> list[float]:
 def belief(source: Judgment | Trace) -> list[tuple[int, float]]:
     """The belief curve, as (chain tokens, log_odds): what was read on the way, then the verdict, which a trace alone
     lacks. Empty without one."""
-    if isinstance(source, Trace):
+    if source.belief is not None:  # a trace's always is there
         return [(point.n_tokens, point.log_odds) for point in source.belief]
-    if source.belief is not None:
-        return [(point.n_tokens, point.log_odds) for point in source.belief]
+    assert isinstance(source, Judgment)
     if source.trace is None or not source.trace.belief:
         return []
     end = source.n_chain_tokens

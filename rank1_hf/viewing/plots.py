@@ -79,7 +79,7 @@ def belief_curves(judgments: Sequence[Judgment] | Sequence[Trace]) -> Figure:
     Raises:
         ValueError: none has one.
     """
-    many = _checked(judgments, Judgment, Trace)
+    many = _checked(judgments, (Judgment, Trace))
     curves = [points for each in many if (points := belief(each))]
     if not curves:
         raise ValueError("nothing has a belief curve; judge with trace=TraceOptions(belief='sentences')")
@@ -94,16 +94,16 @@ def belief_curves(judgments: Sequence[Judgment] | Sequence[Trace]) -> Figure:
         colour = _TRUE if is_true else _FALSE
         axes.plot(tokens, log_odds, marker="|", color=colour, alpha=opacity, linewidth=1.2)
         axes.plot(tokens[-1:], log_odds[-1:], "o", color=colour, alpha=max(opacity, 0.4), markersize=4)
-    relevant, last = "judged relevant", "the verdict"
+    found, last = "judged", "the verdict"
     if any(isinstance(each, Trace) for each in many):  # which may have been judged otherwise behind its last belief
-        relevant, last = "at last believed relevant", "the last belief"
+        found, last = "at last believed", "the last belief"
     _explain(
         figure,
         [
-            (Line2D([], [], color=_TRUE), f"{relevant} ({n_true})"),
+            (Line2D([], [], color=_TRUE), f"{found} relevant ({n_true})"),
             (
                 Line2D([], [], color=_FALSE),
-                f"{relevant.replace(' relevant', ' not relevant')} ({len(curves) - n_true})",
+                f"{found} not relevant ({len(curves) - n_true})",
             ),
             (_mark("|", _GREY), "a belief"),
             (_mark("o", _GREY), last),
@@ -232,18 +232,18 @@ def _mark(marker: str, colour: str) -> "Artist":
     return Line2D([], [], color=colour, marker=marker, linestyle="none")
 
 
-def _checked(given: object, *kinds: type) -> list[Any]:
+def _checked(given: object, kinds: tuple[type, ...] = (Judgment,)) -> list[Any]:
     """What a plot takes, in a list.
 
     Args:
         given: what the caller gave.
-        kinds: what may be in it; none: judgments.
+        kinds: what may be in it.
 
     Raises:
         TypeError: it is something else.
     """
     many: list[Any] = list(given) if isinstance(given, Iterable) else []
-    wrong = [each for each in many if not isinstance(each, kinds or (Judgment,))]
+    wrong = [each for each in many if not isinstance(each, kinds)]
     if wrong or not isinstance(given, Iterable):
         raise TypeError(
             "a plot takes a list of judgments, as Rank1.judge gives them (with trace=... their traces are in them)"

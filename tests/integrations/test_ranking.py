@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,14 @@ def test_a_bad_passage_comes_last_is_told_and_harms_no_other(reranker: Rank1) ->
     assert told["relevance_score"] is told["rank1_log_odds"] is told["rank1_label"] is None
     assert "no memory" in told["rank1_error"]
     assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_where_warnings_are_errors_the_error_carries_the_judgments(reranker: Rank1) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="1 of 2 pairs have no score") as raised:
+            ranked(reranker, QUERY, [None, PASSAGES[0]], top_n=None, instruction=None)  # type: ignore[list-item]
+    assert [judgment.error is None for judgment in raised.value.judgments] == [False, True]
 
 
 def test_where_no_passage_can_be_judged_a_pipeline_goes_on(reranker: Rank1) -> None:
